@@ -1,0 +1,102 @@
+"""What a simulation leaves behind: counters, events and the Result that every report reads.
+
+Reports see nothing else, so a figure in a report is always a sum or a quotient of what stands here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from isa.machine import Machine
+from isa.program import Program
+
+Array = npt.NDArray[Any]
+
+# Every cycle of a pipe is in one of these states. wait_X: an operand or flag that a pipe of class X will deliver.
+CAUSES = (
+    "busy", "wait_scalar", "wait_weights", "wait_matrix", "wait_vector", "wait_cross_lane", "wait_drain", "wait_dma",
+    "queue_full", "memory_bandwidth", "memory_latency", "port_conflict", "dispatch", "barrier", "launch", "host",
+    "drained",
+)
+CAUSE_ID = {name: i for i, name in enumerate(CAUSES)}
+
+# One executed instruction (instruction level, inside the trace window), times in core cycles.
+EVENT = np.dtype([
+    ("start", "i8"), ("end", "i8"), ("core", "i4"), ("pipe", "i4"), ("launch", "i4"), ("instr", "i4"),
+])
+
+
+@dataclass(frozen=True)
+class PipeInfo:
+    """One pipe of a core: its index in `Record.states`, class name, unit number and display label."""
+
+    index: int
+    pipe_class: str
+    unit: int
+    label: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """The raw record of one simulation.
+
+    `states` is int64 [launches, cores, pipes, len(CAUSES)] in core cycles; `launch_span` int64 [launches, 2] start and
+    end cycle; `path_bytes` int64 [launches, paths] bytes moved over each `machine.core.paths` entry; `dram_bytes` int64
+    [launches, 2] read and written; `macs` int64 [launches] executed by the arrays, padding included; `issued` int64
+    [launches, 8] instructions by pipe class; `dram_counters` names the memory kernel's totals (row hits, ...);
+    `series` float64 [2, bins] DRAM bytes read and written per bin of `series_bin_cycles`.
+    """
+
+    pipes: tuple[PipeInfo, ...]
+    total_cycles: int
+    states: Array
+    launch_span: Array
+    path_bytes: Array
+    dram_bytes: Array
+    macs: Array
+    issued: Array
+    dram_counters: Mapping[str, int]
+    series: Array
+    series_bin_cycles: float
+    events: Array  # EVENT
+    events_dropped: int
+    engine_cpu_s: float
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """Outcome of --check: `rows` has one entry an operator (name, max_err, bound, ok)."""
+
+    ok: bool
+    max_err: float
+    bound: float
+    executed_share: float
+    outputs: Mapping[str, float]  # output name -> distance to the fp32 reference (max abs)
+    hazards: tuple[str, ...] = ()
+    rows: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run, complete: what `npusim.run` returns and every report is drawn from."""
+
+    model: str
+    hw: str
+    dtype: str
+    fidelity: str
+    machine: Machine
+    program: Program
+    record: Record
+    assumptions: tuple[str, ...] = ()
+    check: CheckResult | None = None
+    wall_s: float = 0.0
+    host_us: float = 0.0
+    extrapolated_share: float = 0.0
+    graph_macs: int = 0  # without padding
+    graph_flops: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)
