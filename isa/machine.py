@@ -21,7 +21,7 @@ CHIP_SPACES = ("dram", "host")
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Scalar(_Part):

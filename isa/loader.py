@@ -1,0 +1,398 @@
+"""From YAML to Machine: files, parents, parts, overrides, and the source of every figure.
+
+A mapping may carry `source` and `confidence`; they cover every figure inside it. A nested mapping, or a figure written
+`{value, source, confidence}`, states its own. `parent: NAME` makes a file a delta on another (mappings merge, lists and
+scalars replace); `memory.dram` is the name of a part, or a mapping with `part: NAME` and single figures changed.
+All faults of a file are reported at once, each with file:line:column and key path.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path as FilePath
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import ValidationError
+
+from isa.errors import ConfigError
+from isa.machine import Machine
+from isa.schema import CONFIDENCES, close_match, describe, error_text, machine_schema, unknown_key, valid_keys
+from isa.yaml12 import MAX_BYTES, Branch, Fault, Items, Leaf, Position, Tree, parse
+
+__all__ = ["LoadedMachine", "Provenance", "list_machines", "load_machine", "machine_schema"]
+
+NOT_STATED = "not stated"
+SCHEMA_DEFAULT = "default of isa.machine"
+_COVER_KEYS = ("source", "confidence")
+_BARE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_MAX_PARENTS = 16
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where one figure comes from; `confidence` is specified, measured, inferred or 'not stated'."""
+
+    value: int | float
+    source: str
+    confidence: str
+    file: str
+    line: int
+
+
+@dataclass(frozen=True)
+class LoadedMachine:
+    """A validated machine and the provenance of every numeric figure in it, by key path (`core.matrix.rows`)."""
+
+    machine: Machine
+    provenance: Mapping[str, Provenance]
+
+
+def load_machine(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedMachine:
+    """Load a shipped machine by name, or a YAML file by path, and apply `key.path=value` overrides in order.
+
+    Raises ConfigError, which lists every fault found, one a line.
+    """
+    faults: list[Fault] = []
+    tree = _resolve(_open(name_or_path), (), faults)
+    for text in overrides:
+        tree = _override(tree, text, faults)
+    _raise(faults)
+    return _validate(tree)
+
+
+def list_machines() -> list[tuple[str, str]]:
+    """Return (name, one-line description) of every shipped machine, sorted by name."""
+    found = []
+    for name in _shipped_names():
+        tree, _ = parse(_preset(name).text, name)
+        line = tree.entries.get("description") if isinstance(tree, Branch) else None
+        found.append((name, str(line.value) if isinstance(line, Leaf) else ""))
+    return found
+
+
+# ---- files
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The text of one file. `folder` is None for a shipped file, which must state the source of every figure."""
+
+    label: str
+    text: str
+    folder: FilePath | None
+
+
+def _shipped(*parts: str) -> Any:
+    return resources.files("configs").joinpath(*parts)
+
+
+def _shipped_names(*folder: str) -> list[str]:
+    return sorted(f.name.removesuffix(".yaml") for f in _shipped(*folder).iterdir() if f.name.endswith(".yaml"))
+
+
+def _preset(name: str, *folder: str) -> _Source:
+    label = "/".join(("configs", *folder, f"{name}.yaml"))
+    return _Source(label, _shipped(*folder, f"{name}.yaml").read_text(encoding="utf-8"), None)
+
+
+def _open(name_or_path: str) -> _Source:
+    if name_or_path in _shipped_names():
+        return _preset(name_or_path)
+    looks_like_file = name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path or "\\" in name_or_path
+    if "\0" in name_or_path or not (looks_like_file or FilePath(name_or_path).is_file()):
+        raise ConfigError(f"unknown chip {name_or_path!r}{_suggest(name_or_path, _shipped_names())}; or give a YAML path")
+    return _read(FilePath(name_or_path))
+
+
+def _read(path: FilePath) -> _Source:
+    try:
+        if path.is_dir():
+            raise ConfigError(f"{path}: is a directory; give the YAML file of a machine, or the name of a preset")
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: is not a regular file")
+        with path.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{path}: larger than the limit of {MAX_BYTES} bytes")
+    try:
+        return _Source(str(path), data.decode("utf-8-sig"), path.parent)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
+
+
+def _suggest(name: str, known: Sequence[str]) -> str:
+    near = close_match(name, known)
+    return (f", did you mean {near!r}?" if near else "") + f" Known: {', '.join(known)}"
+
+
+def _referred(leaf: Tree, key: str, kind: tuple[str, ...], base: _Source | None, faults: list[Fault]) -> _Source | None:
+    """Open the file that `parent` or `part` names: a shipped one, or one beside the file that names it."""
+    name = leaf.value if isinstance(leaf, Leaf) else None
+    if not isinstance(name, str) or not _BARE_NAME.fullmatch(name):
+        shown = repr(name) if isinstance(leaf, Leaf) else "a collection"
+        faults.append(Fault(leaf.position, key, f"{shown} is not a name; give a shipped one, or a file in the same folder"))
+        return None
+    if name in _shipped_names(*kind):
+        return _preset(name, *kind)
+    folder = base.folder if base else None
+    if folder is None or not name.endswith((".yaml", ".yml")):
+        faults.append(Fault(leaf.position, key, f"unknown {key.split('.')[-1]} {name!r}{_suggest(name, _shipped_names(*kind))}"))
+        return None
+    try:
+        if (folder / name).resolve().parent != folder.resolve():
+            raise ConfigError(f"{name} leads out of the folder of {base.label if base else ''}")
+        return _read(folder / name)
+    except ConfigError as error:
+        faults.append(Fault(leaf.position, key, str(error)))
+        return None
+
+
+# ---- trees
+
+
+def _resolve(source: _Source, chain: tuple[str, ...], faults: list[Fault]) -> Tree:
+    """Parse a machine file, state its provenance, expand its part, and lay it over its parent."""
+    tree, found = parse(source.text, source.label)
+    faults += found
+    if not isinstance(tree, Branch):
+        raise ConfigError(f"{tree.position}: a machine is a mapping of keys, this is {describe(tree)}")
+    entries = dict(tree.entries)
+    parent = entries.pop("parent", None)
+    tree = _expand_part(_cover(replace(tree, entries=entries), "", source, faults), source, faults)
+    if parent is None:
+        return tree
+    if source.label in chain or len(chain) >= _MAX_PARENTS:
+        cycle = " -> ".join((*chain, source.label))
+        raise ConfigError(f"{parent.position}: parent: a machine cannot be its own ancestor: {cycle}")
+    below = _referred(parent, "parent", (), source, faults)
+    return tree if below is None else _merge(_resolve(below, (*chain, source.label), faults), tree)
+
+
+def _expand_part(tree: Tree, source: _Source | None, faults: list[Fault]) -> Tree:
+    """Replace `memory.dram` (a name, or a mapping with `part`) by the figures of the part."""
+    memory = tree.entries.get("memory") if isinstance(tree, Branch) else None
+    dram = memory.entries.get("dram") if isinstance(memory, Branch) else None
+    if not isinstance(tree, Branch) or not isinstance(memory, Branch) or dram is None:
+        return tree
+    changes = Branch({}, dram.position)
+    name: Tree = dram
+    if isinstance(dram, Branch):
+        if "part" not in dram.entries:
+            return tree
+        changes = replace(dram, entries={k: v for k, v in dram.entries.items() if k != "part"})
+        name = dram.entries["part"]
+    part = _referred(name, "memory.dram", ("parts", "dram"), source, faults)
+    if part is None:
+        return _with(tree, "memory", _without(memory, "dram"))
+    found, more = parse(part.text, part.label)
+    faults += more
+    merged = _merge(_cover(found, "memory.dram", part, faults), changes)
+    return _with(tree, "memory", _with(memory, "dram", merged))
+
+
+def _with(branch: Branch, key: str, value: Tree) -> Branch:
+    return replace(branch, entries={**branch.entries, key: value})
+
+
+def _without(branch: Branch, key: str) -> Branch:
+    return replace(branch, entries={k: v for k, v in branch.entries.items() if k != key})
+
+
+def _merge(base: Tree, delta: Tree) -> Tree:
+    """Lay `delta` over `base`: mappings merge, a mapping over a list changes the items it numbers, the rest replaces."""
+    if not isinstance(delta, Branch) or isinstance(base, Leaf):
+        return delta
+    if isinstance(base, Items):
+        items = [_merge(t, delta.entries[str(i)]) if str(i) in delta.entries else t for i, t in enumerate(base.items)]
+        return replace(base, items=items)
+    entries = dict(base.entries)
+    for key, value in delta.entries.items():
+        entries[key] = _merge(entries[key], value) if key in entries else value
+    return Branch(entries, delta.position)
+
+
+def _cover(
+    tree: Tree, key: str, source: _Source, faults: list[Fault], cover: tuple[str, str] = ("", "")
+) -> Tree:
+    """Return `tree` with the provenance on its leaves and without the keys that stated it."""
+    if isinstance(tree, Items):
+        items = [_cover(item, f"{key}.{i}", source, faults, cover) for i, item in enumerate(tree.items)]
+        return replace(tree, items=items)
+    if isinstance(tree, Leaf):
+        if _is_number(tree.value) and source.folder is None and not all(cover):
+            faults.append(Fault(tree.position, key, "a shipped figure must state its source and its confidence"))
+        return replace(tree, source=cover[0] or NOT_STATED, confidence=cover[1] or NOT_STATED)
+    cover = _stated(tree, key, cover, faults)
+    entries = {k: v for k, v in tree.entries.items() if k not in _COVER_KEYS}
+    if "value" in entries:
+        for extra in sorted(set(entries) - {"value"}):
+            faults.append(Fault(entries[extra].position, f"{key}.{extra}", "unknown key beside 'value': source, confidence"))
+        return _cover(_at(entries["value"], tree.position), key, source, faults, cover)
+    covered = {k: _cover(v, f"{key}.{k}" if key else k, source, faults, cover) for k, v in entries.items()}
+    return replace(tree, entries=covered)
+
+
+def _stated(tree: Branch, key: str, cover: tuple[str, str], faults: list[Fault]) -> tuple[str, str]:
+    stated = list(cover)
+    for i, name in enumerate(_COVER_KEYS):
+        leaf = tree.entries.get(name)
+        if leaf is None:
+            continue
+        value = leaf.value if isinstance(leaf, Leaf) else None
+        path = f"{key}.{name}" if key else name
+        if not isinstance(value, str) or not value.strip():
+            faults.append(Fault(leaf.position, path, f"must be text, not {describe(leaf)}"))
+        elif name == "confidence" and value not in CONFIDENCES:
+            faults.append(Fault(leaf.position, path, f"{value!r} is not one of {', '.join(CONFIDENCES)}"))
+        else:
+            stated[i] = value
+    return stated[0], stated[1]
+
+
+def _at(tree: Tree, position: Position) -> Tree:
+    return replace(tree, position=position)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+# ---- overrides
+
+
+def _override(tree: Tree, text: str, faults: list[Fault]) -> Tree:
+    """Apply one `key.path=value`; the value is YAML, and a number in the path is the index of a list item."""
+    place = Position(f"override {text!r}")
+    path, equals, value_text = text.partition("=")
+    keys = [key.strip() for key in path.split(".")]
+    if not equals or not value_text.strip() or not all(keys):
+        faults.append(Fault(place, "", "is not key.path=value, as in core.matrix.rows=64"))
+        return tree
+    try:
+        value, found = parse(value_text, place.file)
+    except ConfigError as error:
+        faults.append(Fault(place, "", f"the value cannot be read: {error}"))
+        return tree
+    wrong = [replace(fault, position=place) for fault in found] or _wrong_key(tree, keys, place)
+    if wrong:
+        faults += wrong
+        return tree
+    delta = _placed(value, place)
+    for key in reversed(keys):
+        delta = Branch({key: delta}, place)
+    return _merge(tree, _expand_part(delta, None, faults))
+
+
+def _wrong_key(tree: Tree, keys: Sequence[str], place: Position) -> list[Fault]:
+    """The first key on the way along `keys` that the machine tree cannot have."""
+    here: Tree | None = tree
+    for depth, key in enumerate(keys):
+        path, known = ".".join(keys[: depth + 1]), valid_keys(keys[:depth])
+        if known == []:
+            return [Fault(place, path, f"{'.'.join(keys[:depth])} is a value, it has no keys")]
+        if known is not None and key not in known:
+            return [Fault(place, path, unknown_key(key, known))]
+        if isinstance(here, Items) and key not in map(str, range(len(here.items))):
+            return [Fault(place, path, f"there is no item {key!r}; the items are 0 to {len(here.items) - 1}")]
+        here = _child(here, key)
+    return []
+
+
+def _placed(tree: Tree, place: Position) -> Tree:
+    """Return `tree` with the override as its place and its source."""
+    if isinstance(tree, Branch):
+        return Branch({k: _placed(v, place) for k, v in tree.entries.items()}, place)
+    if isinstance(tree, Items):
+        return Items([_placed(item, place) for item in tree.items], place)
+    return Leaf(tree.value, place, "override", NOT_STATED)
+
+
+# ---- validation
+
+
+def _validate(tree: Tree) -> LoadedMachine:
+    try:
+        machine = Machine.model_validate(_plain(tree), strict=True)
+    except ValidationError as error:
+        _raise([fault for one in error.errors() for fault in _faults_of(one, tree)])
+        raise  # unreachable: pydantic never raises without an error
+    stated = {
+        key: Provenance(leaf.value, leaf.source, leaf.confidence, leaf.position.file, leaf.position.line)
+        for key, leaf in _leaves(tree, "")
+        if isinstance(leaf.value, (int, float)) and not isinstance(leaf.value, bool)
+    }
+    for key, value in _numbers(machine.model_dump(), ""):
+        stated.setdefault(key, Provenance(value, SCHEMA_DEFAULT, "inferred", "isa/machine.py", 0))
+    return LoadedMachine(machine, MappingProxyType(stated))
+
+
+def _plain(tree: Tree) -> Any:
+    if isinstance(tree, Branch):
+        return {k: _plain(v) for k, v in tree.entries.items()}
+    if isinstance(tree, Items):
+        return [_plain(item) for item in tree.items]
+    value = tree.value
+    # 32e9 is a whole number of bytes, whatever YAML calls it.
+    return int(value) if isinstance(value, float) and abs(value) < 2**63 and value == int(value) else value
+
+
+def _leaves(tree: Tree, key: str) -> Iterator[tuple[str, Leaf]]:
+    if isinstance(tree, Leaf):
+        yield key, tree
+        return
+    pairs = tree.entries.items() if isinstance(tree, Branch) else ((str(i), t) for i, t in enumerate(tree.items))
+    for name, child in pairs:
+        yield from _leaves(child, f"{key}.{name}" if key else name)
+
+
+def _numbers(value: Any, key: str) -> Iterator[tuple[str, int | float]]:
+    if _is_number(value):
+        yield key, value
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, child in pairs:
+        yield from _numbers(child, f"{key}.{name}" if key else str(name))
+
+
+def _faults_of(error: Any, tree: Tree) -> list[Fault]:
+    """Say one pydantic error in our words; a validator of the whole machine reports `key.path: what` a line."""
+    if error["type"] == "value_error" and not error["loc"]:
+        lines = [line.partition(": ") for line in str(error["ctx"]["error"]).splitlines()]
+        return [Fault(_place(tree, key.split(".")), key, message) for key, _, message in lines]
+    keys = [str(key) for key in error["loc"] if key != "[key]"]
+    if error["type"] == "extra_forbidden":
+        message = unknown_key(keys[-1], valid_keys(tuple(keys[:-1])) or [])
+    elif error["type"] == "missing":
+        message = "missing; this key is required"
+    else:
+        message = error_text(error, keys[-1] if keys else "")
+    return [Fault(_place(tree, keys), ".".join(keys), message)]
+
+
+def _child(tree: Tree | None, key: str) -> Tree | None:
+    if isinstance(tree, Branch):
+        return tree.entries.get(key)
+    if isinstance(tree, Items) and key in map(str, range(len(tree.items))):
+        return tree.items[int(key)]
+    return None
+
+
+def _place(tree: Tree, keys: Sequence[str]) -> Position:
+    """The position of the deepest node on the way along `keys`."""
+    for key in keys:
+        child = _child(tree, key)
+        if child is None:
+            break
+        tree = child
+    return tree.position
+
+
+def _raise(faults: Sequence[Fault]) -> None:
+    if faults:
+        ordered = sorted(set(faults), key=lambda fault: (fault.position, fault.key))
+        raise ConfigError("\n".join(map(str, ordered)))
