@@ -104,7 +104,8 @@ def _open(name_or_path: str) -> _Source:
         return _preset(name_or_path)
     looks_like_file = name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path or "\\" in name_or_path
     if "\0" in name_or_path or not (looks_like_file or FilePath(name_or_path).is_file()):
-        raise ConfigError(f"unknown chip {name_or_path!r}{_suggest(name_or_path, _shipped_names())}; or give a YAML path")
+        known = _suggest(name_or_path, _shipped_names())
+        raise ConfigError(f"unknown chip {name_or_path!r}{known}; or give the path of a YAML file")
     return _read(FilePath(name_or_path))
 
 
@@ -128,21 +129,22 @@ def _read(path: FilePath) -> _Source:
 
 def _suggest(name: str, known: Sequence[str]) -> str:
     near = close_match(name, known)
-    return (f", did you mean {near!r}?" if near else "") + f" Known: {', '.join(known)}"
+    return (f", did you mean {near!r}?" if near else ";") + f" known: {', '.join(known)}"
 
 
 def _referred(leaf: Tree, key: str, kind: tuple[str, ...], base: _Source | None, faults: list[Fault]) -> _Source | None:
     """Open the file that `parent` or `part` names: a shipped one, or one beside the file that names it."""
     name = leaf.value if isinstance(leaf, Leaf) else None
     if not isinstance(name, str) or not _BARE_NAME.fullmatch(name):
-        shown = repr(name) if isinstance(leaf, Leaf) else "a collection"
-        faults.append(Fault(leaf.position, key, f"{shown} is not a name; give a shipped one, or a file in the same folder"))
+        message = f"{describe(leaf)} is not a name; give a shipped one, or a file in the same folder"
+        faults.append(Fault(leaf.position, key, message))
         return None
     if name in _shipped_names(*kind):
         return _preset(name, *kind)
     folder = base.folder if base else None
     if folder is None or not name.endswith((".yaml", ".yml")):
-        faults.append(Fault(leaf.position, key, f"unknown {key.split('.')[-1]} {name!r}{_suggest(name, _shipped_names(*kind))}"))
+        message = f"unknown {'part' if kind else 'chip'} {name!r}{_suggest(name, _shipped_names(*kind))}"
+        faults.append(Fault(leaf.position, key, message))
         return None
     try:
         if (folder / name).resolve().parent != folder.resolve():
@@ -205,7 +207,7 @@ def _without(branch: Branch, key: str) -> Branch:
 
 
 def _merge(base: Tree, delta: Tree) -> Tree:
-    """Lay `delta` over `base`: mappings merge, a mapping over a list changes the items it numbers, the rest replaces."""
+    """Lay `delta` over `base`: mappings merge, a mapping changes the numbered items of a list, the rest replaces."""
     if not isinstance(delta, Branch) or isinstance(base, Leaf):
         return delta
     if isinstance(base, Items):
@@ -217,9 +219,7 @@ def _merge(base: Tree, delta: Tree) -> Tree:
     return Branch(entries, delta.position)
 
 
-def _cover(
-    tree: Tree, key: str, source: _Source, faults: list[Fault], cover: tuple[str, str] = ("", "")
-) -> Tree:
+def _cover(tree: Tree, key: str, source: _Source, faults: list[Fault], cover: tuple[str, str] = ("", "")) -> Tree:
     """Return `tree` with the provenance on its leaves and without the keys that stated it."""
     if isinstance(tree, Items):
         items = [_cover(item, f"{key}.{i}", source, faults, cover) for i, item in enumerate(tree.items)]
@@ -232,8 +232,9 @@ def _cover(
     entries = {k: v for k, v in tree.entries.items() if k not in _COVER_KEYS}
     if "value" in entries:
         for extra in sorted(set(entries) - {"value"}):
-            faults.append(Fault(entries[extra].position, f"{key}.{extra}", "unknown key beside 'value': source, confidence"))
-        return _cover(_at(entries["value"], tree.position), key, source, faults, cover)
+            message = "unknown key; beside 'value' only source and confidence may stand"
+            faults.append(Fault(entries[extra].position, f"{key}.{extra}", message))
+        return _cover(replace(entries["value"], position=tree.position), key, source, faults, cover)
     covered = {k: _cover(v, f"{key}.{k}" if key else k, source, faults, cover) for k, v in entries.items()}
     return replace(tree, entries=covered)
 
@@ -253,10 +254,6 @@ def _stated(tree: Branch, key: str, cover: tuple[str, str], faults: list[Fault])
         else:
             stated[i] = value
     return stated[0], stated[1]
-
-
-def _at(tree: Tree, position: Position) -> Tree:
-    return replace(tree, position=position)
 
 
 def _is_number(value: object) -> bool:

@@ -7,9 +7,14 @@ it costs) read this tree and nothing else about a chip.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from isa.dtypes import DTYPES
+from isa.table import ACTIVATIONS, TABLE
 
 Positive = Annotated[int, Field(gt=0)]
 Natural = Annotated[int, Field(ge=0)]
@@ -18,6 +23,8 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 # Spaces that a core owns. `dram` and `host` belong to the chip and always exist.
 CORE_SPACES = ("spm", "acc", "wfifo", "l1", "l0a", "l0b", "l0c", "ub", "smem")
 CHIP_SPACES = ("dram", "host")
+# Issue slots of a vliw bundle. `matrix` counts pushes and pops, `misc` everything without a slot of its own.
+BUNDLE_SLOTS = ("scalar", "vector", "load", "store", "matrix", "dma", "misc")
 
 
 class _Part(BaseModel):
@@ -25,7 +32,7 @@ class _Part(BaseModel):
 
 
 class Scalar(_Part):
-    """The sequencer: `slots` scalar instructions a cycle, each `cycles` long (0: the host issues, no time of its own)."""
+    """The sequencer: `slots` scalar instructions a cycle, each `cycles` long (0: the host issues at no cost)."""
 
     slots: Positive = 1
     registers: Annotated[int, Field(ge=16, le=256)] = 64
@@ -81,8 +88,8 @@ class VectorUnit(_Part):
     load_ports: Positive = 1
     store_ports: Positive = 1
     latency_cycles: Natural = 1
-    op_cycles: dict[str, PositiveFloat] = Field(default_factory=dict)
-    operations: list[str] = Field(default_factory=list)  # empty: every vector operation of the ISA
+    op_cycles: dict[str, PositiveFloat] = Field(default_factory=dict)  # by name in isa.table, without `v.`
+    operations: list[str] = Field(default_factory=list)  # the same names; empty: every vector operation of the ISA
     dtypes: list[str] = Field(default_factory=list)  # empty: every dtype
     queue_depth: Positive = 8
     label: str = "VPU"
@@ -231,34 +238,11 @@ class Machine(_Part):
     energy_pj: dict[str, float] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _references_exist(self) -> Machine:
-        spaces = set(self.core.spaces) | set(CHIP_SPACES)
-        unknown = set(self.core.spaces) - set(CORE_SPACES)
-        if unknown:
-            raise ValueError(f"unknown space {sorted(unknown)}; an ISA space is one of {CORE_SPACES}")
-        for path in self.core.paths:
-            for end in (path.src, path.dst):
-                if end not in spaces:
-                    raise ValueError(f"path {path.src}->{path.dst} names space {end!r}; there are {sorted(spaces)}")
-            if path.pipe not in self.core.dma and path.pipe != "weights":
-                raise ValueError(f"path {path.src}->{path.dst} names pipe {path.pipe!r}, not one of {sorted(self.core.dma)}")
-        matrix = self.core.matrix
-        if matrix.acc_space not in self.core.spaces or matrix.operand_space not in self.core.spaces:
-            raise ValueError("core.matrix.acc_space and operand_space must name spaces of the core")
-        if self.default_dtype not in matrix.passes:
-            raise ValueError(f"default_dtype {self.default_dtype!r} is not in core.matrix.passes {sorted(matrix.passes)}")
-        self._reachable()
+    def _consistent(self) -> Machine:
+        faults = [*_space_faults(self), *_path_faults(self), *_name_faults(self), *_memory_faults(self.memory)]
+        if faults:
+            raise ValueError("\n".join(faults))
         return self
-
-    def _reachable(self) -> None:
-        """Operands must be able to get from DRAM (or the host) to the array's operand space and weight port."""
-        matrix = self.core.matrix
-        sources = {"dram", "host"}
-        for _ in self.core.spaces:
-            sources |= {p.dst for p in self.core.paths if p.src in sources}
-        wanted = {matrix.operand_space} | ({"wfifo"} if matrix.dataflow != "os" else set())
-        for space in wanted - sources:
-            raise ValueError(f"core.paths gives no legal way from dram or host to {space!r}, which feeds the array")
 
     @property
     def peak_macs_per_cycle(self) -> float:
@@ -278,3 +262,92 @@ class Machine(_Part):
     def path(self, src: str, dst: str) -> Path | None:
         """The legal path from `src` to `dst`, or None."""
         return next((p for p in self.core.paths if p.src == src and p.dst == dst), None)
+
+
+# What one field alone cannot show. Each fault is "key.path: what is wrong", and the loader adds file and line.
+
+
+def _space_faults(machine: Machine) -> Iterator[str]:
+    spaces = machine.core.spaces
+    for name in spaces:
+        if name not in CORE_SPACES:
+            yield f"core.spaces.{name}: unknown space; a space of a core is one of {', '.join(CORE_SPACES)}"
+    for field in ("acc_space", "operand_space"):
+        name = getattr(machine.core.matrix, field)
+        if name not in spaces:
+            yield f"core.matrix.{field}: {name!r} is not a space of the core; there are {', '.join(sorted(spaces))}"
+    if machine.activation_space == "spm" and "spm" not in spaces:
+        yield "activation_space: 'spm' is not a space of the core"
+
+
+def _path_faults(machine: Machine) -> Iterator[str]:
+    core, matrix = machine.core, machine.core.matrix
+    spaces, pipes = {*core.spaces, *CHIP_SPACES}, {*core.dma, "weights"}
+    seen: set[tuple[str, str]] = set()
+    for i, path in enumerate(core.paths):
+        for field, end in (("src", path.src), ("dst", path.dst)):
+            if end not in spaces:
+                yield f"core.paths.{i}.{field}: {end!r} is not a space; there are {', '.join(sorted(spaces))}"
+        if path.pipe not in pipes:
+            yield f"core.paths.{i}.pipe: {path.pipe!r} is not an engine; there are {', '.join(sorted(pipes))}"
+        if (path.pipe == "weights") != (path.dst == "wfifo"):
+            yield f"core.paths.{i}.pipe: the pipe 'weights' and the space 'wfifo' belong together"
+        if (path.src, path.dst) in seen:
+            yield f"core.paths.{i}: a second path from {path.src} to {path.dst}; one is allowed"
+        seen.add((path.src, path.dst))
+    # Operands must be able to get from DRAM (or the host) to the array's operand space and weight port.
+    reached = set(CHIP_SPACES)
+    for _ in core.spaces:
+        reached |= {p.dst for p in core.paths if p.src in reached}
+    wanted = {matrix.operand_space} | ({"wfifo"} if matrix.dataflow != "os" else set())
+    for space in sorted(wanted - reached):
+        yield f"core.paths: no legal way from dram or host to {space!r}, which feeds the array"
+
+
+def _name_faults(machine: Machine) -> Iterator[str]:
+    core, matrix = machine.core, machine.core.matrix
+    if machine.default_dtype not in matrix.passes:
+        yield f"default_dtype: {machine.default_dtype!r} is not in core.matrix.passes ({', '.join(matrix.passes)})"
+    operations = {op.name.removeprefix("v.") for op in TABLE if op.group == "vector"}
+    wanted: list[tuple[str, Iterable[str], Iterable[str]]] = [
+        ("core.matrix.passes", matrix.passes, DTYPES),
+        ("core.matrix.accumulate", matrix.accumulate, DTYPES),
+        ("core.matrix.accumulate", matrix.accumulate.values(), DTYPES),
+        ("core.bundle", core.bundle or (), BUNDLE_SLOTS),
+    ]
+    if core.vector is not None:
+        wanted += [
+            ("core.vector.op_cycles", core.vector.op_cycles, operations),
+            ("core.vector.operations", core.vector.operations, operations),
+            ("core.vector.dtypes", core.vector.dtypes, DTYPES),
+        ]
+    if core.drain is not None:
+        wanted.append(("core.drain.activations", core.drain.activations, ACTIVATIONS))
+    for key, names, known in wanted:
+        for name in names:
+            if name not in known:
+                near = difflib.get_close_matches(name, list(known), n=1)
+                hint = f", did you mean {near[0]!r}?" if near else f"; one of {', '.join(sorted(known))}"
+                yield f"{key}: unknown name {name!r}{hint}"
+    for name in matrix.passes:
+        if name not in matrix.accumulate:
+            yield f"core.matrix.accumulate: no accumulator type for operands of {name!r}"
+    if (machine.issue == "vliw") != (core.bundle is not None):
+        yield "core.bundle: issue slots are needed by, and only by, `issue: vliw`"
+
+
+def _memory_faults(memory: Memory) -> Iterator[str]:
+    part, timing = memory.dram, memory.dram.timing
+    if part.bus_bits * part.burst_length % 8:
+        yield f"memory.dram.burst_length: a burst of {part.bus_bits * part.burst_length} bits is not whole bytes"
+    elif part.page_bytes % part.burst_bytes:
+        yield f"memory.dram.page_bytes: {part.page_bytes} is not a multiple of a burst ({part.burst_bytes} bytes)"
+    elif memory.interleave_bytes % part.burst_bytes:
+        yield f"memory.interleave_bytes: {memory.interleave_bytes} is not a multiple of a burst of {part.burst_bytes}"
+    if timing.nRC < timing.nRAS + timing.nRP:
+        yield f"memory.dram.timing.nRC: {timing.nRC} is less than nRAS + nRP = {timing.nRAS + timing.nRP}"
+    if timing.nREFI <= timing.nRFC:
+        yield f"memory.dram.timing.nREFI: {timing.nREFI} is not more than nRFC = {timing.nRFC}: nothing else runs"
+    total = memory.channels * part.bank_groups * part.banks_per_group * part.rows * part.page_bytes
+    if memory.capacity_bytes > total:
+        yield f"memory.capacity_bytes: {memory.capacity_bytes} is more than the parts hold ({total})"

@@ -19,11 +19,15 @@ _UNITS = {
     "bytes_per_cycle": "bytes per cycle", "mhz": "MHz", "ps": "picoseconds", "us": "microseconds", "bytes": "bytes",
     "cycles": "clock cycles", "bits": "bits", "pj": "picojoules",
 }  # fmt: skip
-_LIMITS = {"greater_than": ("gt", "more than"), "greater_than_equal": ("ge", "at least"),
-           "less_than": ("lt", "less than"), "less_than_equal": ("le", "at most")}  # fmt: skip
-_TYPES = {"int_type": "a whole number", "float_type": "a number", "string_type": "text", "bool_type": "true or false",
-          "list_type": "a list", "dict_type": "a mapping", "model_type": "a mapping", "model_attributes_type": "a mapping",
-          "int_from_float": "a whole number"}  # fmt: skip
+_LIMITS = {
+    "greater_than": ("gt", "more than"), "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"), "less_than_equal": ("le", "at most"),
+}  # fmt: skip
+_TYPES = {
+    "int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number", "string_type": "text",
+    "bool_type": "true or false", "list_type": "a list", "dict_type": "a mapping", "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+}  # fmt: skip
 
 
 def valid_keys(path: Sequence[str]) -> list[str] | None:

@@ -96,7 +96,8 @@ class _Loader(yaml.SafeLoader):
             self.depth -= 1
 
     def _mark(self) -> Any:
-        return self.peek_event().start_mark
+        parser: Any = self
+        return parser.peek_event().start_mark
 
 
 _CORE = "tag:yaml.org,2002:"
