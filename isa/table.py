@@ -26,7 +26,7 @@ class Op:
     `fields` lists the instruction fields that the assembly shows, in order: `rd ra rb rc` are registers held in
     dst, a, b, c; `Dd Da Db Dc` are descriptors held there (`?` after a letter: may be absent, `_`); `imm` an integer,
     `f0 f1` reals, `to` a code address held in imm, `act` an activation held in imm, `pipe` a pipe class held in dst
-    with its unit, `dma` likewise.
+    with its unit, `count` a number held in b, `unit` the unit field.
     """
 
     code: int
@@ -65,7 +65,7 @@ _CONTROL = [
     ("br",    "to",        "go to an address of the same kernel"),
     ("bz",    "ra to",     "go there when ra is 0"),
     ("bnz",   "ra to",     "go there when ra is not 0"),
-    ("loop",  "ra to",     "run the code up to address `to` ra times; ra <= 0 skips it"),
+    ("loop",  "ra to",     "run the code up to the matching endl ra times; `to` is the address after that endl, where ra <= 0 goes at once"),
     ("endl",  "",          "end of the innermost loop body"),
 ]
 _UNARY = ["copy", "neg", "abs", "exp", "log", "sqrt", "rsqrt", "recip", "tanh", "sigmoid", "erf", "gelu", "gelu_tanh", "relu",

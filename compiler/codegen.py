@@ -1,0 +1,308 @@
+"""Code generation: a nest, with its synchronisation, becomes one step loop of instructions.
+
+All loops are flattened into one; stage i works at step s on the tile that the load stage reached at step s - i
+(software pipelining), so positions travel through a chain of registers, one link a stage. Inside a step the load stage
+comes last: it then waits for a slot while the arrays are already fed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from compiler.emit import DescriptorPool, Emitter
+from compiler.expr import Expr, leaves, param, pos
+from compiler.nest import Buffer, Loop, Nest, Placed, Ref, Stmt, SubLoop, statements
+from compiler.sync import Advance, Item, Set, SyncPlan, Wait, pipe_of, plan, space_of
+from isa.errors import CapacityError
+from isa.params import Params
+from isa.table import ACTIVATIONS, SCALAR
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A kernel ready to be placed: its emitter, parameters in order, and the bytes of scratch it takes by space."""
+
+    emitter: Emitter
+    params: tuple[str, ...]
+    scratch_bytes: Mapping[str, int]
+
+
+def parameters(nest: Nest) -> tuple[str, ...]:
+    """Names of a kernel's parameters: tensor addresses, the number of steps, the range of every split loop."""
+    ranges = [name for x in nest.loops if x.split for name in (f"lo_{x.name}", f"hi_{x.name}")]
+    return (*(t.name for t in nest.tensors), "steps", *ranges)
+
+
+def pipeline_slots(nest: Nest) -> dict[str, int]:
+    """Slots that each buffer needs so that no stage waits for a younger one: distance of its stages plus one."""
+    slots = {}
+    for buffer in nest.buffers:
+        users = [i for i, s in enumerate(nest.stages)
+                 if any(_mentions(p, buffer.name) for p in s.placed)]
+        varies = any(x.count > 1 for x in nest.loops[: buffer.level])
+        slots[buffer.name] = (max(users) - min(users) + 1) if users and varies else 1
+    return slots
+
+
+def _mentions(placed: Placed, name: str) -> bool:
+    return any(r is not None and r.base == name for s in statements(placed.body) for r in (s.dst, *s.srcs))
+
+
+def place(nest: Nest, params: Params, budget: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
+    """Give every buffer an address (from 0 up in its space); raises CapacityError when `budget` bytes are exceeded."""
+    addresses: dict[str, int] = {}
+    used: dict[str, int] = {}
+    for buffer in nest.buffers:
+        align = max(params.machine.core.spaces[buffer.space].align_bytes, 64)
+        start = -(-used.get(buffer.space, 0) // align) * align
+        addresses[buffer.name] = start
+        used[buffer.space] = start + slot_bytes(buffer, align) * buffer.slots
+    for space, need in used.items():
+        if need > budget[space]:
+            biggest = max((b for b in nest.buffers if b.space == space), key=lambda b: b.size_bytes * b.slots)
+            raise CapacityError(
+                f"kernel {nest.name}: needs {need} bytes of {space}, {budget[space]} are free; its largest buffer is "
+                f"{biggest.name} ({biggest.slots} x {biggest.size_bytes} bytes)"
+            )
+    return addresses, used
+
+
+def slot_bytes(buffer: Buffer, align: int = 64) -> int:
+    """Distance of a buffer's slots."""
+    return -(-buffer.size_bytes // align) * align
+
+
+def generate(nest: Nest, params: Params, pool: DescriptorPool, budget: Mapping[str, int]) -> Compiled:
+    """Generate the kernel of a nest."""
+    addresses, used = place(nest, params, budget)
+    sync = plan(nest, params)
+    names = parameters(nest)
+    emitter = Emitter(nest.name, names, params["registers"], pool)
+    _Generator(nest, params, sync, emitter, addresses).run()
+    return Compiled(emitter, names, used)
+
+
+class _Generator:
+    """The state of one kernel's generation: registers of positions, validity and slots."""
+
+    def __init__(self, nest: Nest, params: Params, sync: SyncPlan, emitter: Emitter, addresses: dict[str, int]) -> None:
+        self.nest, self.params, self.sync, self.e, self.addresses = nest, params, sync, emitter, addresses
+        self.moving = [x for x in nest.loops if x.count > 1 or x.split]
+        self.lags = range(len(nest.stages))
+        self.pos = {x.name: [emitter.allocate() for _ in self.lags] for x in self.moving}
+        self.left = [emitter.allocate() for _ in self.lags]  # [0]: steps left to load; [i]: the same i steps ago
+        self.parity = {
+            (item.body.buffer, i): emitter.allocate()
+            for i, items in enumerate(sync.stages) for item in items if isinstance(item.body, Advance)
+        }
+
+    def run(self) -> None:
+        e = self.e
+        last = self.lags[-1]
+        self._prologue()
+        e.open()
+        e.put("addi", dst=(trips := e.scratch()), a=e.param_reg["steps"], imm=last)
+        loop = e.put("loop", a=trips)
+        e.close()
+        for stage in (*self.lags[1:], 0):
+            self._stage(stage)
+        self._step()
+        e.put("endl")
+        e.target(loop)
+        for _, flag, slots, credit in self.sync.credits:
+            for slot in range(slots):
+                e.put("wait", imm=flag + slot, b=credit)
+        e.put("halt")
+
+    def _prologue(self) -> None:
+        e = self.e
+        for loop in self.moving:
+            start = self._low(loop)
+            e.put("mov", dst=self.pos[loop.name][0], a=e.register(start)) if isinstance(start, Expr) else e.put(
+                "li", dst=self.pos[loop.name][0], imm=start)
+        e.put("mov", dst=self.left[0], a=e.param_reg["steps"])
+        for register in (*self.left[1:], *self.parity.values()):
+            e.put("li", dst=register, imm=0)
+        for _, flag, slots, credit in self.sync.credits:
+            for slot in range(slots):
+                for _ in range(credit):
+                    e.put("set", dst=SCALAR, imm=flag + slot)
+
+    def _step(self) -> None:
+        """Shift positions one stage on, then move the load stage to its next tile, innermost loop first."""
+        e = self.e
+        for i in reversed(self.lags[1:]):
+            for registers in (*self.pos.values(), self.left):
+                e.put("mov", dst=registers[i], a=registers[i - 1])
+        e.put("addi", dst=self.left[0], a=self.left[0], imm=-1)
+        e.put("maxi", dst=self.left[0], a=self.left[0], imm=0)
+        exits = []
+        for loop in reversed(self.moving):
+            register = self.pos[loop.name][0]
+            e.put("addi", dst=register, a=register, imm=loop.tile)
+            if loop is self.moving[0]:
+                break
+            e.open()
+            high = self._high(loop)
+            if isinstance(high, int):
+                e.put("slti", dst=(more := e.scratch()), a=register, imm=high)
+            else:
+                e.put("slt", dst=(more := e.scratch()), a=register, b=e.register(high))
+            exits.append(e.put("bnz", a=more))
+            e.close()
+            low = self._low(loop)
+            e.put("mov", dst=register, a=e.register(low)) if isinstance(low, Expr) else e.put("li", dst=register, imm=low)
+        for address in exits:
+            e.target(address)
+
+    def _low(self, loop: Loop) -> Expr | int:
+        return param(f"lo_{loop.name}") if loop.split else 0
+
+    def _high(self, loop: Loop) -> Expr | int:
+        return param(f"hi_{loop.name}") if loop.split else loop.total
+
+    def _stage(self, stage: int) -> None:
+        items = self.sync.stages[stage]
+        if not items:
+            return
+        e = self.e
+        e.bind = {pos(x.name): self.pos[x.name][stage] for x in self.moving}
+        e.bind |= {pos(x.name): Expr("const", (0,)) for x in self.nest.loops if x not in self.moving}
+        e.bind |= {Expr("parity", (name,)): r for (name, i), r in self.parity.items() if i == stage}
+        skip = e.put("bz", a=self.left[stage])
+        e.open()
+        groups: list[tuple[Expr | None, list[Item]]] = []
+        for item in items:
+            condition = self._condition(item.level, item.when)
+            if groups and groups[-1][0] == condition:
+                groups[-1][1].append(item)
+            else:
+                groups.append((condition, [item]))
+        for condition, members in groups:
+            self._guarded(condition, members)
+        e.close()
+        e.target(skip)
+
+    def _condition(self, level: int, when: str) -> Expr | None:
+        """First (pre) or last (post) iteration of all loops from `level` in; None when that is always so."""
+        result: Expr | None = None
+        for loop in self.nest.loops[level:]:
+            if loop not in self.moving:
+                continue
+            here = pos(loop.name)
+            if when == "pre":
+                low = self._low(loop)
+                test = Expr("eq", (here, low))
+            else:
+                high = self._high(loop)
+                test = Expr("lt", (high - 1, here + loop.tile)) if isinstance(high, Expr) else Expr("gt", (here, high - loop.tile - 1))
+            result = test if result is None else Expr("and", (result, test))
+        return result
+
+    def _guarded(self, condition: Expr | None, items: list[Item]) -> None:
+        e = self.e
+        skip = -1
+        if condition is not None:
+            skip = e.put("bz", a=e.register(condition))
+            e.open()
+        for item in items:
+            self._item(item)
+        if condition is not None:
+            e.close()
+            e.target(skip)
+
+    def _item(self, item: Item) -> None:
+        e, body = self.e, item.body
+        if isinstance(body, Wait):
+            e.put("wait", imm=body.flag, a=self._slot(body.buffer), b=body.count)
+        elif isinstance(body, Set):
+            for pipe_class, unit in body.pipes:
+                e.put("set", dst=pipe_class, unit=unit, imm=body.flag, a=self._slot(body.buffer))
+        elif isinstance(body, Advance):
+            register = e.bind[Expr("parity", (body.buffer,))]
+            slots = next(b.slots for b in self.nest.buffers if b.name == body.buffer)
+            e.put("addi", dst=register, a=register, imm=1)
+            e.put("modi", dst=register, a=register, imm=slots)
+        elif isinstance(body, SubLoop):
+            self._subloop(body)
+        else:
+            self._statement(body)
+
+    def _slot(self, buffer: str) -> int:
+        bound = self.e.bind.get(Expr("parity", (buffer,)), -1)
+        return bound if isinstance(bound, int) else -1
+
+    def _subloop(self, loop: SubLoop) -> None:
+        e = self.e
+        if isinstance(loop.count, int) and loop.count == 1:
+            e.bind[Expr("var", (loop.var,))] = Expr("const", (0,))
+            self._body(loop)
+            return
+        inner = _inner_vars(loop)
+        for value in _values(loop):  # loop-invariant code motion: what does not vary inside is computed before
+            if isinstance(value, Expr) and not any(k == "var" and n in inner for k, n in leaves(value)):
+                e.register(value)
+        e.open()
+        variable = e.scratch()
+        e.put("li", dst=variable, imm=0)
+        address = e.put("loop", a=e.register(loop.count))
+        e.bind[Expr("var", (loop.var,))] = variable
+        e.open()
+        self._body(loop)
+        e.close()
+        e.put("addi", dst=variable, a=variable, imm=loop.step)
+        e.put("endl")
+        e.target(address)
+        e.close()
+
+    def _body(self, loop: SubLoop) -> None:
+        for part in loop.body:
+            if isinstance(part, SubLoop):
+                self._subloop(part)
+            else:
+                self._statement(part)
+
+    def _statement(self, stmt: Stmt) -> None:
+        e = self.e
+        fields: dict[str, object] = {"f0": stmt.f0, "f1": stmt.f1, "flags": stmt.flags}
+        _, fields["unit"] = pipe_of(stmt, self.nest, self.params)
+        for name, ref in zip(("dst", "a", "b", "c"), (stmt.dst, *stmt.srcs), strict=False):
+            if ref is not None:
+                fields[name] = self._operand(ref)
+        if stmt.accumulate is not None and not (isinstance(stmt.accumulate, int) and stmt.accumulate == 0):
+            fields["c"] = e.register(stmt.accumulate)
+        if stmt.op == "fix":
+            fields["imm"] = ACTIVATIONS.index(stmt.act)
+        e.put(stmt.op, **fields)
+
+    def _operand(self, ref: Ref) -> int:
+        buffer = self.nest.buffer(ref.base)
+        if buffer is None:
+            return self.e.operand(ref, space_of(ref, self.nest), 0, 0)
+        align = max(self.params.machine.core.spaces[buffer.space].align_bytes, 64)
+        size = slot_bytes(buffer, align) if buffer.slots > 1 else 0
+        return self.e.operand(ref, buffer.space, self.addresses[buffer.name], size)
+
+
+def _inner_vars(loop: SubLoop) -> set[str]:
+    names = {loop.var}
+    for part in loop.body:
+        if isinstance(part, SubLoop):
+            names |= _inner_vars(part)
+    return names
+
+
+def _values(body: Stmt | SubLoop) -> list[Expr | int]:
+    """Every value that the statements below need, inner loop counts included."""
+    if isinstance(body, SubLoop):
+        found: list[Expr | int] = [body.count]
+        for part in body.body:
+            found += _values(part)
+        return found
+    found = [] if body.accumulate is None else [body.accumulate]
+    for ref in (body.dst, *body.srcs):
+        if ref is not None:
+            found += [d.extent for d in ref.dims]
+            found += [v for w in ref.windows for v in (w.origin, w.limit)]
+    return found

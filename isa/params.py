@@ -1,0 +1,192 @@
+"""A Machine resolved once to integers: the pipe list, the path table and one cost table.
+
+This is the only place where units convert; the engine's kernels read these arrays and nothing else of a chip.
+Rates are kept in thousandths (`_milli`) so that 0.5 passes or 42.7 bytes a cycle stay exact integers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from isa.dtypes import DTYPES
+from isa.machine import Machine
+from isa.program import SPACE_ID, SPACES
+from isa.table import (
+    CROSS_LANE,
+    DMA,
+    DRAIN,
+    MATRIX,
+    MAX_CODE,
+    PIPE_CLASS_NAMES,
+    SCALAR,
+    TABLE,
+    VECTOR,
+    WEIGHTS,
+)
+
+Array = npt.NDArray[Any]
+MILLI = 1000
+DATAFLOW_ID = {"ws": 0, "is": 1, "os": 2}
+
+# Index of every scalar parameter in Params.values, in one list so that kernels and Python agree.
+# fmt: off
+NAMES = (
+    "cores", "pipes", "vliw", "scalar_cycles", "scalar_slots", "registers", "window", "flags",
+    "weights_pipe", "matrix_pipe", "vector_pipe", "cross_lane_pipe", "drain_pipe", "dma_pipe", "matrix_count",
+    "rows", "cols", "dataflow", "load_cycles", "double_buffer", "fold_overlap", "psum_hop", "input_register",
+    "drain_counted", "fifo_tiles", "operand_space", "acc_space",
+    "lanes", "sublanes", "alus", "load_ports", "store_ports", "vector_latency",
+    "cross_milli", "cross_latency", "drain_milli", "drain_latency",
+    "request_latency", "response_latency", "core_khz",
+)
+# fmt: on
+INDEX = {name: i for i, name in enumerate(NAMES)}
+
+# Columns of Params.paths.
+PATH_DMA, PATH_RATE_MILLI, PATH_LATENCY = range(3)
+WEIGHTS_PORT = -1  # PATH_DMA of a path that ends in the array's weight port
+
+
+@dataclass(frozen=True)
+class Pipe:
+    """One pipe of a core: its class (isa.table), unit number, queue depth and display label."""
+
+    index: int
+    pipe_class: int
+    unit: int
+    queue_depth: int
+    label: str
+
+    @property
+    def class_name(self) -> str:
+        """The class in words; every DMA engine is `dma`."""
+        return PIPE_CLASS_NAMES[min(self.pipe_class, DMA)]
+
+
+@dataclass(frozen=True)
+class Params:
+    """Everything a kernel needs of a machine.
+
+    `values` int64 by INDEX; `path_of` int64 [spaces, spaces] row of `paths` or -1; `paths` int64 [n, 3];
+    `dma` int64 [engines, 5]: first pipe, count, outstanding, request_bytes, startup_cycles;
+    `passes_milli` int64 by dtype code (0: not offered); `op_milli` int64 by opcode, vector cost factor;
+    `space_ports`, `space_bytes` int64 by space id (0: absent; dram and host: unbounded).
+    """
+
+    machine: Machine
+    pipes: tuple[Pipe, ...]
+    values: Array
+    path_of: Array
+    paths: Array
+    dma: Array
+    passes_milli: Array
+    op_milli: Array
+    space_ports: Array
+    space_bytes: Array
+    dtype_bytes: Array
+
+    def __getitem__(self, name: str) -> int:
+        return int(self.values[INDEX[name]])
+
+    def pipe_index(self, pipe_class: int, unit: int) -> int:
+        """Index of a pipe; classes the machine lacks fall back to the vector unit."""
+        for pipe in self.pipes:
+            if pipe.pipe_class == pipe_class and pipe.unit == unit:
+                return pipe.index
+        return self["vector_pipe"]
+
+
+def pipe_list(machine: Machine) -> tuple[Pipe, ...]:
+    """The pipes of one core in their fixed order (docs/architecture.md)."""
+    core = machine.core
+    matrix = core.matrix
+    rows: list[tuple[int, int, int, str]] = [(SCALAR, 0, 1, core.scalar.label)]
+
+    def labelled(label: str, unit: int, count: int) -> str:
+        return f"{label}{unit}" if count > 1 else label
+
+    if matrix.dataflow != "os":
+        rows += [(WEIGHTS, u, matrix.queue_depth, labelled(matrix.weights_label, u, matrix.count)) for u in range(matrix.count)]
+    rows += [(MATRIX, u, matrix.queue_depth, labelled(matrix.label, u, matrix.count)) for u in range(matrix.count)]
+    for pipe_class, unit in ((VECTOR, core.vector), (CROSS_LANE, core.cross_lane), (DRAIN, core.drain)):
+        if unit is not None:
+            rows.append((pipe_class, 0, unit.queue_depth, unit.label))
+    for i, (name, engine) in enumerate(core.dma.items()):
+        label = engine.label if engine.label != "DMA" else name.upper()
+        rows += [(DMA + i, u, engine.queue_depth, labelled(label, u, engine.count)) for u in range(engine.count)]
+    return tuple(Pipe(i, *row) for i, row in enumerate(rows))
+
+
+def resolve(machine: Machine) -> Params:
+    """Resolve a Machine to Params."""
+    pipes = pipe_list(machine)
+    core, matrix = machine.core, machine.core.matrix
+    first = {c: next((p.index for p in pipes if p.pipe_class == c), -1) for c in range(DMA + 1)}
+    vector, cross, drain = core.vector, core.cross_lane, core.drain
+    figures: dict[str, int] = {
+        "cores": machine.cores, "pipes": len(pipes), "vliw": int(machine.issue == "vliw"),
+        "scalar_cycles": core.scalar.cycles, "scalar_slots": core.scalar.slots, "registers": core.scalar.registers,
+        "window": core.window, "flags": max(1, core.flags),
+        "weights_pipe": first[WEIGHTS], "matrix_pipe": first[MATRIX], "vector_pipe": first[VECTOR],
+        "cross_lane_pipe": first[CROSS_LANE] if cross else first[VECTOR],
+        "drain_pipe": first[DRAIN] if drain else first[VECTOR],
+        "dma_pipe": first[DMA], "matrix_count": matrix.count,
+        "rows": matrix.rows, "cols": matrix.cols, "dataflow": DATAFLOW_ID[matrix.dataflow],
+        "load_cycles": matrix.rows if matrix.weight_load_cycles is None else matrix.weight_load_cycles,
+        "double_buffer": int(matrix.weight_double_buffer), "fold_overlap": int(matrix.fold_overlap),
+        "psum_hop": matrix.psum_hop_cycles, "input_register": matrix.input_register_cycles,
+        "drain_counted": int(matrix.drain_counted), "fifo_tiles": matrix.weight_fifo_tiles,
+        "operand_space": SPACE_ID[matrix.operand_space], "acc_space": SPACE_ID[matrix.acc_space],
+        "request_latency": machine.memory.request_latency_cycles,
+        "response_latency": machine.memory.response_latency_cycles,
+        "core_khz": round(machine.clock_mhz * 1000),
+    }
+    if vector is not None:
+        figures |= {"lanes": vector.lanes, "sublanes": vector.sublanes, "alus": vector.alus, "load_ports": vector.load_ports,
+                    "store_ports": vector.store_ports, "vector_latency": vector.latency_cycles}
+    if cross is not None:
+        figures |= {"cross_milli": round(cross.elements_per_cycle * MILLI), "cross_latency": cross.latency_cycles}
+    if drain is not None:
+        figures |= {"drain_milli": round(drain.elements_per_cycle * MILLI), "drain_latency": drain.latency_cycles}
+    values = np.array([figures.get(name, 0) for name in NAMES], np.int64)
+    return Params(machine, pipes, values, *_paths(machine, pipes), *_costs(machine), *_spaces(machine))
+
+
+def _paths(machine: Machine, pipes: tuple[Pipe, ...]) -> tuple[Array, Array, Array]:
+    names = list(machine.core.dma)
+    path_of = np.full((len(SPACES), len(SPACES)), -1, np.int64)
+    rows = []
+    for i, path in enumerate(machine.core.paths):
+        path_of[SPACE_ID[path.src], SPACE_ID[path.dst]] = i
+        engine = WEIGHTS_PORT if path.pipe == "weights" else names.index(path.pipe)
+        rows.append((engine, round(path.bytes_per_cycle * MILLI), path.latency_cycles))
+    engines = [
+        (next(p.index for p in pipes if p.pipe_class == DMA + i), e.count, e.outstanding, e.request_bytes, e.startup_cycles)
+        for i, e in enumerate(machine.core.dma.values())
+    ]
+    return path_of, np.array(rows, np.int64).reshape(-1, 3), np.array(engines, np.int64).reshape(-1, 5)
+
+
+def _costs(machine: Machine) -> tuple[Array, Array]:
+    passes = np.zeros(len(DTYPES), np.int64)
+    for name, value in machine.core.matrix.passes.items():
+        passes[DTYPES[name].code] = round(value * MILLI)
+    factors = np.full(MAX_CODE, MILLI, np.int64)
+    slow = machine.core.vector.op_cycles if machine.core.vector else {}
+    for op in TABLE:
+        if op.name.startswith("v."):
+            factors[op.code] = round(slow.get(op.name[2:], 1) * MILLI)
+    return passes, factors
+
+
+def _spaces(machine: Machine) -> tuple[Array, Array, Array]:
+    ports, sizes = np.zeros(len(SPACES), np.int64), np.zeros(len(SPACES), np.int64)
+    for name, space in machine.core.spaces.items():
+        ports[SPACE_ID[name]], sizes[SPACE_ID[name]] = space.ports, space.size_bytes
+    sizes[SPACE_ID["dram"]] = machine.memory.capacity_bytes
+    sizes[SPACE_ID["host"]] = 1 << 46
+    return ports, sizes, np.array([d.size_bytes for d in sorted(DTYPES.values(), key=lambda d: d.code)], np.int64)
