@@ -1,0 +1,1 @@
+"""Event-driven engine: the kernels that turn a program into cycles."""

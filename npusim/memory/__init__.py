@@ -1,0 +1,1 @@
+"""The memory behind the port: request rings, response heaps and the DRAM model."""
