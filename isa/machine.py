@@ -16,9 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from isa.dtypes import DTYPES
 from isa.table import ACTIVATIONS, TABLE
 
-Positive = Annotated[int, Field(gt=0)]
-Natural = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
+# Upper limits keep every product of a few figures inside int64, and every table that is sized by them small.
+Positive = Annotated[int, Field(gt=0, le=1 << 46)]
+Natural = Annotated[int, Field(ge=0, le=1 << 32)]
+Count = Annotated[int, Field(gt=0, le=65536)]
+PositiveFloat = Annotated[float, Field(gt=0, le=1e18)]
+Rate = Annotated[float, Field(ge=0.001, le=1e6)]  # isa.params keeps thousandths
 
 # Spaces that a core owns. `dram` and `host` belong to the chip and always exist.
 CORE_SPACES = ("spm", "acc", "wfifo", "l1", "l0a", "l0b", "l0c", "ub", "smem")
@@ -34,7 +37,7 @@ class _Part(BaseModel):
 class Scalar(_Part):
     """The sequencer: `slots` scalar instructions a cycle, each `cycles` long (0: the host issues at no cost)."""
 
-    slots: Positive = 1
+    slots: Count = 1
     registers: Annotated[int, Field(ge=16, le=256)] = 64
     cycles: Natural = 1
     label: str = "SCALAR"
@@ -43,10 +46,10 @@ class Scalar(_Part):
 class Space(_Part):
     """One on-chip memory of a core. `ports` concurrent accessors are served; more wait."""
 
-    size_bytes: Positive
-    banks: Positive = 1
-    ports: Positive = 8
-    align_bytes: Positive = 1
+    size_bytes: Annotated[int, Field(gt=0, le=1 << 32)]
+    banks: Count = 1
+    ports: Count = 8
+    align_bytes: Count = 1
     label: str = ""
 
 
@@ -59,22 +62,22 @@ class MatrixUnit(_Part):
     stationary tile in while the present one works.
     """
 
-    count: Positive = 1
+    count: Annotated[int, Field(gt=0, le=64)] = 1
     rows: Annotated[int, Field(gt=0, le=4096)]
     cols: Annotated[int, Field(gt=0, le=4096)]
     dataflow: Literal["ws", "os", "is"] = "ws"
-    passes: dict[str, PositiveFloat]
+    passes: dict[str, Rate]
     accumulate: dict[str, str]  # operand dtype -> accumulator dtype
     acc_space: str = "acc"  # where results accumulate
     operand_space: str = "spm"  # where streamed operands are read
-    weight_fifo_tiles: Positive = 1
+    weight_fifo_tiles: Count = 1
     weight_load_cycles: Natural | None = None  # cycles to shift one tile in; default: rows
     weight_double_buffer: bool = True
     fold_overlap: bool = True
-    psum_hop_cycles: Positive = 1
+    psum_hop_cycles: Count = 1
     input_register_cycles: Natural = 0
     drain_counted: bool = False
-    queue_depth: Positive = 8
+    queue_depth: Count = 8
     label: str = "MXU"
     weights_label: str = "WLOAD"
 
@@ -82,44 +85,44 @@ class MatrixUnit(_Part):
 class VectorUnit(_Part):
     """A vector unit of lanes x sublanes elements a cycle an ALU; `op_cycles` multiplies the cost of slow operations."""
 
-    lanes: Positive
-    sublanes: Positive = 1
-    alus: Positive = 1
-    load_ports: Positive = 1
-    store_ports: Positive = 1
+    lanes: Count
+    sublanes: Count = 1
+    alus: Count = 1
+    load_ports: Count = 1
+    store_ports: Count = 1
     latency_cycles: Natural = 1
-    op_cycles: dict[str, PositiveFloat] = Field(default_factory=dict)  # by name in isa.table, without `v.`
+    op_cycles: dict[str, Rate] = Field(default_factory=dict)  # by name in isa.table, without `v.`
     operations: list[str] = Field(default_factory=list)  # the same names; empty: every vector operation of the ISA
     dtypes: list[str] = Field(default_factory=list)  # empty: every dtype
-    queue_depth: Positive = 8
+    queue_depth: Count = 8
     label: str = "VPU"
 
 
 class CrossLaneUnit(_Part):
     """Transpose / reduce / permute across lanes: `elements_per_cycle` throughput after `latency_cycles`."""
 
-    elements_per_cycle: PositiveFloat
+    elements_per_cycle: Rate
     latency_cycles: Natural
-    queue_depth: Positive = 8
+    queue_depth: Count = 8
     label: str = "XLU"
 
 
 class DrainUnit(_Part):
     """The fixed output path of accumulators (activation pipe); absent: the vector unit drains."""
 
-    elements_per_cycle: PositiveFloat
+    elements_per_cycle: Rate
     latency_cycles: Natural
     activations: list[str]
-    queue_depth: Positive = 8
+    queue_depth: Count = 8
     label: str = "ACT"
 
 
 class DmaEngine(_Part):
     """A copy engine: it splits copies into requests of at most `request_bytes`, `outstanding` of them in flight."""
 
-    count: Positive = 1
-    queue_depth: Positive = 8
-    outstanding: Positive = 64
+    count: Annotated[int, Field(gt=0, le=64)] = 1
+    queue_depth: Count = 8
+    outstanding: Count = 64
     request_bytes: Annotated[int, Field(ge=8, le=65536)] = 512
     startup_cycles: Natural = 0
     label: str = "DMA"
@@ -131,7 +134,7 @@ class Path(_Part):
     src: str
     dst: str
     pipe: str
-    bytes_per_cycle: PositiveFloat
+    bytes_per_cycle: Rate
     latency_cycles: Natural = 0
 
 
@@ -139,9 +142,9 @@ class Core(_Part):
     """Everything that one core owns."""
 
     scalar: Scalar = Scalar()
-    bundle: dict[str, Positive] | None = None  # vliw: issue slots a bundle by pipe class
+    bundle: dict[str, Count] | None = None  # vliw: issue slots a bundle by pipe class
     window: Annotated[int, Field(gt=0, le=62)] = 32  # instructions in flight (inorder: the interlock's reach)
-    flags: Natural = 64
+    flags: Annotated[int, Field(ge=0, le=65536)] = 64
     spaces: dict[str, Space]
     matrix: MatrixUnit
     vector: VectorUnit | None = None
@@ -177,12 +180,12 @@ class DramTiming(_Part):
 class DramPart(_Part):
     """One kind of DRAM: organisation of a (pseudo-)channel and its timing."""
 
-    tck_ps: PositiveFloat
-    bus_bits: Positive
-    data_rate: Positive  # transfers a command clock
-    burst_length: Positive  # transfers a burst
-    bank_groups: Positive
-    banks_per_group: Positive
+    tck_ps: Annotated[float, Field(ge=10, le=1e6)]
+    bus_bits: Count
+    data_rate: Count  # transfers a command clock
+    burst_length: Count  # transfers a burst
+    bank_groups: Annotated[int, Field(gt=0, le=64)]
+    banks_per_group: Annotated[int, Field(gt=0, le=64)]
     page_bytes: Positive
     rows: Positive
     timing: DramTiming
@@ -202,7 +205,7 @@ class Memory(_Part):
     """The chip's DRAM: `channels` of `dram`; `model: ideal` keeps only bandwidth and latency, for closed-form tests."""
 
     dram: DramPart
-    channels: Positive
+    channels: Annotated[int, Field(gt=0, le=4096)]
     capacity_bytes: Positive
     interleave_bytes: Positive = 256
     model: Literal["cycle", "ideal"] = "cycle"
@@ -228,8 +231,8 @@ class Machine(_Part):
     description: str = ""
     issue: Literal["inorder", "vliw"]
     default_dtype: str
-    clock_mhz: PositiveFloat  # core clock
-    cores: Positive = 1
+    clock_mhz: Annotated[float, Field(ge=1, le=1e5)]  # core clock
+    cores: Annotated[int, Field(gt=0, le=4096)] = 1
     launch_cycles: Natural = 0  # core cycles between one kernel's end and the next one's start
     activation_space: Literal["dram", "spm"] = "dram"  # where tensors live between kernels
     core: Core

@@ -154,6 +154,8 @@ class _Reader:
             raise ConfigError(f"{position}: more than {MAX_NODES} values once aliases are expanded")
         if depth > MAX_DEPTH:
             raise ConfigError(f"{position}: nested deeper than {MAX_DEPTH} levels once aliases are expanded")
+        if not isinstance(node, yaml.ScalarNode) and node.tag not in (_CORE + "map", _CORE + "seq"):
+            self.faults.append(Fault(position, key, f"tag {node.tag!r} is not allowed; a value is plain YAML"))
         if isinstance(node, yaml.MappingNode):
             return self._branch(node, key, position, depth)
         if isinstance(node, yaml.SequenceNode):
