@@ -272,7 +272,7 @@ def _override(tree: Tree, text: str, faults: list[Fault]) -> Tree:
         faults.append(Fault(place, "", "is not key.path=value, as in core.matrix.rows=64"))
         return tree
     try:
-        value, found = parse(value_text, place.file)
+        value, found = parse(value_text, "value")
     except ConfigError as error:
         faults.append(Fault(place, "", f"the value cannot be read: {error}"))
         return tree

@@ -12,7 +12,7 @@ from isa.params import resolve
 NAMES = [name for name, _ in list_machines()]
 DRAM_FOLDER = resources.files("configs").joinpath("parts", "dram")
 PARTS = sorted(f.name.removesuffix(".yaml") for f in DRAM_FOLDER.iterdir() if f.name.endswith(".yaml"))
-SHIPPED = ["gemmini-16x16", "tiny", "tpu-v1", "tpu-v3", "tpu-v4", "tpu-v5e"]
+SHIPPED = ["gemmini-16x16", "tiny", "tpu-v1", "tpu-v3", "tpu-v3-core", "tpu-v4", "tpu-v5e"]
 
 
 def load(name):
@@ -82,6 +82,13 @@ def test_ridge_point_of_tpu_v1():
     assert ridge == pytest.approx(65536 * 700e6 / 34e9, rel=0.01)
     assert ridge == pytest.approx(1349, rel=0.01)
     assert machine.core.spaces["acc"].size_bytes == 4096 * 256 * 4
+
+
+def test_a_tensor_core_is_half_of_a_tpu_v3():
+    half, whole = load("tpu-v3-core"), load("tpu-v3")
+    assert half.core == whole.core
+    assert 2 * half.macs_per_cycle("bf16") == whole.macs_per_cycle("bf16")
+    assert 2 * half.dram_bytes_per_second == whole.dram_bytes_per_second
 
 
 def test_fp32_runs_as_six_bf16_passes_on_a_tpu():

@@ -185,7 +185,7 @@ def test_overrides_apply_in_order_and_say_so(write):
         ("issue: inorder", "issue: outoforder", "2:1: issue: 'outoforder' is not allowed; one of 'inorder'"),
         ("issue: inorder", "issue: vliw", "core.bundle: issue slots are needed by"),
         ("default_dtype: int8", "default_dtype: bf16", "3:1: default_dtype: 'bf16' is not in core.matrix.passes"),
-        ("passes: {int8: 1}", "passes: {int8: 1, intt8: 1}", "matrix.passes: unknown name 'intt8', did you mean 'int8'?"),
+        ("passes: {int8: 1}", "passes: {int8: 1, intt8: 1}", "passes: unknown name 'intt8', did you mean 'int8'?"),
         ("passes: {int8: 1}", "passes: {int8: 1, bf16: 1}", "no accumulator type for operands of 'bf16'"),
         ("{lanes: 8}", "{lanes: 8, op_cycles: {expp: 2}}", "op_cycles: unknown name 'expp', did you mean 'exp'?"),
         ("{lanes: 8}", "[8]", "core.vector: a list is not a mapping"),
@@ -222,13 +222,13 @@ def test_faults_name_place_key_and_remedy(write, old, new, wanted):
 
 
 def test_all_faults_come_at_once_in_file_order(write):
-    text = changed("clock_mhz: 500", "clock_mzh: 500").replace("rows: 8", "rows: 0").replace("channels: 1", "channels: x")
+    text = changed("clock_mhz", "clock_mzh").replace("rows: 8", "rows: 0").replace("channels: 1", "channels: x")
     lines = message(write(text)).splitlines()
     assert [line.split(": ")[1] for line in lines] == ["clock_mhz", "clock_mzh", "core.matrix.rows", "memory.channels"]
 
 
 def test_faults_of_consistency_come_at_once(write):
-    text = changed("    rows: 8", "    rows: 8\n    acc_space: l0c").replace("default_dtype: int8", "default_dtype: fp16")
+    text = changed("    rows: 8", "    rows: 8\n    acc_space: l0c").replace("dtype: int8", "dtype: fp16")
     lines = message(write(text)).splitlines()
     assert [line.split(": ")[1] for line in lines] == ["default_dtype", "core.matrix.acc_space"]
 
@@ -333,6 +333,40 @@ def test_a_machine_is_a_mapping(write, text):
 
 def test_byte_order_mark_is_accepted(write):
     assert load_machine(write("\ufeff" + USER)).machine.name == "mine"
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    """Take `tmp_path` for the folder of shipped machines."""
+    monkeypatch.setattr("isa.loader.resources.files", lambda package: tmp_path)
+    (tmp_path / "parts" / "dram").mkdir(parents=True)
+    return tmp_path
+
+
+def test_a_shipped_figure_must_state_source_and_confidence(shipped):
+    text = USER.replace("dram: hbm2-2400", "dram: own")
+    part = "tck_ps: 900\n" + "".join(f"{k}: {v}\n" for k, v in DRAM.items())
+    (shipped / "parts" / "dram" / "own.yaml").write_text("source: x\nconfidence: inferred\n" + part)
+    (shipped / "chip.yaml").write_text(text)
+    lines = message("chip").splitlines()
+    assert "configs/chip.yaml:4:1: clock_mhz: a shipped figure must state its source and its confidence" in lines
+    assert any("core.matrix.rows: a shipped" in line for line in lines)  # a source without confidence
+    assert not any("acc.size_bytes" in line or "memory.dram" in line for line in lines)  # both stated
+    (shipped / "chip.yaml").write_text("source: y\nconfidence: specified\n" + text)
+    assert load_machine("chip").provenance["clock_mhz"].source == "y"
+
+
+def test_a_shipped_part_is_checked_too(shipped):
+    (shipped / "parts" / "dram" / "own.yaml").write_text("tck_ps: 900\n")
+    text = "source: y\nconfidence: specified\n" + USER.replace("dram: hbm2-2400", "dram: own")
+    (shipped / "chip.yaml").write_text(text)
+    assert "configs/parts/dram/own.yaml:1:1: memory.dram.tck_ps: a shipped figure" in message("chip")
+
+
+def test_a_shipped_machine_refers_to_shipped_files_only(shipped):
+    (shipped / "chip.yaml").write_text("parent: base.yaml\n")
+    (shipped / "base").write_text(USER)
+    assert "unknown chip 'base.yaml'" in message("chip")
 
 
 # ---- schema
