@@ -8,6 +8,7 @@ All faults of a file are reported at once, each with file:line:column and key pa
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -103,7 +104,7 @@ def _open(name_or_path: str) -> _Source:
     if name_or_path in _shipped_names():
         return _preset(name_or_path)
     looks_like_file = name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path or "\\" in name_or_path
-    if "\0" in name_or_path or not (looks_like_file or FilePath(name_or_path).is_file()):
+    if "\0" in name_or_path or not (looks_like_file or os.path.isfile(name_or_path)):
         known = _suggest(name_or_path, _shipped_names())
         raise ConfigError(f"unknown chip {name_or_path!r}{known}; or give the path of a YAML file")
     return _read(FilePath(name_or_path))
@@ -119,6 +120,8 @@ def _read(path: FilePath) -> _Source:
             data = stream.read(MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError:  # a name that the file system cannot encode
+        raise ConfigError(f"{str(path)!r}: is not a file name") from None
     if len(data) > MAX_BYTES:
         raise ConfigError(f"{path}: larger than the limit of {MAX_BYTES} bytes")
     try:
@@ -207,12 +210,15 @@ def _without(branch: Branch, key: str) -> Branch:
 
 
 def _merge(base: Tree, delta: Tree) -> Tree:
-    """Lay `delta` over `base`: mappings merge, a mapping changes the numbered items of a list, the rest replaces."""
+    """Lay `delta` over `base`: mappings merge, a mapping of indices changes items of a list, anything else replaces."""
     if not isinstance(delta, Branch) or isinstance(base, Leaf):
         return delta
     if isinstance(base, Items):
-        items = [_merge(t, delta.entries[str(i)]) if str(i) in delta.entries else t for i, t in enumerate(base.items)]
-        return replace(base, items=items)
+        numbered = {str(i): item for i, item in enumerate(base.items)}
+        if not delta.entries.keys() <= numbered.keys():
+            return delta
+        numbered |= {i: _merge(numbered[i], change) for i, change in delta.entries.items()}
+        return replace(base, items=list(numbered.values()))
     entries = dict(base.entries)
     for key, value in delta.entries.items():
         entries[key] = _merge(entries[key], value) if key in entries else value

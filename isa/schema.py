@@ -76,7 +76,7 @@ def describe(tree: Tree) -> str:
     """Name the kind of a node for a message."""
     if isinstance(tree, Branch):
         return "a mapping"
-    return "a list" if isinstance(tree, Items) else repr(tree.value)
+    return "a list" if isinstance(tree, Items) else f"{tree.value!r:.80}"
 
 
 def error_text(error: Any, key: str) -> str:

@@ -44,7 +44,9 @@ class Fault:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.position}: {self.key}: {self.message}" if self.key else f"{self.position}: {self.message}"
+        text = f"{self.position}: {self.key}: {self.message}" if self.key else f"{self.position}: {self.message}"
+        # Keys are the user's text: no line breaks or terminal control reach the message.
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 @dataclass(frozen=True)

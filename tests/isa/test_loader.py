@@ -96,6 +96,13 @@ def test_parent_is_a_deep_merge_and_lists_replace(write):
     assert "no legal way from dram or host to 'spm'" in message(write(replaced, "kid.yaml"))
 
 
+def test_a_mapping_of_indices_changes_items_of_a_list(write):
+    write(USER, "base.yaml")
+    kid = "parent: base.yaml\ncore:\n  paths:\n    '1': {bytes_per_cycle: 5}\n"
+    assert [p.bytes_per_cycle for p in load_machine(write(kid)).machine.core.paths] == [8, 5, 8]
+    assert "mine.yaml:3:3: core.paths: a mapping is not a list" in message(write(kid.replace("'1'", "'3'")))
+
+
 def test_null_removes_an_optional_unit(write):
     write(USER, "base.yaml")
     assert load_machine(write("parent: base.yaml\ncore: {vector: null}\n", "kid.yaml")).machine.core.vector is None
@@ -315,7 +322,15 @@ def test_missing_file_directory_and_binary(tmp_path):
     assert "larger than the limit" in message(str(big))
 
 
-@pytest.mark.parametrize("name", ["../configs/tpu-v3", "", "a\0b", "parts/dram/hbm2-2400"])
+def test_a_message_holds_no_control_characters(write):
+    text = message(write(USER + '"\\e[31m\\nred": 1\n'))
+    assert "\x1b" not in text and len(text.splitlines()) == 1 and "\\x1b[31m\\nred: unknown key" in text
+
+
+ODD_NAMES = ["a" * 5000, "a" * 5000 + ".yaml", "\udc80.yaml", "../configs/tpu-v3", "", "a\0b", "parts/dram/hbm2-2400"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES, ids=range(len(ODD_NAMES)))
 def test_odd_names_are_config_errors(name):
     message(name)
 
