@@ -82,8 +82,7 @@ def make_port(request_capacity: int = 4096, response_capacity: int = 4096) -> Me
 @kernel
 def ring_free(requests: Array, ring: Array) -> int:
     """Return how many more requests fit."""
-    waiting: int = ring[RING_TAIL] - ring[RING_HEAD]
-    return requests.shape[0] - waiting
+    return int(requests.shape[0] - (ring[RING_TAIL] - ring[RING_HEAD]))
 
 
 @kernel
