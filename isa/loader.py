@@ -27,6 +27,7 @@ from isa.yaml12 import MAX_BYTES, Branch, Fault, Items, Leaf, Position, Tree, pa
 __all__ = ["LoadedMachine", "Provenance", "list_machines", "load_machine", "machine_schema"]
 
 NOT_STATED = "not stated"
+MISSING = "missing; this key is required"
 SCHEMA_DEFAULT = "default of isa.machine"
 _COVER_KEYS = ("source", "confidence")
 _BARE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -61,8 +62,7 @@ def load_machine(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedMach
     tree = _resolve(_open(name_or_path), (), faults)
     for text in overrides:
         tree = _override(tree, text, faults)
-    _raise(faults)
-    return _validate(tree)
+    return _validate(tree, faults)
 
 
 def list_machines() -> list[tuple[str, str]]:
@@ -319,12 +319,17 @@ def _placed(tree: Tree, place: Position) -> Tree:
 # ---- validation
 
 
-def _validate(tree: Tree) -> LoadedMachine:
+def _validate(tree: Tree, faults: list[Fault]) -> LoadedMachine:
+    """Build the machine; raise ConfigError with `faults` and those found here."""
     try:
         machine = Machine.model_validate(_plain(tree), strict=True)
     except ValidationError as error:
-        _raise([fault for one in error.errors() for fault in _faults_of(one, tree)])
-        raise  # unreachable: pydantic never raises without an error
+        found = [fault for one in error.errors() for fault in _faults_of(one, tree)]
+        # A parent or part that could not be read leaves keys missing: its own fault says enough.
+        faults = faults + [fault for fault in found if not faults or fault.message != MISSING]
+        raise _combined(faults) from None
+    if faults:
+        raise _combined(faults)
     stated = {
         key: Provenance(leaf.value, leaf.source, leaf.confidence, leaf.position.file, leaf.position.line)
         for key, leaf in _leaves(tree, "")
@@ -371,7 +376,7 @@ def _faults_of(error: Any, tree: Tree) -> list[Fault]:
     if error["type"] == "extra_forbidden":
         message = unknown_key(keys[-1], valid_keys(tuple(keys[:-1])) or [])
     elif error["type"] == "missing":
-        message = "missing; this key is required"
+        message = MISSING
     else:
         message = error_text(error, keys[-1] if keys else "")
     return [Fault(_place(tree, keys), ".".join(keys), message)]
@@ -395,7 +400,6 @@ def _place(tree: Tree, keys: Sequence[str]) -> Position:
     return tree.position
 
 
-def _raise(faults: Sequence[Fault]) -> None:
-    if faults:
-        ordered = sorted(set(faults), key=lambda fault: (fault.position, fault.key))
-        raise ConfigError("\n".join(map(str, ordered)))
+def _combined(faults: Sequence[Fault]) -> ConfigError:
+    ordered = sorted(set(faults), key=lambda fault: (fault.position, fault.key))
+    return ConfigError("\n".join(map(str, ordered)))

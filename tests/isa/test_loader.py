@@ -234,6 +234,19 @@ def test_all_faults_come_at_once_in_file_order(write):
     assert [line.split(": ")[1] for line in lines] == ["clock_mhz", "clock_mzh", "core.matrix.rows", "memory.channels"]
 
 
+def test_faults_of_references_overrides_and_values_come_at_once(write):
+    text = changed("hbm2-2400", "hbm9").replace("rows: 8", "rows: 0")
+    lines = message(write(text), ["core.zzz=1"]).splitlines()
+    assert len(lines) == 3
+    for key in ("core.matrix.rows: 0 is", "memory.dram: unknown part", "core.zzz: unknown key"):
+        assert sum(key in line for line in lines) == 1
+
+
+def test_an_unknown_parent_does_not_drown_in_missing_keys(write):
+    lines = message(write("parent: nobody\ncores: 0\n")).splitlines()
+    assert len(lines) == 2 and "unknown chip 'nobody'" in lines[0] and "cores: 0 is out of range" in lines[1]
+
+
 def test_faults_of_consistency_come_at_once(write):
     text = changed("    rows: 8", "    rows: 8\n    acc_space: l0c").replace("dtype: int8", "dtype: fp16")
     lines = message(write(text)).splitlines()
