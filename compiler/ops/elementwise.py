@@ -1,0 +1,226 @@
+"""Pointwise operators: unary functions, broadcasting arithmetic, comparisons, selection and conversion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from compiler.graph import Array, Node, TensorType
+from compiler.ops.base import (
+    Types,
+    Values,
+    Work,
+    broadcast,
+    compute,
+    computed,
+    fail,
+    given,
+    no_work,
+    optional,
+    per_output,
+    register,
+    same_type,
+    want,
+)
+from isa.dtypes import dtype as dtype_of
+
+# Rational approximation of erf on [-4, 4], |relative error| < 3e-7: Eigen, `generic_fast_erf` for float.
+_ERF_P = (
+    -2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05,
+    -7.34990630326855e-04, -2.95459980854025e-03, -1.60960333262415e-02,
+)  # fmt: skip
+_ERF_Q = (
+    -1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03, -1.42647390514189e-02,
+)  # fmt: skip
+
+
+def erf(x: Array) -> Array:
+    """Error function; float32 by a rational approximation, float64 exactly."""
+    if x.dtype == np.float64:
+        exact = np.frompyfunc(math.erf, 1, 1)(x)
+        return np.asarray(exact, dtype=np.float64)
+    clipped = np.clip(x, -4.0, 4.0).astype(np.float64)
+    squared = clipped * clipped
+    ratio = clipped * np.polyval(_ERF_P, squared) / np.polyval(_ERF_Q, squared)
+    return np.asarray(np.where(np.isnan(x), np.nan, ratio), dtype=np.float32)
+
+
+def _round(x: Array) -> Array:
+    return np.asarray(np.rint(x))
+
+
+def _sigmoid(x: Array) -> Array:
+    return np.asarray(0.5 * (np.tanh(0.5 * x) + 1.0)).astype(x.dtype)
+
+
+def _divide(a: Array, b: Array) -> Array:
+    if a.dtype.kind not in "iu":
+        return np.asarray(a / b)
+    quotient = np.abs(a) // np.abs(b)  # integers truncate toward zero, as in C
+    return np.asarray(quotient * np.sign(a) * np.sign(b)).astype(a.dtype)
+
+
+def _power(a: Array, b: Array) -> Array:
+    exponent = b.astype(np.float64) if a.dtype == np.float64 else b.astype(np.float32)
+    if a.dtype.kind in "iu":
+        whole = np.power(a.astype(np.float64), exponent)
+        return np.asarray(whole).astype(a.dtype)
+    return np.asarray(np.power(a, exponent))
+
+
+def _unary(name: str, function: Callable[[Array], Any], flops: int = 1) -> None:
+    def evaluate(node: Node, values: Values) -> list[Array]:
+        with np.errstate(all="ignore"):
+            x = compute(given(node, values, 0))
+            return [np.asarray(function(x))]
+
+    register(name, "elementwise", same_type, evaluate, per_output(flops))
+
+
+def _infer_binary(node: Node, types: Types, values: Values) -> list[TensorType]:
+    shapes = [want(node, types, i).shape for i in range(len(types))]
+    return [TensorType(broadcast(node, *shapes), want(node, types, 0).dtype)]
+
+
+def _infer_compare(node: Node, types: Types, values: Values) -> list[TensorType]:
+    return [TensorType(_infer_binary(node, types, values)[0].shape, "bool")]
+
+
+def _variadic_work(node: Node, inputs: Types, outputs: Sequence[TensorType]) -> Work:
+    return Work(0, max(1, len(inputs) - 1) * outputs[0].elements)
+
+
+def _binary(name: str, function: Callable[[Array, Array], Any], compares: bool = False) -> None:
+    def evaluate(node: Node, values: Values) -> list[Array]:
+        operands = computed(values)
+        with np.errstate(all="ignore"):
+            result = operands[0]
+            for other in operands[1:]:
+                result = function(result, other)
+        return [np.asarray(result)]
+
+    register(name, "elementwise", _infer_compare if compares else _infer_binary, evaluate, _variadic_work)
+
+
+def _mean(node: Node, values: Values) -> list[Array]:
+    operands = computed(values)
+    total = operands[0]
+    for other in operands[1:]:
+        total = total + other
+    return [np.asarray(total / len(operands)).astype(operands[0].dtype)]
+
+
+def _modulo(node: Node, values: Values) -> list[Array]:
+    a, b = computed(values)
+    with np.errstate(all="ignore"):
+        return [np.asarray(np.fmod(a, b) if node.attrs.get("fmod", 0) else np.mod(a, b))]
+
+
+def _infer_where(node: Node, types: Types, values: Values) -> list[TensorType]:
+    shapes = [want(node, types, i).shape for i in range(3)]
+    return [TensorType(broadcast(node, *shapes), want(node, types, 1).dtype)]
+
+
+def _where(node: Node, values: Values) -> list[Array]:
+    condition, a, b = computed(values)
+    return [np.where(condition.astype(bool), a, b)]
+
+
+def _infer_bool(node: Node, types: Types, values: Values) -> list[TensorType]:
+    return [TensorType(want(node, types, 0).shape, "bool")]
+
+
+def _is_nan(node: Node, values: Values) -> list[Array]:
+    return [np.isnan(compute(given(node, values, 0)))]
+
+
+def _is_inf(node: Node, values: Values) -> list[Array]:
+    x = compute(given(node, values, 0))
+    positive = np.isposinf(x) & bool(node.attrs.get("detect_positive", 1))
+    return [np.asarray(positive | (np.isneginf(x) & bool(node.attrs.get("detect_negative", 1))))]
+
+
+def _infer_cast(node: Node, types: Types, values: Values) -> list[TensorType]:
+    if "to" not in node.attrs:
+        raise fail(node, "attribute 'to' (an npusim dtype name) is required")
+    return [TensorType(want(node, types, 0).shape, dtype_of(node.attrs["to"]).name)]
+
+
+def _cast(node: Node, values: Values) -> list[Array]:
+    x, target = given(node, values, 0), dtype_of(node.attrs["to"])
+    if target.is_float:
+        return [x.astype(np.float64 if target.name == "fp64" else np.float32)]
+    x = compute(x)
+    if target.name == "bool":
+        return [x != 0]
+    with np.errstate(all="ignore"):  # floats truncate toward zero; out of range is undefined in ONNX
+        wide = x.astype(np.int64)
+    return [wide.astype(target.numpy)]
+
+
+def _clip(node: Node, values: Values) -> list[Array]:
+    operands = computed(values)
+    x, low, high = operands[0], optional(operands, 1), optional(operands, 2)
+    low = node.attrs.get("min") if low is None else low
+    high = node.attrs.get("max") if high is None else high
+    kind: npt.DTypeLike = x.dtype
+    if low is not None:
+        x = np.maximum(x, np.asarray(low).astype(kind))
+    if high is not None:
+        x = np.minimum(x, np.asarray(high).astype(kind))
+    return [np.asarray(x)]
+
+
+def _logical(function: Callable[[Any, Any], Any]) -> Callable[[Array, Array], Any]:
+    return lambda a, b: function(a.astype(bool), b.astype(bool))
+
+
+_unary("Erf", erf, 8)
+_unary("Exp", np.exp)
+_unary("Log", np.log)
+_unary("Sqrt", np.sqrt)
+_unary("Neg", np.negative)
+_unary("Abs", np.abs)
+_unary("Reciprocal", lambda x: (1.0 / x).astype(x.dtype))
+_unary("Floor", np.floor)
+_unary("Ceil", np.ceil)
+_unary("Round", _round)
+_unary("Sign", np.sign)
+_unary("Sin", np.sin)
+_unary("Cos", np.cos)
+_unary("Tan", np.tan)
+_unary("Atan", np.arctan)
+_unary("Sinh", np.sinh)
+_unary("Cosh", np.cosh)
+_unary("Tanh", np.tanh)
+_unary("Sigmoid", _sigmoid, 4)
+_unary("Not", np.logical_not)
+
+_binary("Add", np.add)
+_binary("Sub", np.subtract)
+_binary("Mul", np.multiply)
+_binary("Div", _divide)
+_binary("Pow", _power)
+_binary("Min", np.minimum)
+_binary("Max", np.maximum)
+_binary("Sum", np.add)
+_binary("And", _logical(np.logical_and), compares=True)
+_binary("Or", _logical(np.logical_or), compares=True)
+_binary("Xor", _logical(np.logical_xor), compares=True)
+_binary("Equal", np.equal, compares=True)
+_binary("Less", np.less, compares=True)
+_binary("LessOrEqual", np.less_equal, compares=True)
+_binary("Greater", np.greater, compares=True)
+_binary("GreaterOrEqual", np.greater_equal, compares=True)
+
+register("Mean", "elementwise", _infer_binary, _mean, _variadic_work)
+register("Mod", "elementwise", _infer_binary, _modulo, per_output(1))
+register("Where", "elementwise", _infer_where, _where, per_output(1))
+register("IsNaN", "elementwise", _infer_bool, _is_nan, per_output(1))
+register("IsInf", "elementwise", _infer_bool, _is_inf, per_output(1))
+register("Cast", "elementwise", _infer_cast, _cast, no_work)
+register("Clip", "elementwise", same_type, _clip, per_output(2))
