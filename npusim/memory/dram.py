@@ -60,9 +60,10 @@ from npusim.memory.state import (
     G_LAST_COLUMN,
     G_LAST_WRITE,
     MAX_REQUEST_BYTES,
+    P_BANK_BITS,
     P_BANKS,
     P_BL,
-    P_BURST_BYTES,
+    P_BURST_BITS,
     P_CAPACITY,
     P_CCD_L,
     P_CCD_S,
@@ -76,7 +77,6 @@ from npusim.memory.state import (
     P_IDEAL_FS,
     P_IDEAL_LATENCY_FS,
     P_IDEAL_NUM,
-    P_PAGE_BURSTS,
     P_RAS,
     P_RC,
     P_RCDRD,
@@ -89,9 +89,10 @@ from npusim.memory.state import (
     P_RRD_S,
     P_RTP,
     P_RTW,
+    P_SPAN_BITS,
     P_STEADY,
     P_TCK_FS,
-    P_UNIT_BURSTS,
+    P_UNIT_BITS,
     P_WTP,
     P_WTR_L,
     P_WTR_S,
@@ -120,8 +121,8 @@ def memory_advance(
     until_fs: int,
 ) -> int:
     """Serve every request that arrives before `until_fs`, one response each; return OK, FULL or BAD_REQUEST."""
+    row = ring[RING_HEAD] % requests.shape[0]
     while ring[RING_HEAD] < ring[RING_TAIL]:
-        row = ring[RING_HEAD] % requests.shape[0]
         arrival_fs = requests[row, REQ_TIME_FS]
         if arrival_fs >= until_fs:
             return OK
@@ -136,6 +137,7 @@ def memory_advance(
             finish_fs, wait_fs = _serve(params, bank_state, channel_state, counters, arrival_fs, address, size, write)
         heap_push(responses, heap_state, finish_fs, requests[row, REQ_TAG], wait_fs)
         ring[RING_HEAD] += 1
+        row = row + 1 if row + 1 < requests.shape[0] else 0
         counters[C_READS + write] += 1
         counters[C_READ_BYTES + write] += size
         counters[C_WAIT_FS] += wait_fs
@@ -183,15 +185,13 @@ def _serve(
     write: int,
 ) -> tuple[int, int]:
     """Serve one request; return the time of its last data and how much of it an idle memory would have saved."""
-    channels, unit_bursts = params[P_CHANNELS], params[P_UNIT_BURSTS]
-    groups, banks, burst_bytes = params[P_GROUPS], params[P_BANKS], params[P_BURST_BYTES]
-    span = groups * params[P_PAGE_BURSTS]  # bursts of one row across the bank groups
-    tck_fs = params[P_TCK_FS]
-    arrival = -(-arrival_fs // tck_fs)
-    burst, end = address // burst_bytes, (address + size - 1) // burst_bytes + 1
+    channels, tck_fs = params[P_CHANNELS], params[P_TCK_FS]
+    unit_bits, span_bits, bank_bits = params[P_UNIT_BITS], params[P_SPAN_BITS], params[P_BANK_BITS]
+    unit_bursts, span = 1 << unit_bits, 1 << span_bits
+    arrival = (arrival_fs + tck_fs - 1) // tck_fs
+    burst, end = address >> params[P_BURST_BITS], ((address + size - 1) >> params[P_BURST_BITS]) + 1
     counters[C_READ_BURSTS + write] += end - burst
-    unit = burst // unit_bursts
-    offset = burst - unit * unit_bursts
+    unit, offset = burst >> unit_bits, burst & (unit_bursts - 1)
     first_unit, first_offset = unit, offset
     finish, unloaded = arrival, arrival
     while burst < end:
@@ -199,22 +199,21 @@ def _serve(
         channel = unit - upper * channels
         if params[P_ROTATE]:
             channel = (channel + upper) % channels
-        local = upper * unit_bursts + offset
-        page = local // span
-        column = local - page * span
+        local = (upper << unit_bits) + offset
+        page, column = local >> span_bits, local & (span - 1)
         count = min(min(end - burst, unit_bursts - offset), span - column)
-        row = page // banks
-        bank = page - row * banks
-        if banks > 2:  # with two, the rotation would put neighbouring pages into the same bank
-            bank = (bank + row) % banks
-        own_banks, own_channel = bank_state[channel], channel_state[channel]
-        group = column % groups
-        last, extra = _serve_run(params, own_banks, own_channel, counters, arrival, group, count, bank, row, write)
+        row = page >> bank_bits
+        # With two banks the rotation would put neighbouring pages into the same one.
+        bank = (page + (row if bank_bits > 1 else 0)) & ((1 << bank_bits) - 1)
+        group = column & (params[P_GROUPS] - 1)
+        last, extra = _serve_run(
+            params, bank_state, channel_state, counters, channel, arrival, group, count, bank, row, write
+        )
         finish = max(finish, last)
         burst += count
         offset += count
         # Without others in the way this run would wait only for the request's own earlier bursts in the channel.
-        rounds = (unit - first_unit) // channels
+        rounds = (unit - first_unit) // channels if unit - first_unit >= channels else 0
         own = rounds * unit_bursts + offset - (first_offset if unit - first_unit == rounds * channels else 0)
         unloaded = max(unloaded, arrival + extra + (own - 1) * params[P_CCD_S])
         if offset == unit_bursts:
@@ -228,8 +227,9 @@ def _serve(
 def _serve_run(
     params: Array,
     banks: Array,
-    channel: Array,
+    state: Array,
     counters: Array,
+    c: int,
     arrival: int,
     group: int,
     count: int,
@@ -238,8 +238,9 @@ def _serve_run(
     write: int,
 ) -> tuple[int, int]:
     """Serve `count` bursts from bank group `group` on; return the last column command and the unloaded row cost."""
-    if max(arrival, channel[CH_LAST_COLUMN]) >= channel[CH_NEXT_REFRESH]:
-        _refresh(params, banks, channel, counters, max(arrival, channel[CH_LAST_COLUMN]))
+    now = max(arrival, state[c, CH_LAST_COLUMN])
+    if now >= state[c, CH_NEXT_REFRESH]:
+        _refresh(params, banks, state, counters, c, now)
     groups = params[P_GROUPS]
     rcd = params[P_RCDWR] if write else params[P_RCDRD]
     to_pre = params[P_WTP] if write else params[P_RTP]
@@ -248,94 +249,119 @@ def _serve_run(
     for _ in range(opened):
         index = group * params[P_BANKS] + bank
         ready = arrival
-        if banks[index, B_ROW] != row:
-            row_cost = max(row_cost, rcd if banks[index, B_ROW] < 0 else params[P_RP] + rcd)
+        if banks[c, index, B_ROW] != row:
+            row_cost = max(row_cost, rcd if banks[c, index, B_ROW] < 0 else params[P_RP] + rcd)
             activations += 1
-            ready = _activate(params, banks, channel, counters, arrival, group, index, row) + rcd
-        last = _column(params, channel, ready, group, write)
-        banks[index, B_PRE_READY] = max(banks[index, B_PRE_READY], last + to_pre)
+            ready = _activate(params, banks, state, counters, c, arrival, group, index, row) + rcd
+        last = _column(params, state, c, ready, group, write)
+        banks[c, index, B_PRE_READY] = max(banks[c, index, B_PRE_READY], last + to_pre)
         group = group + 1 if group + 1 < groups else 0
     rest = count - opened
-    if params[P_STEADY] and rest > groups:  # row hits at a constant pace: only the last of each group leave a trace
-        last += (rest - groups) * params[P_CCD_S]
-        group = (group + rest - groups) % groups
-        channel[CH_LAST_COLUMN] = last
-        rest = groups
-    for _ in range(rest):
-        last = _column(params, channel, 0, group, write)
-        index = group * params[P_BANKS] + bank
-        banks[index, B_PRE_READY] = max(banks[index, B_PRE_READY], last + to_pre)
-        group = group + 1 if group + 1 < groups else 0
+    if rest > 0 and params[P_STEADY]:
+        last = _hit_run(params, banks, state, c, last, group, rest, bank, write)
+    else:
+        for _ in range(rest):
+            last = _column(params, state, c, 0, group, write)
+            index = group * params[P_BANKS] + bank
+            banks[c, index, B_PRE_READY] = max(banks[c, index, B_PRE_READY], last + to_pre)
+            group = group + 1 if group + 1 < groups else 0
     counters[C_HITS] += count - activations
-    channel[CH_BUSY] += count * params[P_BL]
+    state[c, CH_BUSY] += count * params[P_BL]
     return last, row_cost + max(0, activations - 1) * max(0, params[P_RRD_S] - params[P_CCD_S])
 
 
 @kernel
+def _hit_run(
+    params: Array, banks: Array, state: Array, c: int, last: int, group: int, rest: int, bank: int, write: int
+) -> int:
+    """Issue `rest` row hits from bank group `group` on, one every CCD_S after `last`; return the last one's time."""
+    groups = params[P_GROUPS]
+    time = last + rest * params[P_CCD_S]
+    state[c, CH_LAST_COLUMN] = time
+    state[c, CH_LAST_WRITE if write else CH_LAST_READ] = time
+    to_pre = params[P_WTP] if write else params[P_RTP]
+    traces = min(rest, groups)  # only the last burst of each group is remembered
+    group = (group + rest - traces) & (groups - 1)
+    time -= (traces - 1) * params[P_CCD_S]
+    for _ in range(traces):
+        words = CH_COUNT + group * G_COUNT
+        state[c, words + G_LAST_COLUMN] = time
+        if write:
+            state[c, words + G_LAST_WRITE] = time
+        index = group * params[P_BANKS] + bank
+        banks[c, index, B_PRE_READY] = max(banks[c, index, B_PRE_READY], time + to_pre)
+        time += params[P_CCD_S]
+        group = group + 1 if group + 1 < groups else 0
+    return int(state[c, CH_LAST_COLUMN])
+
+
+@kernel
 def _activate(
-    params: Array, banks: Array, channel: Array, counters: Array, arrival: int, group: int, index: int, row: int
+    params: Array, banks: Array, state: Array, counters: Array, c: int, arrival: int, group: int, index: int, row: int
 ) -> int:
     """Open `row` in bank `index`, precharging first when another row is open; return the time of the ACT."""
-    act = max(arrival, banks[index, B_ACT_READY])
-    if banks[index, B_ROW] >= 0:
+    act = max(arrival, banks[c, index, B_ACT_READY])
+    if banks[c, index, B_ROW] >= 0:
         counters[C_CONFLICTS] += 1
-        act = max(act, max(arrival, banks[index, B_PRE_READY]) + params[P_RP])
+        act = max(act, max(arrival, banks[c, index, B_PRE_READY]) + params[P_RP])
     else:
         counters[C_MISSES] += 1
     words = CH_COUNT + group * G_COUNT
-    slot = CH_FAW + channel[CH_FAW_SLOT]  # the fourth last ACT
-    act = max(act, channel[slot] + params[P_FAW])
-    act = max(act, max(channel[CH_LAST_ACT] + params[P_RRD_S], channel[words + G_LAST_ACT] + params[P_RRD_L]))
-    channel[slot] = act
-    channel[CH_FAW_SLOT] = (channel[CH_FAW_SLOT] + 1) & 3
-    channel[CH_LAST_ACT] = act
-    channel[words + G_LAST_ACT] = act
-    banks[index, B_ROW] = row
-    banks[index, B_ACT_READY] = act + params[P_RC]
-    banks[index, B_PRE_READY] = act + params[P_RAS]
+    slot = CH_FAW + state[c, CH_FAW_SLOT]  # the fourth last ACT
+    act = max(act, state[c, slot] + params[P_FAW])
+    act = max(act, state[c, CH_LAST_ACT] + params[P_RRD_S])
+    act = max(act, state[c, words + G_LAST_ACT] + params[P_RRD_L])
+    state[c, slot] = act
+    state[c, CH_FAW_SLOT] = (state[c, CH_FAW_SLOT] + 1) & 3
+    state[c, CH_LAST_ACT] = act
+    state[c, words + G_LAST_ACT] = act
+    banks[c, index, B_ROW] = row
+    banks[c, index, B_ACT_READY] = act + params[P_RC]
+    banks[c, index, B_PRE_READY] = act + params[P_RAS]
     return int(act)
 
 
 @kernel
-def _column(params: Array, channel: Array, ready: int, group: int, write: int) -> int:
+def _column(params: Array, state: Array, c: int, ready: int, group: int, write: int) -> int:
     """Issue one column command at or after `ready`; return its time."""
     words = CH_COUNT + group * G_COUNT
-    time = max(channel[CH_LAST_COLUMN] + params[P_CCD_S], channel[words + G_LAST_COLUMN] + params[P_CCD_L])
-    time = max(time, ready)
+    time = max(ready, state[c, CH_LAST_COLUMN] + params[P_CCD_S])
+    time = max(time, state[c, words + G_LAST_COLUMN] + params[P_CCD_L])
     if write:
-        time = max(time, channel[CH_LAST_READ] + params[P_RTW])
-        channel[CH_LAST_WRITE] = time
-        channel[words + G_LAST_WRITE] = time
+        time = max(time, state[c, CH_LAST_READ] + params[P_RTW])
+        state[c, CH_LAST_WRITE] = time
+        state[c, words + G_LAST_WRITE] = time
     else:
-        time = max(time, max(channel[CH_LAST_WRITE] + params[P_WTR_S], channel[words + G_LAST_WRITE] + params[P_WTR_L]))
-        channel[CH_LAST_READ] = time
-    channel[CH_LAST_COLUMN] = time
-    channel[words + G_LAST_COLUMN] = time
+        time = max(time, state[c, CH_LAST_WRITE] + params[P_WTR_S])
+        time = max(time, state[c, words + G_LAST_WRITE] + params[P_WTR_L])
+        state[c, CH_LAST_READ] = time
+    state[c, CH_LAST_COLUMN] = time
+    state[c, words + G_LAST_COLUMN] = time
     return int(time)
 
 
 @kernel
-def _refresh(params: Array, banks: Array, channel: Array, counters: Array, now: int) -> None:
+def _refresh(params: Array, banks: Array, state: Array, counters: Array, c: int, now: int) -> None:
     """Catch up with every all-bank refresh that is due at `now`; all rows are closed afterwards."""
-    due = channel[CH_NEXT_REFRESH]
+    due = state[c, CH_NEXT_REFRESH]
     missed = (now - due) // params[P_REFI]
     start = due
     any_open = False
-    for i in range(banks.shape[0]):
-        if banks[i, B_ROW] >= 0:
+    for i in range(banks.shape[1]):
+        if banks[c, i, B_ROW] >= 0:
             any_open = True
-            start = max(start, banks[i, B_PRE_READY])
-            banks[i, B_ROW] = -1
+            start = max(start, banks[c, i, B_PRE_READY])
+            banks[c, i, B_ROW] = -1
     if any_open:
         start += params[P_RP]
-    start = max(start, channel[CH_REFRESH_DONE])
+    start = max(start, state[c, CH_REFRESH_DONE])
     # The first may be late; the others come on time, or back to back until they have caught up.
     start = max(due + missed * params[P_REFI], start + missed * params[P_RFC])
     done = start + params[P_RFC]
-    for i in range(banks.shape[0]):
-        banks[i, B_ACT_READY] = max(banks[i, B_ACT_READY], done)
-    channel[CH_REFRESH_DONE] = done
-    channel[CH_NEXT_REFRESH] = due + (missed + 1) * params[P_REFI]
+    for i in range(banks.shape[1]):
+        banks[c, i, B_ACT_READY] = max(banks[c, i, B_ACT_READY], done)
+    state[c, CH_REFRESH_DONE] = done
+    state[c, CH_NEXT_REFRESH] = due + (missed + 1) * params[P_REFI]
     counters[C_REFRESHES] += missed + 1
 
 

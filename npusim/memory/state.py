@@ -19,7 +19,9 @@ Array = npt.NDArray[Any]
 
 # Parameters (int64). Timing in ticks, JEDEC names; sums that every command needs are formed once.
 # fmt: off
-(P_IDEAL, P_CAPACITY, P_TCK_FS, P_CHANNELS, P_ROTATE, P_UNIT_BURSTS, P_BURST_BYTES, P_GROUPS, P_BANKS, P_PAGE_BURSTS,
+(P_IDEAL, P_CAPACITY, P_TCK_FS, P_CHANNELS, P_ROTATE, P_GROUPS, P_BANKS,
+ # log2 of: bytes a burst; bursts an interleave unit; bursts a row of all bank groups; banks a group
+ P_BURST_BITS, P_UNIT_BITS, P_SPAN_BITS, P_BANK_BITS,
  P_CL, P_CWL, P_BL, P_RCDRD, P_RCDWR, P_RP, P_RAS, P_RC, P_RTP, P_CCD_S, P_CCD_L, P_RRD_S, P_RRD_L, P_FAW,
  P_RTW,     # read command to write command: CL + BL + 2 - CWL (JESD79-4, two ticks of bus turn-around)
  P_WTR_S, P_WTR_L,  # write command to read command, other / same bank group: CWL + BL + WTR
@@ -28,7 +30,7 @@ Array = npt.NDArray[Any]
  P_STEADY,  # 1 when row hits of one run follow each other every CCD_S without exception
  P_IDEAL_FS, P_IDEAL_NUM, P_IDEAL_DEN,  # ideal: fs a byte = FS + NUM / DEN
  P_IDEAL_LATENCY_FS,
- P_COUNT) = range(36)
+ P_COUNT) = range(37)
 
 # Bank state, int64 [channels, groups * banks, 3]; bank b of group g is row g * banks + b.
 B_ROW, B_ACT_READY, B_PRE_READY, B_COUNT = range(4)  # open row or -1; earliest next ACT; earliest PRE
@@ -98,7 +100,7 @@ def make_memory(machine: Machine, rotate_channels: bool = False, ideal_latency_f
     params[P_IDEAL] = ideal
     params[P_CAPACITY] = memory.capacity_bytes
     params[P_CHANNELS], params[P_ROTATE] = memory.channels, rotate_channels
-    params[P_UNIT_BURSTS] = memory.interleave_bytes // dram.burst_bytes
+    params[P_UNIT_BITS] = _log2(memory.interleave_bytes // dram.burst_bytes)
     _fill_part(params, dram)
     per_byte = ideal_fs_per_byte(machine)
     params[P_IDEAL_FS], rest = divmod(per_byte.numerator, per_byte.denominator)
@@ -126,14 +128,23 @@ def ideal_fs_per_byte(machine: Machine) -> Fraction:
     return per_byte.limit_denominator(1 << 40)  # exact for every sensible figure; bounds the kernel's products
 
 
+def _log2(value: int) -> int:
+    return value.bit_length() - 1
+
+
 def _check(interleave_bytes: int, dram: DramPart) -> None:
+    """Address fields are cut out by shifts, as in every real part: all of their sizes are powers of two."""
     timing, burst = dram.timing, dram.burst_bytes
-    if burst == 0 or dram.bus_bits * dram.burst_length % 8:
-        raise ConfigError(f"memory.dram: a burst of {dram.bus_bits} bit x {dram.burst_length} is not whole bytes")
-    if interleave_bytes % burst:
-        raise ConfigError(f"memory.interleave_bytes {interleave_bytes} must be a multiple of the burst, {burst} bytes")
-    if dram.page_bytes % burst:
-        raise ConfigError(f"memory.dram.page_bytes {dram.page_bytes} must be a multiple of the burst, {burst} bytes")
+    sizes = {
+        "bus_bits x burst_length / 8, the burst,": burst, "bank_groups": dram.bank_groups,
+        "banks_per_group": dram.banks_per_group, "page_bytes": dram.page_bytes, "interleave_bytes": interleave_bytes,
+    }  # fmt: skip
+    for name, value in sizes.items():
+        if value <= 0 or value & (value - 1):
+            raise ConfigError(f"memory: {name} is {value}; it must be a power of two")
+    for name in ("page_bytes", "interleave_bytes"):
+        if sizes[name] < burst:
+            raise ConfigError(f"memory: {name} {sizes[name]} must hold at least one burst, {burst} bytes")
     least = timing.nRFC + timing.nRP
     if timing.nREFI <= least:
         raise ConfigError(f"memory.dram.timing.nREFI {timing.nREFI} must be above nRFC + nRP = {least}: raise it")
@@ -147,9 +158,9 @@ def _fill_part(params: Array, dram: DramPart) -> None:
     if dram.bank_groups == 1:
         ccd_s = ccd_l
     params[P_TCK_FS] = round(dram.tck_ps * 1000)
-    params[P_BURST_BYTES] = dram.burst_bytes
     params[P_GROUPS], params[P_BANKS] = dram.bank_groups, dram.banks_per_group
-    params[P_PAGE_BURSTS] = dram.page_bytes // dram.burst_bytes
+    params[P_BURST_BITS], params[P_BANK_BITS] = _log2(dram.burst_bytes), _log2(dram.banks_per_group)
+    params[P_SPAN_BITS] = _log2(dram.bank_groups * dram.page_bytes // dram.burst_bytes)
     params[P_CL], params[P_CWL], params[P_BL] = t.nCL, t.nCWL, burst_ticks
     params[P_RCDRD], params[P_RCDWR], params[P_RP] = t.nRCDRD, t.nRCDWR, t.nRP
     params[P_RAS], params[P_RC], params[P_RTP] = t.nRAS, t.nRC, t.nRTP
