@@ -72,6 +72,8 @@ class MatrixUnit(_Part):
     operand_space: str = "spm"  # where streamed operands are read
     weight_fifo_tiles: Count = 1
     weight_load_cycles: Natural | None = None  # cycles to shift one tile in; default: rows
+    weight_request_bytes: Annotated[int, Field(ge=8, le=65536)] = 256  # tiles that come from DRAM: bytes a request
+    weight_outstanding: Count = 64  # and requests in flight
     weight_double_buffer: bool = True
     fold_overlap: bool = True
     psum_hop_cycles: Count = 1

@@ -1,0 +1,411 @@
+"""The contraction kernel: every convolution and matrix product, dense, grouped or batched, as one nest.
+
+O[x, y, h, w, n] = act(sum over kh, kw, c of A[x, y, h*s + kh*d - p, ., c] * W[x, y, kh, kw, c, n] + bias[n]).
+A matrix product has one tap and w = 1; x and y are batch, head or group. Convolution is an implicit GEMM: the array
+reads its operand through a window of the feature map in the scratchpad, so no im2col buffer exists (K of one pass is a
+block of taps x channels that fits the array's rows).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from compiler.expr import Expr, ceil_div, emax, emin, param, pos, var
+from compiler.nest import Buffer, Dim, Loop, Nest, Placed, Ref, Stage, Stmt, SubLoop, TensorArg, Window, dense
+from isa.dtypes import dtype
+from isa.machine import Machine
+from isa.table import NEXT_TILE
+
+
+@dataclass(frozen=True)
+class Operand:
+    """How one operand lies in memory: its space, dtype and element strides by loop letter (absent: 0)."""
+
+    space: str
+    dtype: str
+    strides: dict[str, int]
+    scale: float = 1.0
+    zero_point: int = 0
+
+    def bytes_of(self, letter: str) -> int:
+        """Stride of a letter in bytes."""
+        return self.strides.get(letter, 0) * dtype(self.dtype).size_bytes
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What happens on the way out: bias and channel scales (fp32 vectors), an activation, then vector operations.
+
+    `after` holds (op, f0, f1, operand index or -1): element-wise operations on the drained tile, in order;
+    `operands` are tensors of the output's shape or broadcast along it (strides by letter x, y, h, w, n).
+    """
+
+    bias: bool = False
+    scales: bool = False
+    act: str = "none"
+    f0: float = 0.0
+    f1: float = 0.0
+    after: tuple[tuple[str, float, float, int], ...] = ()
+    operands: tuple[Operand, ...] = ()
+    mid_scales: tuple[float, ...] = ()  # scale of the tile after the drain and after each operation (quantised tiles)
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """The closed description of one contraction: extents, window, operands. Equal ones share one kernel."""
+
+    x: int
+    y: int
+    h: int
+    w: int
+    n: int
+    c: int
+    kh: int
+    kw: int
+    in_h: int
+    in_w: int
+    stride: tuple[int, int]
+    pad: tuple[int, int]  # top, left
+    dilation: tuple[int, int]
+    a: Operand
+    weight: Operand
+    out: Operand
+    operand_dtype: str  # what the array multiplies
+    acc_dtype: str
+    epilogue: Epilogue = field(default_factory=Epilogue)
+
+    @property
+    def macs(self) -> int:
+        """MACs of the operator."""
+        return self.x * self.y * self.h * self.w * self.n * self.c * self.kh * self.kw
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """A point of the search space: tile extents, loop order (outermost first, c last), the loop split over cores."""
+
+    h: int
+    n: int
+    c: int
+    order: tuple[str, ...]
+    split: str = ""
+
+
+def tap_block(spec: Contraction, rows: int, c_tile: int) -> tuple[int, int, int]:
+    """(taps high, taps wide, channels) of one pass: the block of the window that fills the array's rows best."""
+    if c_tile > rows:
+        return 1, 1, rows
+    best, best_passes = (1, 1), spec.kh * spec.kw
+    for gh in range(1, spec.kh + 1):
+        for gw in range(1, spec.kw + 1):
+            passes = -(-spec.kh // gh) * -(-spec.kw // gw)
+            if gh * gw * c_tile <= rows and passes < best_passes:
+                best, best_passes = (gh, gw), passes
+    return (*best, c_tile)
+
+
+def unit_grid(machine: Machine, n_tile: int) -> tuple[int, int]:
+    """(units along n, units along rows): arrays share the columns first, then the rows."""
+    count = machine.core.matrix.count
+    along_n = 1
+    while along_n * 2 <= count and count % (along_n * 2) == 0 and along_n * machine.core.matrix.cols < n_tile:
+        along_n *= 2
+    return along_n, count // along_n
+
+
+def build(spec: Contraction, tiling: Tiling, machine: Machine, name: str) -> Nest:
+    """Build the nest of a contraction under a tiling."""
+    return _Builder(spec, tiling, machine, name).build()
+
+
+class _Builder:
+    """Names and expressions that the parts of one nest share."""
+
+    def __init__(self, spec: Contraction, tiling: Tiling, machine: Machine, name: str) -> None:
+        self.s, self.t, self.machine, self.name = spec, tiling, machine, name
+        tiles = {"x": 1, "y": 1, "h": tiling.h, "n": tiling.n, "c": tiling.c}
+        totals = {"x": spec.x, "y": spec.y, "h": spec.h, "n": spec.n, "c": spec.c}
+        self.loops = tuple(Loop(k, totals[k], min(tiles[k], totals[k]), k == tiling.split) for k in tiling.order)
+        self.most = {x.name: x.tile for x in self.loops}
+        self.extent = {x.name: self._extent(x) for x in self.loops}
+        self.acc_size = dtype(spec.acc_dtype).size_bytes
+        self.out_size = dtype(spec.out.dtype).size_bytes
+        self.units_n, self.units_h = unit_grid(machine, self.most["n"])
+        reach = (self.most["h"] - 1) * spec.stride[0] + (spec.kh - 1) * spec.dilation[0] + 1
+        self.in_rows = min(reach, spec.in_h)
+        start = pos("h") * spec.stride[0] - spec.pad[0]
+        self.in_low = emax(start, 0) if spec.pad[0] else start
+        stop = (pos("h") + self.extent["h"] - 1) * spec.stride[0] + ((spec.kh - 1) * spec.dilation[0] + 1 - spec.pad[0])
+        self.in_count = emax(emin(stop, spec.in_h) - self.in_low, 0)
+        if spec.kh == 1 and spec.stride[0] == 1 and not spec.pad[0]:
+            self.in_count = self.extent["h"]
+        elif len([x for x in self.loops if x.name == "h" and x.count == 1 and not x.split]):
+            self.in_low, self.in_count, self.in_rows = 0, min(spec.in_h, max(0, self.whole_stop())), min(spec.in_h, max(1, self.whole_stop()))
+
+    def whole_stop(self) -> int:
+        """One past the last input row that any output row needs."""
+        s = self.s
+        return (s.h - 1) * s.stride[0] + (s.kh - 1) * s.dilation[0] + 1 - s.pad[0]
+
+    def _extent(self, loop: Loop) -> Expr | int:
+        if not loop.split and loop.total % loop.tile == 0:
+            return loop.tile
+        high = param(f"hi_{loop.name}") if loop.split else loop.total
+        return emin(high - pos(loop.name), loop.tile)
+
+    def level(self, letters: str) -> int:
+        """Depth of the innermost moving loop among `letters`: where a tile that depends on them changes."""
+        depths = [i + 1 for i, x in enumerate(self.loops) if x.name in letters and (x.count > 1 or x.split)]
+        return max(depths, default=0)
+
+    def origin(self, operand: Operand, letters: str) -> Expr | int:
+        """Byte offset of the present tile's first element."""
+        total: Expr | int = 0
+        for letter in letters:
+            if operand.strides.get(letter):
+                total = pos(letter) * operand.bytes_of(letter) + total
+        return total
+
+    def build(self) -> Nest:
+        self.buffers: list[Buffer] = []
+        self.loads: list[Placed] = []
+        a = self._input()
+        weight = self._weights()
+        acc_level = self.level("xyhn")
+        self.acc_row = self.most["n"] * self.acc_size
+        acc_bytes = self.most["h"] * self.s.w * self.acc_row
+        self.buffers.append(Buffer("acc", self.machine.core.matrix.acc_space, self.s.acc_dtype, acc_bytes, acc_level))
+        compute = Stage("compute", (Placed(self._products(a, weight), len(self.loops), "pre"),))
+        drains = self._drain(acc_level)
+        tensors = [TensorArg("a", self.s.a.space), TensorArg("weight", self.s.weight.space), TensorArg("out", self.s.out.space)]
+        for letter, present in (("bias", self.s.epilogue.bias), ("scales", self.s.epilogue.scales)):
+            if present:
+                tensors.append(TensorArg(letter, self.vector_home))
+        tensors += [TensorArg(f"e{i}", o.space) for i, o in enumerate(self.s.epilogue.operands)]
+        stages = (Stage("load", tuple(self.loads)), compute, *drains)
+        return Nest(self.name, self.loops, tuple(self.buffers), tuple(tensors), stages, self.padded_macs())
+
+    def padded_macs(self) -> int:
+        """MACs of the array, idle rows and columns included."""
+        s, matrix = self.s, self.machine.core.matrix
+        gh, gw, gc = tap_block(s, matrix.rows, min(self.most["c"], s.c))
+        passes = -(-s.kh // gh) * -(-s.kw // gw)
+        c_blocks = sum(-(-min(self.most["c"], s.c - lo) // gc) for lo in range(0, s.c, self.most["c"]))
+        n_blocks = sum(-(-min(self.most["n"], s.n - lo) // matrix.cols) for lo in range(0, s.n, self.most["n"]))
+        return s.x * s.y * s.h * s.w * passes * c_blocks * n_blocks * matrix.rows * matrix.cols
+
+    @property
+    def vector_home(self) -> str:
+        """Where bias and scale vectors live: DRAM when a copy engine reaches it, else the host."""
+        return "dram" if self.machine.path("dram", "spm") else "host"
+
+    # Operands
+
+    def _input(self) -> Ref:
+        """The feature map (or matrix A): its tile in the scratchpad, loaded unless it lives there."""
+        s = self.s
+        size = dtype(s.a.dtype).size_bytes
+        c_tile = self.most["c"]
+        row_start = self.in_low * s.a.bytes_of("h") + self.origin(s.a, "xyc") if s.a.strides.get("h") else self.origin(s.a, "xyc")
+        if s.a.space == self.machine.core.matrix.operand_space:
+            self.a_strides = (s.a.bytes_of("h"), s.a.bytes_of("w"), s.a.bytes_of("c"))
+            return Ref("a", s.a.dtype, (), row_start)
+        space = self.machine.core.matrix.operand_space
+        extents = ((self.in_count, self.in_rows), (s.in_w, s.in_w), (self.extent["c"], c_tile))
+        tile = dense("A", s.a.dtype, size, extents)
+        self.a_strides = (s.in_w * c_tile * size, c_tile * size, size)
+        level = self.level("xyhc")
+        self.buffers.append(Buffer("A", space, s.a.dtype, self.in_rows * s.in_w * c_tile * size, level))
+        source = Ref("a", s.a.dtype, tuple(
+            Dim(e, m, s.a.bytes_of(x)) for (e, m), x in zip(extents, "hwc")), row_start)
+        self.loads.append(Placed(Stmt("cp", tile, (source,)), level))
+        return Ref("A", s.a.dtype, ())
+
+    def _weights(self) -> Ref:
+        """The weight tile [kh, kw, c, n] in the scratchpad, or in place where the weight port reads DRAM itself."""
+        s = self.s
+        offset = self.origin(s.weight, "xycn")
+        direct = self.machine.path(s.weight.space, "wfifo") is not None
+        if direct:
+            self.w_strides = tuple(s.weight.bytes_of(x) for x in ("kh", "kw", "c", "n"))
+            return Ref("weight", s.weight.dtype, (), offset)
+        size = dtype(s.weight.dtype).size_bytes
+        c_tile, n_tile = self.most["c"], self.most["n"]
+        extents = ((s.kh, s.kh), (s.kw, s.kw), (self.extent["c"], c_tile), (self.extent["n"], n_tile))
+        level = self.level("xycn")
+        transposed = s.weight.strides.get("c", 0) == 1 and s.weight.strides.get("n", 0) != 1
+        if transposed:  # keep the stored order, so that the copy moves long runs; the weight port reads it transposed
+            extents = (extents[0], extents[1], extents[3], extents[2])
+        tile = dense("W", s.weight.dtype, size, extents)
+        letters = ("kh", "kw", "n", "c") if transposed else ("kh", "kw", "c", "n")
+        by_letter = dict(zip(letters, (d.stride for d in tile.dims)))
+        self.w_strides = tuple(by_letter[x] for x in ("kh", "kw", "c", "n"))
+        source = Ref("weight", s.weight.dtype, tuple(
+            Dim(e, m, s.weight.bytes_of(x)) for (e, m), x in zip(extents, letters)), offset)
+        self.buffers.append(Buffer("W", "spm", s.weight.dtype, s.kh * s.kw * c_tile * n_tile * size, level))
+        self.loads.append(Placed(Stmt("cp", tile, (source,)), level))
+        return Ref("W", s.weight.dtype, ())
+
+    # The array
+
+    def _products(self, a: Ref, weight: Ref) -> SubLoop:
+        """Weight-stationary order: for each column block and each K block, load a tile and stream all rows."""
+        s, matrix = self.s, self.machine.core.matrix
+        gh, gw, gc = tap_block(s, matrix.rows, self.most["c"])
+        columns = matrix.cols * self.units_n
+        body: list[Stmt] = []
+        for unit in range(matrix.count):
+            body += self._pass(a, weight, unit, (gh, gw, gc))
+        inner: SubLoop = SubLoop("cs", ceil_div(self.extent["c"], gc), gc, tuple(body))
+        inner = SubLoop("tw", -(-s.kw // gw), gw, (inner,))
+        inner = SubLoop("th", -(-s.kh // gh), gh, (inner,))
+        return SubLoop("nj", ceil_div(self.extent["n"], columns), columns, (inner,))
+
+    def _pass(self, a: Ref, weight: Ref, unit: int, block: tuple[int, int, int]) -> list[Stmt]:
+        s, matrix = self.s, self.machine.core.matrix
+        gh, gw, gc = block
+        unit_n, unit_h = unit % self.units_n, unit // self.units_n
+        chunk = -(-self.most["h"] // self.units_h)
+        column = var("nj") + unit_n * matrix.cols
+        n_ext = self._clamp(self.extent["n"] - column, min(matrix.cols, self.most["n"]), exact=self._even("n", matrix.cols * self.units_n))
+        h_ext = self.extent["h"] if self.units_h == 1 else self._clamp(self.extent["h"] - unit_h * chunk, chunk, exact=False)
+        c_ext = self._clamp(self.extent["c"] - var("cs"), gc, exact=self._even("c", gc))
+        th_ext = gh if s.kh % gh == 0 else emin(s.kh - var("th"), gh)
+        tw_ext = gw if s.kw % gw == 0 else emin(s.kw - var("tw"), gw)
+        live = th_ext if self.units_h == 1 else th_ext * emin(h_ext, 1)
+        kh_s, kw_s, c_s, n_s = self.w_strides
+        w_ref = Ref(weight.base, weight.dtype, (
+            Dim(live, gh, kh_s), Dim(tw_ext, gw, kw_s), Dim(c_ext, gc, c_s), Dim(n_ext, min(matrix.cols, self.most["n"]), n_s),
+        ), weight.offset + (var("th") * kh_s + var("tw") * kw_s + var("cs") * c_s + column * n_s), rows=3)
+        a_ref = self._rows(a, (th_ext, gh), (tw_ext, gw), (c_ext, gc), (h_ext, chunk), unit_h * chunk)
+        row = s.w * self.acc_row
+        acc = Ref("acc", s.acc_dtype, (
+            Dim(h_ext, chunk, row), Dim(s.w, s.w, self.acc_row), Dim(n_ext, min(matrix.cols, self.most["n"]), self.acc_size),
+        ), column * self.acc_size + unit_h * chunk * row, rows=2)
+        earlier = pos("c") + var("th") + var("tw") + var("cs")
+        return [
+            Stmt("ldw", None, (w_ref,), unit=unit),
+            Stmt("mm", acc, (a_ref,), unit=unit, accumulate=earlier, flags=NEXT_TILE),
+        ]
+
+    def _rows(self, a: Ref, th: tuple[Expr | int, int], tw: tuple[Expr | int, int], c: tuple[Expr | int, int],
+              h: tuple[Expr | int, int], first: int) -> Ref:
+        """The streamed operand: rows (h, w), K (kh, kw, c), windowed where the border pads."""
+        s = self.s
+        sh, sw, sc = self.a_strides
+        if not any(s.pad) and self._inside():
+            offset = a.offset + (var("th") * (sh * s.dilation[0]) + var("tw") * (sw * s.dilation[1]) + var("cs") * sc
+                                 + first * s.stride[0] * sh)
+            dims = (Dim(*h, sh * s.stride[0]), Dim(s.w, s.w, sw * s.stride[1]), Dim(*th, sh * s.dilation[0]),
+                    Dim(*tw, sw * s.dilation[1]), Dim(*c, sc))
+            return Ref(a.base, a.dtype, dims, offset, rows=2)
+        origin_h = (pos("h") + first) * s.stride[0] - s.pad[0] - self.in_low + var("th") * s.dilation[0]
+        origin_w = var("tw") * s.dilation[1] - s.pad[1]
+        windows = (Window(origin_h, self.in_count, sh), Window(origin_w, s.in_w, sw))
+        dims = (Dim(*h, 0, 0, s.stride[0]), Dim(s.w, s.w, 0, 1, s.stride[1]), Dim(*th, 0, 0, s.dilation[0]),
+                Dim(*tw, 0, 1, s.dilation[1]), Dim(*c, sc))
+        return Ref(a.base, a.dtype, dims, a.offset + var("cs") * sc, rows=2, windows=windows)
+
+    def _inside(self) -> bool:
+        """True when no output element reads past the bottom or right border."""
+        s = self.s
+        bottom = (s.h - 1) * s.stride[0] + (s.kh - 1) * s.dilation[0]
+        right = (s.w - 1) * s.stride[1] + (s.kw - 1) * s.dilation[1]
+        return bottom < s.in_h and right < s.in_w
+
+    def _even(self, letter: str, block: int) -> bool:
+        loop = next(x for x in self.loops if x.name == letter)
+        return not loop.split and loop.total % loop.tile == 0 and loop.tile % block == 0
+
+    @staticmethod
+    def _clamp(value: Expr | int, most: int, exact: bool) -> Expr | int:
+        return most if exact else emax(emin(value, most), 0)
+
+    # The way out
+
+    def _drain(self, level: int) -> list[Stage]:
+        s, e = self.s, self.s.epilogue
+        out_direct = s.out.space == "spm"
+        extents = ((self.extent["h"], self.most["h"]), (s.w, s.w), (self.extent["n"], self.most["n"]))
+        acc = dense("acc", s.acc_dtype, self.acc_size, extents)
+        target = Ref("out", s.out.dtype, tuple(
+            Dim(x, m, s.out.bytes_of(k)) for (x, m), k in zip(extents, "hwn")), self.origin(s.out, "xyhn"),
+            scale=s.out.scale, zero_point=s.out.zero_point)
+        tile_bytes = self.most["h"] * s.w * self.most["n"] * self.out_size
+        home = self._drain_home()
+        if not out_direct or e.after:
+            self.buffers.append(Buffer("O", home, s.out.dtype, tile_bytes, level))
+        final = dense("O", s.out.dtype, self.out_size, extents, scale=s.out.scale, zero_point=s.out.zero_point)
+        scales = e.mid_scales or (s.out.scale,) * (len(e.after) + 1)
+        vectors = [self._vector(k, p) for k, p in (("bias", e.bias), ("scales", e.scales))]
+        separate = bool(e.after) and self.machine.core.drain is not None
+        if separate:
+            self.buffers.append(Buffer("D", "spm", s.out.dtype, tile_bytes, level))
+        first_dst = dense("D" if separate else "O", s.out.dtype, self.out_size, extents, scale=scales[0])
+        if out_direct and not e.after:
+            first_dst = target
+        fix = Stmt("fix", first_dst, (acc, *vectors), act=e.act, f0=e.f0, f1=e.f1)
+        stages = [Stage("drain", (Placed(fix, level, "post"),))]
+        after = self._after(first_dst, final if not out_direct else target, extents, level, scales)
+        if separate:
+            stages.append(Stage("epilogue", after))
+        elif after:
+            stages = [Stage("drain", (*stages[0].placed, *after))]
+        if not out_direct:
+            stages.append(Stage("store", (Placed(Stmt("cp", target, (final,)), level, "post"),)))
+        return stages
+
+    def _drain_home(self) -> str:
+        """The space that drained tiles pass through."""
+        return "spm"
+
+    def _vector(self, name: str, present: bool) -> Ref | None:
+        """A per-column fp32 vector in the scratchpad, broadcast over rows."""
+        if not present:
+            return None
+        level = self.level("n")
+        most = self.most["n"]
+        extents = ((self.extent["n"], most),)
+        self.buffers.append(Buffer(name.upper(), "spm", "fp32", most * 4, level))
+        source = Ref(name, "fp32", (Dim(*extents[0], 4),), pos("n") * 4)
+        self.loads.append(Placed(Stmt("cp", dense(name.upper(), "fp32", 4, extents), (source,)), level))
+        return Ref(name.upper(), "fp32", (Dim(self.extent["h"], self.most["h"], 0), Dim(self.s.w, self.s.w, 0), Dim(*extents[0], 4)))
+
+    def _after(self, src: Ref, final: Ref, extents: tuple[tuple[Expr | int, int], ...], level: int,
+               scales: tuple[float, ...]) -> tuple[Placed, ...]:
+        """Element-wise operations on the drained tile; each result is rounded, as the operator it stands for."""
+        placed: list[Placed] = []
+        e = self.s.epilogue
+        for i, (op, f0, f1, index) in enumerate(e.after):
+            last = i == len(e.after) - 1
+            base = dense("O", self.s.out.dtype, self.out_size, extents, scale=scales[i + 1])
+            dst = final if last else base
+            srcs: tuple[Ref | None, ...] = (src,)
+            if index >= 0:
+                srcs = (src, self._epilogue_operand(index, extents, level))
+            placed.append(Placed(Stmt(f"v.{op}", dst, srcs, f0=f0, f1=f1), level, "post"))
+            src = base if not last else dst
+        return tuple(placed)
+
+    def _epilogue_operand(self, index: int, extents: tuple[tuple[Expr | int, int], ...], level: int) -> Ref:
+        operand = self.s.epilogue.operands[index]
+        size = dtype(operand.dtype).size_bytes
+        source = Ref(f"e{index}", operand.dtype, tuple(
+            Dim(x, m, operand.bytes_of(k)) for (x, m), k in zip(extents, "hwn")), self.origin(operand, "xyhn"),
+            scale=operand.scale, zero_point=operand.zero_point)
+        if operand.space == "spm":
+            return source
+        moving = [(x, m) if operand.strides.get(k) else (1, 1) for (x, m), k in zip(extents, "hwn")]
+        count = 1
+        for _, most in moving:
+            count *= most
+        self.buffers.append(Buffer(f"E{index}", "spm", operand.dtype, count * size, level))
+        tile = dense(f"E{index}", operand.dtype, size, tuple(moving), scale=operand.scale, zero_point=operand.zero_point)
+        compact = Ref(source.base, source.dtype, tuple(
+            Dim(x, m, d.stride) for (x, m), d in zip(moving, source.dims)), source.offset)
+        self.loads.append(Placed(Stmt("cp", tile, (compact,)), level))
+        dims = tuple(Dim(x, m, d.stride if operand.strides.get(k) else 0) for (x, m), d, k in zip(extents, tile.dims, "hwn"))
+        return Ref(tile.base, tile.dtype, dims, 0, scale=operand.scale, zero_point=operand.zero_point)
+
+
+

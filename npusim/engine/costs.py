@@ -1,0 +1,98 @@
+"""How long an instruction occupies its pipe and when its results are complete, in core cycles.
+
+The same forms as `isa.cost`, on integers; tests hold the two together.
+"""
+
+from __future__ import annotations
+
+from isa.params import INDEX, MILLI, PATH_LATENCY, PATH_RATE_MILLI
+from npusim.engine.resolve import elements, extent
+from npusim.jit import kernel
+
+ROWS, COLS, DATAFLOW = INDEX["rows"], INDEX["cols"], INDEX["dataflow"]
+PSUM_HOP, INPUT_REGISTER, DRAIN_COUNTED = INDEX["psum_hop"], INDEX["input_register"], INDEX["drain_counted"]
+LANES, SUBLANES, ALUS = INDEX["lanes"], INDEX["sublanes"], INDEX["alus"]
+LOADS, STORES, VECTOR_LATENCY = INDEX["load_ports"], INDEX["store_ports"], INDEX["vector_latency"]
+CROSS_MILLI, CROSS_LATENCY = INDEX["cross_milli"], INDEX["cross_latency"]
+DRAIN_MILLI, DRAIN_LATENCY = INDEX["drain_milli"], INDEX["drain_latency"]
+DATAFLOW_OS = 2
+
+
+@kernel
+def ceil_div(a, b):
+    """ceil(a / b) for b > 0."""
+    return -((-a) // b)
+
+
+@kernel
+def path_cycles(s, path, size_bytes):
+    """Cycles that `size_bytes` occupy a path."""
+    return ceil_div(size_bytes * MILLI, s.paths[path, PATH_RATE_MILLI])
+
+
+@kernel
+def path_latency(s, path):
+    """Latency of a path."""
+    return s.paths[path, PATH_LATENCY]
+
+
+@kernel
+def stream_length(s, c, pc):
+    """Rows that an mm streams: rows of A; the columns of A when A is B's role (is); K when both stream (os)."""
+    a, b, dst = s.instrs[pc]["a"], s.instrs[pc]["b"], s.instrs[pc]["dst"]
+    rows = s.descs[a]["rows"]
+    n = s.descs[a]["ndim"]
+    if b >= 0:
+        return elements(s, c, a, rows, n)
+    if s.instrs[pc]["flags"] & 4:
+        return elements(s, c, dst, s.descs[dst]["rows"], s.descs[dst]["ndim"])
+    return elements(s, c, a, 0, rows)
+
+
+@kernel
+def matrix_cycles(s, stream, passes_milli):
+    """(occupancy, latency after it) of one stream: see isa.cost.systolic_fold_cycles."""
+    occupy = ceil_div(stream * passes_milli, MILLI)
+    v = s.values
+    if v[DATAFLOW] == DATAFLOW_OS:
+        latency = v[INPUT_REGISTER] + v[ROWS] + v[COLS] - 2
+        return occupy, latency + (v[ROWS] if v[DRAIN_COUNTED] else 0)
+    return occupy, v[INPUT_REGISTER] + v[ROWS] * v[PSUM_HOP] + v[COLS] - 2
+
+
+@kernel
+def registers_of(s, c, d):
+    """Vector registers that cover an operand: rows of lanes, whole when its elements are contiguous."""
+    v = s.values
+    n = s.descs[d]["ndim"]
+    run = 1
+    inner = n - 1
+    size = s.dtype_bytes[s.descs[d]["dtype"]]
+    while inner >= 0 and (s.descs[d]["stride"][inner] == run * size or extent(s, c, d, inner) == 1):
+        run *= extent(s, c, d, inner)
+        inner -= 1
+    rows = elements(s, c, d, 0, inner + 1)
+    if inner < 0:
+        return ceil_div(run, v[LANES] * v[SUBLANES])
+    if run >= v[LANES] * v[SUBLANES]:
+        return rows * ceil_div(run, v[LANES] * v[SUBLANES])
+    return ceil_div(rows * ceil_div(run, v[LANES]), v[SUBLANES])
+
+
+@kernel
+def vector_cycles(s, c, pc, lanes_kind):
+    """(occupancy, latency) of a vector instruction: the busiest of ALUs, load and store ports."""
+    v = s.values
+    dst, a = s.instrs[pc]["dst"], s.instrs[pc]["a"]
+    work = registers_of(s, c, a) if lanes_kind == 4 else registers_of(s, c, dst)
+    loads = 1 if lanes_kind in (1, 4, 5) else lanes_kind
+    alu = ceil_div(work * s.op_milli[s.instrs[pc]["op"]], MILLI * v[ALUS])
+    occupy = max(alu, ceil_div(work * loads, v[LOADS]), ceil_div(registers_of(s, c, dst), v[STORES]))
+    return max(1, occupy), v[VECTOR_LATENCY]
+
+
+@kernel
+def throughput_cycles(s, c, d, milli, latency):
+    """(occupancy, latency) of a unit with a fixed rate of elements a cycle (cross-lane, drain)."""
+    count = elements(s, c, d, 0, s.descs[d]["ndim"])
+    return max(1, ceil_div(count * MILLI, milli)), latency

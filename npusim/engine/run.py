@@ -1,0 +1,198 @@
+"""The driver of the engine: it builds every argument, runs launch after launch, and turns statuses into errors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from isa.errors import DeadlockError, SimulationError
+from isa.params import Params
+from isa.program import LAUNCH_KERNEL, Program
+from isa.table import MAX_CODE, TABLE
+from npusim.engine import layout as at
+from npusim.engine.layout import State, make_state
+from npusim.record import CAUSE_ID, CAUSES, EVENT, PipeInfo, Record
+
+Array = npt.NDArray[Any]
+LANES_ID = {"": 0, "unary": 1, "binary": 2, "ternary": 3, "reduce": 4, "move": 5}
+EVENTS_A_CALL = 2_000_000
+MAX_EVENTS = 200_000  # instruction-level events kept; operator level is always complete
+
+
+def run(
+    program: Program,
+    params: Params,
+    max_events: int = MAX_EVENTS,
+    progress: Callable[[int, int], None] | None = None,
+) -> Record:
+    """Simulate a program cycle by cycle; `progress(launch, cycle)` is called after each launch.
+
+    Raises DeadlockError or SimulationError naming launch, cycle, core and instruction.
+    """
+    from npusim.memory.state import make_memory
+    from npusim.memory.port import make_port
+
+    started = time.process_time()
+    pipe_class, lanes = _tables()
+    state = make_state(params, program.instrs, program.descs, pipe_class, lanes, max_events)
+    memory = make_memory(params.machine)
+    in_flight = int(params.dma[:, 1] @ params.dma[:, 2]) + params["matrix_count"] * params["weight_outstanding"]
+    port = make_port(*(2 * params["cores"] * in_flight + 64,) * 2)
+    cells = (
+        (memory.params, memory.bank_state, memory.channel_state, memory.counters, memory.series),
+        (port.requests, port.ring, port.responses, port.heap_state),
+    )
+    collected = _Collector(program, params)
+    now = 0
+    for index in range(len(program.launches)):
+        now = _launch(program, params, state, cells, memory, index, now, collected)
+        if progress is not None:
+            progress(index, now)
+    return collected.record(params, state, memory, now, time.process_time() - started)
+
+
+def _tables() -> tuple[Array, Array]:
+    pipe_class, lanes = np.zeros(MAX_CODE, np.int64), np.zeros(MAX_CODE, np.int64)
+    for op in TABLE:
+        pipe_class[op.code] = op.pipe
+        lanes[op.code] = LANES_ID[op.lanes]
+    return pipe_class, lanes
+
+
+class _Collector:
+    """Results of the launches so far."""
+
+    def __init__(self, program: Program, params: Params) -> None:
+        launches, paths = len(program.launches), len(params.paths)
+        self.states = np.zeros((launches, params["cores"], len(params.pipes), len(CAUSES)), np.int64)
+        self.span = np.zeros((launches, 2), np.int64)
+        self.paths = np.zeros((launches, paths), np.int64)
+        self.dram = np.zeros((launches, 2), np.int64)
+        self.macs = np.zeros(launches, np.int64)
+        self.issued = np.zeros((launches, 8), np.int64)
+        self.events: list[Array] = []
+
+    def record(self, params: Params, state: State, memory: Any, now: int, cpu_s: float) -> Record:
+        """The finished record."""
+        from npusim.memory.state import C_SERIES_BIN_FS
+
+        cycle_fs = 1e12 / params["core_khz"]
+        events = np.concatenate(self.events) if self.events else np.zeros(0, EVENT)
+        infos = tuple(PipeInfo(p.index, p.class_name, p.unit, p.label) for p in params.pipes)
+        return Record(
+            infos, now, self.states, self.span, self.paths, self.dram, self.macs, self.issued, memory.summary(),
+            memory.series.astype(np.float64), float(memory.counters[C_SERIES_BIN_FS]) / cycle_fs, events,
+            int(state.clock[at.K_DROPPED]), cpu_s,
+        )
+
+
+def _launch(
+    program: Program, params: Params, state: State, cells: Any, memory: Any, index: int, now: int, out: _Collector
+) -> int:
+    """Run one launch; returns the cycle at which it ends."""
+    record = program.launches[index]
+    gap = params.machine.launch_cycles
+    out.span[index, 0] = now
+    before = _dram_totals(memory)
+    if int(record["kind"]) != LAUNCH_KERNEL:
+        end = now + gap + int(record["cycles"])
+        out.states[index, :, :, CAUSE_ID["launch"]] = gap
+        out.states[index, :, :, CAUSE_ID["host"]] = int(record["cycles"])
+        out.span[index, 1] = end
+        return end
+    state.clock[at.K_NOW] = now + gap
+    _prepare(program, params, state, record, now, gap)
+    first_event = int(state.clock[at.K_EVENTS])
+    _advance(program, state, cells, index)
+    end = int(state.clock[at.K_NOW])
+    _leftover_flags(program, params, state, index)
+    out.states[index] = state.states
+    out.states[index, :, :, CAUSE_ID["launch"]] += gap
+    out.span[index, 1] = end
+    paths = len(params.paths)
+    out.paths[index] = state.traffic[:paths]
+    out.macs[index] = state.traffic[paths] * params["rows"] * params["cols"]
+    out.issued[index] = state.traffic[paths + 1 : paths + 9]
+    out.issued[index, 0] = int(state.core[:, at.C_ISSUED].sum())
+    out.dram[index] = _dram_totals(memory) - before
+    fresh = state.events[first_event : int(state.clock[at.K_EVENTS])].copy()
+    fresh["launch"] = index
+    out.events.append(fresh)
+    return end
+
+
+def _dram_totals(memory: Any) -> Array:
+    totals = memory.summary()
+    return np.array([totals["read_bytes"], totals["write_bytes"]], np.int64)
+
+
+def _prepare(program: Program, params: Params, state: State, record: Array, now: int, gap: int) -> None:
+    """Reset what belongs to one launch and load the arguments of every core."""
+    start = now + gap
+    for array in (state.core, state.regs, state.loops, state.flags, state.spent, state.snapshot, state.states, state.traffic):
+        array[...] = 0
+    kernel = program.kernels[int(record["kernel"])]
+    grid, nargs, first = int(record["grid"]), int(record["nargs"]), int(record["args"])
+    state.core[:, at.C_PC], state.core[:, at.C_TIME], state.core[:, at.C_SINCE] = kernel.start, start, start
+    state.core[:, at.C_CAUSE] = at.BUSY
+    for core in range(params["cores"]):
+        if core >= grid:
+            state.core[core, at.C_HALTED], state.core[core, at.C_CAUSE] = 1, at.DRAINED
+            continue
+        state.regs[core, :nargs] = program.args[first + core * nargs : first + (core + 1) * nargs]
+    state.pipe[:, :, at.P_ACCOUNTED], state.pipe[:, :, at.P_BUSY_UNTIL] = start, start
+    state.pipe[:, :, at.P_IDLE] = 1
+    state.pipe[:, :, at.P_REASON] = at.DISPATCH
+    state.pipe[:, :, at.P_LAST_WAIT] = at.MEMORY_LATENCY
+    state.pipe[:, :, at.P_LAST_DONE] = start
+    state.unit[...] = 0
+
+
+def _advance(program: Program, state: State, cells: Any, index: int) -> None:
+    """Call the compiled loop until the launch has ended."""
+    from npusim.engine.loop import run_launch
+
+    grid = int(program.launches[index]["grid"])
+    due = np.full(len(state.core), int(state.clock[at.K_NOW]), np.int64)
+    memory_cells, port_cells = cells
+    while True:
+        status = run_launch(state, memory_cells, port_cells, grid, due, EVENTS_A_CALL)
+        if status == at.DONE:
+            return
+        if status == at.BUDGET:
+            continue
+        core = int(state.clock[at.K_CORE])
+        kernel = program.kernels[int(program.launches[index]["kernel"])]
+        where = f"launch {index} (kernel {kernel.name}), cycle {int(state.clock[at.K_NOW])}"
+        if status == at.DEADLOCK:
+            raise DeadlockError(f"{where}: no core can go on: {_blocked_cores(program, state, grid)}")
+        if status == at.FULL:
+            raise SimulationError(f"{where}: a memory request lies outside DRAM or the response buffer is full")
+        pc = int(state.core[core, at.C_PC])
+        raise SimulationError(f"{where}, core {core}, instruction {pc}: loops nest too deep or an endl has no loop")
+
+
+def _blocked_cores(program: Program, state: State, grid: int) -> str:
+    rows = []
+    for core in range(grid):
+        if not state.core[core, at.C_HALTED]:
+            cause = CAUSES[int(state.core[core, at.C_CAUSE])]
+            rows.append(f"core {core} at instruction {int(state.core[core, at.C_PC])} is in {cause}")
+        elif state.core[core, at.C_INFLIGHT]:
+            rows.append(f"core {core} has halted with {int(state.core[core, at.C_INFLIGHT])} instructions unfinished")
+    return "; ".join(rows)
+
+
+def _leftover_flags(program: Program, params: Params, state: State, index: int) -> None:
+    if params["vliw"] and state.flags[:, :, 0].any():
+        core, flag = (int(x[0]) for x in np.nonzero(state.flags[:, :, 0]))
+        raise SimulationError(
+            f"launch {index}: flag {flag} of core {core} is {int(state.flags[core, flag, 0])} at the end, not 0: "
+            f"a set has no wait"
+        )
+
+
