@@ -1,0 +1,170 @@
+"""What a run prints: speed of light, costliest operators, stall tree; and the profiler's longer view."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from npusim.record import Result
+from npusim.report.profile import OpRow, Profile, Share, top_rows
+from npusim.report.roofs import short_name
+from npusim.report.stalls import percentages
+from npusim.report.text import duration, percent, shape, si, size
+
+BAR_CELLS = 24
+_BOUND_STYLE = {"compute": "blue", "memory": "dark_orange", "on-chip": "magenta", "latency": "yellow"}
+
+
+def grid(title: str, *columns: str) -> Table:
+    """A plain table; a column's heading starts with `<` (left-aligned) or `>` (right-aligned)."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, show_edge=False)
+    for column in columns:
+        table.add_column(column[1:], justify="right" if column[0] == ">" else "left", no_wrap=True)
+    return table
+
+
+def bar(share: float, cells: int = BAR_CELLS) -> str:
+    """A bar of block characters, `cells` wide at a share of 1."""
+    eighths = round(min(max(share, 0.0), 1.0) * cells * 8)
+    return ("█" * (eighths // 8) + ("" if eighths % 8 == 0 else "▏▎▍▌▋▊▉"[eighths % 8 - 1])).ljust(cells, "·")
+
+
+def _head(profile: Profile) -> Text:
+    result = profile.result
+    seconds = profile.seconds(profile.total_cycles)
+    return Text.assemble(
+        (result.model, "bold"), f" on {result.hw}, {result.dtype}, {result.fidelity}: ",
+        (f"{profile.total_cycles:,} cycles", "bold"), f" = {duration(seconds)} at {profile.machine.clock_mhz:g} MHz",
+    )  # fmt: skip
+
+
+def _speed_of_light(shares: Sequence[Share]) -> Table:
+    table = grid("Speed of light", "<", "<", ">of peak", ">achieved", ">peak", "<")
+    for s in shares:
+        table.add_row(escape(s.label), bar(s.share), percent(s.share), f"{s.achieved:,.1f}", f"{s.peak:,.1f}", s.unit)
+    return table
+
+
+def _operators(title: str, rows: Sequence[OpRow], total_cycles: int) -> Table:
+    table = grid(title, "<operator", "<type", ">cycles", ">time", ">of peak", ">DRAM", "<bound by")
+    for row in rows:
+        style = _BOUND_STYLE.get(row.bound_by, "")
+        table.add_row(
+            escape(short_name(row.name, 24)), escape(short_name(row.op_type, 13)), f"{row.cycles:,}",
+            percent(row.cycles / max(1, total_cycles)), percent(row.utilization), size(row.dram_bytes),
+            Text(row.bound_by, style),
+        )  # fmt: skip
+    return table
+
+
+def stall_tree(profile: Profile) -> Tree:
+    """The stall tree: under each pipe its causes in % of its cycles, which sum to exactly 100.0."""
+    tree = Tree(Text("Stall tree (% of each pipe's cycles)", "bold"), guide_style="dim")
+    for i, group in enumerate(profile.groups):
+        causes = profile.causes(i)
+        shares = percentages([n for _, n in causes])
+        label = Text.assemble((group.label, "bold"), (f"  {group.pipe_class}, {group.instances} instances", "dim"))
+        branch = tree.add(label)
+        for (cause, _), share in sorted(zip(causes, shares), key=lambda p: (p[0][0] != "busy", -p[1])):
+            style = "blue" if cause == "busy" else "dim" if cause == "drained" else ""
+            branch.add(Text(f"{share:5.1f} %  {bar(share / 100, 16)}  {cause}", style))
+    return tree
+
+
+def _notes(profile: Profile, console: Console) -> None:
+    result = profile.result
+    for assumption in result.assumptions:
+        console.print(Text(f"assumed: {assumption}"))
+    approximated = [r for r in profile.rows if r.approximated]
+    if approximated:
+        kinds = ", ".join(sorted({r.op_type for r in approximated}))
+        console.print(Text(f"approximated: {len(approximated)} operator(s) in closed form ({kinds})"))
+    if result.extrapolated_share:
+        console.print(Text(f"extrapolated: {percent(result.extrapolated_share)} of the time"))
+    if result.check is not None:
+        check = result.check
+        verdict = ("check: passed", "green") if check.ok else ("check: FAILED", "bold red")
+        console.print(Text.assemble(
+            verdict, f", max error {check.max_err:.3g} (bound {check.bound:.3g}), {percent(check.executed_share)} of "
+            f"the work executed, {len(check.hazards)} hazard(s)",
+        ))  # fmt: skip
+
+
+def _print_all(console: Console, *parts: object) -> None:
+    for part in parts:
+        console.print(part)
+        console.print()
+
+
+def terminal(result: Result, console: Console, files: Sequence[Path] = ()) -> None:
+    """Print a run: speed of light, the ten costliest operators with their bound, the stall tree, the files written."""
+    profile = Profile(result)
+    _print_all(
+        console,
+        _head(profile),
+        _speed_of_light(profile.speed_of_light),
+        _operators("Costliest operators", top_rows(profile.rows, 10), profile.total_cycles),
+        stall_tree(profile),
+    )
+    _notes(profile, console)
+    if files:
+        console.print(Text("Files", "bold"))
+        for path in files:
+            console.print(Text(f"  {path}"))
+
+
+def _memory_chart(profile: Profile) -> Table:
+    seconds = profile.seconds(profile.total_cycles) or 1.0
+    table = grid("Memory chart", "<path", ">moved", ">rate", ">of peak", "<")
+    for level, moved in zip(profile.levels, profile.launch_bytes.sum(axis=0).tolist()):
+        share = moved / (level.peak * max(1, profile.total_cycles))
+        table.add_row(escape(level.label), size(moved), si(moved / seconds, "B/s"), percent(share), bar(share))
+    return table
+
+
+def _bounds(profile: Profile) -> Table:
+    table = grid("What bounds the operators", "<bound by", ">cycles", ">", "<")
+    pairs = profile.bound_cycles()
+    for (bound, cycles), share in zip(pairs, percentages([n for _, n in pairs])):
+        table.add_row(Text(bound, _BOUND_STYLE.get(bound, "")), f"{cycles:,}", f"{share:.1f} %", bar(share / 100))
+    return table
+
+
+def _hot_spots(profile: Profile) -> Table:
+    """Where the most cycles would be won: cycles of an operator above what its own roofs allow."""
+    table = grid("Hot spots (cycles above the operator's roofline)", "<operator", "<shape",
+                   ">cycles", ">above roof", "<waits for")  # fmt: skip
+    excess = [(row.cycles - profile.roof_cycles(row), row) for row in profile.rows if row.cycles]
+    for above, row in sorted(excess, key=lambda p: -p[0])[:10]:
+        table.add_row(
+            escape(short_name(row.name, 24)), shape(row.shape), f"{row.cycles:,}", f"{above:,.0f}", row.top_stall
+        )
+    return table
+
+
+def _dram_counters(profile: Profile) -> Table | None:
+    counters = profile.result.record.dram_counters
+    if not counters:
+        return None
+    table = grid("DRAM counters", "<counter", ">count")
+    for name, count in counters.items():
+        table.add_row(escape(str(name)), f"{int(count):,}")
+    return table
+
+
+def profile_view(result: Result, console: Console) -> None:
+    """Print the profiler's view of a run: speed of light, bounds, stall tree, memory chart, hot spots."""
+    profile = Profile(result)
+    parts = [
+        _head(profile), _speed_of_light(profile.speed_of_light), _bounds(profile), stall_tree(profile),
+        _memory_chart(profile), _dram_counters(profile), _hot_spots(profile),
+    ]  # fmt: skip
+    _print_all(console, *(p for p in parts if p is not None))
+    _notes(profile, console)

@@ -1,0 +1,125 @@
+"""report.html: one self-contained page, rendered by jinja2 with autoescape; imported only when it is wanted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from npusim.report import limits, palette
+from npusim.report.charts import ROOF_COLOURS, charts
+from npusim.report.profile import FAMILIES, Profile
+from npusim.report.roofs import roofline
+from npusim.report.stalls import percentages
+from npusim.report.summary import energy_j, summary_of
+from npusim.report.text import duration, percent, shape, si, size
+
+MAX_TABLE_ROWS = 2000
+
+
+def _environment() -> Environment:
+    env = Environment(
+        loader=PackageLoader("npusim.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    env.filters.update(si=si, size=size, percent=percent, duration=duration, shape=shape)
+    return env
+
+
+def _tiles(profile: Profile, summary: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Key figures: (value, name, note)."""
+    used, capacity = summary["memory_peak_bytes"], summary["memory_capacity_bytes"]
+    moved = summary["dram_read_bytes"] + summary["dram_write_bytes"]
+    read, written = size(summary["dram_read_bytes"]), size(summary["dram_write_bytes"])
+    tiles = [
+        (duration(summary["time_us"] * 1e-6), "simulated time", f"{summary['total_cycles']:,} cycles"),
+        (f"{si(summary['throughput'])}/s", "throughput", "samples a second"),
+        (percent(summary["utilization"]["work_weighted"]), "array utilization", f"{si(summary['macs'], 'MAC')}"),
+        (size(moved), "DRAM traffic", f"{read} read, {written} written"),
+        (size(used), "peak memory", f"of {size(capacity)}"),
+    ]
+    if "energy_j" in summary:
+        watts = summary["energy_j"] / (summary["time_us"] * 1e-6) if summary["time_us"] else 0.0
+        tiles.append((si(summary["energy_j"] * 1e3, "mJ").replace(" mJ", " mJ"), "energy", f"{watts:.1f} W on average"))
+    return tiles
+
+
+def _legend(pairs: dict[str, str], present: set[str]) -> list[tuple[str, str]]:
+    return [(name, colour) for name, colour in pairs.items() if name in present]
+
+
+def _machine(profile: Profile) -> list[tuple[str, str]]:
+    machine, matrix, vector = profile.machine, profile.machine.core.matrix, profile.machine.core.vector
+    hertz = limits.clock_hz(machine)
+    rows = [
+        ("machine", f"{machine.name}: {machine.description}" if machine.description else machine.name),
+        ("issue", machine.issue),
+        ("cores", f"{machine.cores} at {machine.clock_mhz:g} MHz"),
+        ("arrays", f"{matrix.count} a core, {matrix.rows} x {matrix.cols}, {matrix.dataflow}"),
+    ]
+    rows += [(f"peak {d}", si(limits.flops_per_cycle(machine, d) * hertz, "FLOP/s")) for d in matrix.passes]
+    if vector:
+        lanes = f"{vector.lanes} x {vector.sublanes} lanes, {vector.alus} ALU"
+        rows.append(("vector unit", f"{lanes}, {si(limits.vector_flops_per_cycle(machine) * hertz, 'FLOP/s')}"))
+    for name, space in machine.core.spaces.items():
+        rows.append((limits.space_label(machine, name), f"{size(space.size_bytes)} a core"))
+    memory = machine.memory
+    rate = si(profile.levels[0].peak * hertz, "B/s")
+    channels = f"{memory.channels} channels, {rate}, {memory.model} model"
+    return [*rows, (memory.label, f"{size(memory.capacity_bytes)}, {channels}")]
+
+
+def _run_facts(profile: Profile, summary: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [
+        ("fidelity", summary["fidelity"]),
+        ("instructions", f"{summary['instructions']:,} in {summary['launches']:,} launches"),
+        ("extrapolated", percent(summary["extrapolated_share"])),
+        ("host", duration(summary["host_us"] * 1e-6)),
+        ("simulated in", f"{summary['wall_s']:.2f} s ({summary['engine_cpu_s']:.2f} s CPU in the engine)"),
+    ]
+    rows += [(name.replace("_", " "), f"{int(n):,}") for name, n in profile.result.record.dram_counters.items()]
+    return rows + [(f"energy, {name}", si(joules * 1e6, "µJ")) for name, joules in energy_j(profile).items()]
+
+
+def _context(profile: Profile) -> dict[str, Any]:
+    summary = summary_of(profile)
+    data = roofline(profile)
+    rows = profile.costliest[:MAX_TABLE_ROWS]
+    bounds = profile.bound_cycles()
+    groups = {palette.CAUSE_GROUPS[c] for i in range(len(profile.groups)) for c, _ in profile.causes(i)}
+    families = {p.row.family for p in data.points}
+    return {
+        "result": profile.result,
+        "summary": summary,
+        "tiles": _tiles(profile, summary),
+        "speed_of_light": profile.speed_of_light,
+        "charts": {name: Markup(text) for name, text in charts(profile, data).items()},
+        "colours": palette.COLOURS,
+        "background": palette.BACKGROUND,
+        "families": [(f, palette.FAMILY_COLOURS[f], palette.FAMILY_MARKERS[f]) for f in FAMILIES if f in families],
+        "roofs": [
+            (r.label, si(r.value, "B/s"), ROOF_COLOURS[i % len(ROOF_COLOURS)]) for i, r in enumerate(data.memory)
+        ],
+        "omitted": data.omitted,
+        "bounds": [
+            (name, palette.BOUND_COLOURS[name], share)
+            for (name, _), share in zip(bounds, percentages([n for _, n in bounds]))
+        ],
+        "bound_colours": palette.BOUND_COLOURS,
+        "stall_legend": _legend(palette.CAUSE_GROUP_COLOURS, groups),
+        "pipes": [
+            (group.label, list(zip([c for c, _ in causes], percentages([n for _, n in causes]))))
+            for group, causes in ((g, profile.causes(i)) for i, g in enumerate(profile.groups))
+        ],
+        "rows": rows,
+        "hidden_rows": len(profile.rows) - len(rows),
+        "total_cycles": max(1, profile.total_cycles),
+        "machine": _machine(profile),
+        "run_facts": _run_facts(profile, summary),
+    }
+
+
+def render(profile: Profile) -> str:
+    """The whole page as text; every name in it is escaped."""
+    return _environment().get_template("report.html.j2").render(_context(profile))
