@@ -45,7 +45,7 @@ class State:
 
     def __init__(self, program: Program, params: Params) -> None:
         self.descs = program.descs
-        self.chip = {SPACES.index(name): poisoned(_needed(program, params, name)) for name in CHIP_SPACES}
+        self.chip = {SPACES.index(name): poisoned(used_bytes(program, params, name)) for name in CHIP_SPACES}
         own = {i: int(size) for i, size in enumerate(params.space_bytes) if size and SPACES[i] not in CHIP_SPACES}
         self.cores = [
             CoreState({**self.chip, **{i: poisoned(size) for i, size in own.items()}}) for _ in range(params["cores"])
@@ -119,7 +119,7 @@ def _elements(shape: Iterable[int]) -> int:
     return count
 
 
-def _needed(program: Program, params: Params, space: str) -> int:
+def used_bytes(program: Program, params: Params, space: str) -> int:
     """Bytes of a chip space that the program uses, bounded by what the machine has before anything is allocated."""
     ends = [t.address + _elements(t.shape) * dtype(t.dtype).size_bytes for t in program.tensors if t.space == space]
     needed = max([int(program.memory_bytes.get(space, 0)), *ends])

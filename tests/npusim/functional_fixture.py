@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from isa.dtypes import DTYPES, dtype
-from isa.machine import Machine
+from isa.machine import DramTiming, Machine
 from isa.program import DESC, INSTR, LAUNCH, Kernel, Operator, Program, Tensor, descriptor, instruction
 from isa.table import code
 
@@ -16,15 +16,14 @@ DRAM_BYTES = 1 << 24
 
 def machine(dataflow: str = "ws", issue: str = "vliw", cores: int = 1, drain: bool = False) -> Machine:
     """A test machine: 2 matrix units, vector, cross-lane, a load and a store engine, a second load engine."""
-    timing = dict.fromkeys(
-        "nCL nCWL nRCDRD nRCDWR nRP nRAS nRC nWR nRTP nCCD_S nCCD_L nRRD_S nRRD_L nFAW nWTR_S nWTR_L nRFC nREFI".split(), 4
-    ) | {"nRC": 8, "nREFI": 1000}
+    timing = dict.fromkeys(DramTiming.model_fields, 4) | {"nRC": 8, "nREFI": 1000}
     dram = {"tck_ps": 1000, "bus_bits": 64, "data_rate": 2, "burst_length": 4, "bank_groups": 1, "banks_per_group": 4,
             "page_bytes": 1024, "rows": 8192, "timing": timing}  # fmt: skip
     core: dict[str, Any] = {
         "spaces": {"spm": {"size_bytes": 65536}, "acc": {"size_bytes": 32768}, "wfifo": {"size_bytes": 65536}},
         "matrix": {"count": 2, "rows": 16, "cols": 16, "dataflow": dataflow, "weight_fifo_tiles": 2,
-                   "passes": dict.fromkeys(DTYPES, 1.0), "accumulate": {k: "fp32" if v.is_float else "int32" for k, v in DTYPES.items()}},  # fmt: skip
+                   "passes": dict.fromkeys(DTYPES, 1.0),
+                   "accumulate": {k: "fp32" if v.is_float else "int32" for k, v in DTYPES.items()}},
         "vector": {"lanes": 8},
         "cross_lane": {"elements_per_cycle": 8, "latency_cycles": 4},
         "dma": {"load": {"count": 2}, "store": {}},
@@ -32,7 +31,7 @@ def machine(dataflow: str = "ws", issue: str = "vliw", cores: int = 1, drain: bo
             {"src": s, "dst": d, "pipe": p, "bytes_per_cycle": 8}
             for s, d, p in (("dram", "spm", "load"), ("spm", "dram", "store"), ("spm", "spm", "load"),
                             ("spm", "wfifo", "weights"), ("dram", "dram", "store"))
-        ],  # fmt: skip
+        ],
     }
     if issue == "vliw":
         core["bundle"] = {"scalar": 2, "dma": 2, "vector": 1, "matrix": 1}
@@ -40,7 +39,7 @@ def machine(dataflow: str = "ws", issue: str = "vliw", cores: int = 1, drain: bo
         core["drain"] = {"elements_per_cycle": 8, "latency_cycles": 4, "activations": []}
     return Machine.model_validate(
         {"name": "test", "issue": issue, "default_dtype": "fp32", "clock_mhz": 1000, "cores": cores, "core": core,
-         "memory": {"dram": dram, "channels": 1, "capacity_bytes": DRAM_BYTES}}  # fmt: skip
+         "memory": {"dram": dram, "channels": 1, "capacity_bytes": DRAM_BYTES}}
     )
 
 

@@ -68,7 +68,9 @@ def test_nested_loops(outer: int, inner: int) -> None:
     assert trace(asm, [outer, inner]) == [*expected, value]
 
 
-@pytest.mark.parametrize(("name", "value", "taken"), [("bz", 0, True), ("bz", 2, False), ("bnz", 0, False), ("bnz", -1, True)])
+@pytest.mark.parametrize(
+    ("name", "value", "taken"), [("bz", 0, True), ("bz", 2, False), ("bnz", 0, False), ("bnz", -1, True)]
+)
 def test_branch(name: str, value: int, taken: bool) -> None:
     asm = Asm()
     asm.put(name, a=0, imm=2)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from functional_fixture import Asm, machine, no_host
@@ -115,7 +117,8 @@ def test_gather(dims: int) -> None:
     asm = Asm()
     a, b = asm.tensor("a", (6, 3), "fp32", "input"), asm.tensor("b", rows.shape, "int64", "input")
     d = asm.tensor("d", shape, "bf16", "output")
-    asm.op("cpg", asm.d("dram", "bf16", shape, d), asm.d("dram", "fp32", (6, 3), a), asm.d("dram", "int64", rows.shape, b))
+    source = asm.d("dram", "fp32", (6, 3), a)
+    asm.op("cpg", asm.d("dram", "bf16", shape, d), source, asm.d("dram", "int64", rows.shape, b))
     found = run(asm, {"a": table, "b": rows}).tensors["d"]
     np.testing.assert_array_equal(found, round_to(table[rows], dtype("bf16")))
     with pytest.raises(SimulationError, match="leaves the table of 6 rows"):
@@ -159,11 +162,13 @@ def test_float_products(dataflow: str, kind: str, acc: str, twice: bool) -> None
 
 
 @pytest.mark.parametrize("dataflow", ["ws", "os", "is"])
-@pytest.mark.parametrize(("kind", "inner"), [("int8", 1023), ("int8", 1025), ("uint8", 300), ("int16", 40), ("int4", 33)])
+@pytest.mark.parametrize(
+    ("kind", "inner"), [("int8", 1023), ("int8", 1025), ("uint8", 300), ("int16", 40), ("int4", 33)]
+)
 def test_integer_products_are_exact(dataflow: str, kind: str, inner: int) -> None:
     """Extreme values everywhere: float32 would lose the last bits of the longer sums."""
-    low, high = {"int4": (-8, 7)}.get(kind, (np.iinfo(kind).min if kind != "int4" else 0,) * 2) if kind == "int4" else (
-        np.iinfo(kind).min, np.iinfo(kind).max)  # fmt: skip
+    info = ml_dtypes.iinfo(DTYPES[kind].numpy)
+    low, high = int(info.min), int(info.max)
     rng = np.random.default_rng(1)
     left = rng.choice([low, low + 1, high], (3, inner)).astype(DTYPES[kind].numpy)
     right = rng.choice([low, high - 1, high], (inner, 2)).astype(DTYPES[kind].numpy)
@@ -221,8 +226,9 @@ def test_out_of_bounds(base: int, low: int) -> None:
     asm = Asm()
     a = asm.tensor("a", (4,), "fp32", "input")
     asm.op("cp", asm.d("spm", "fp32", (4,), base), asm.d("dram", "fp32", (4,), a))
-    message = rf"launch 0, kernel k, core 0, instruction 0 `cp D0, D1`: operand D touches bytes \[{low}, {low + 16}\) of spm, "
-    with pytest.raises(SimulationError, match=message + "which has 65536"):
+    place = "launch 0, kernel k, core 0, instruction 0 `cp D0, D1`: "
+    fault = rf"operand D touches bytes \[{low}, {low + 16}\) of spm, which has 65536"
+    with pytest.raises(SimulationError, match=place + fault):
         run(asm, {"a": np.zeros(4, np.float32)})
 
 
@@ -253,8 +259,6 @@ def test_unwritten_memory_shows(kind: str) -> None:
 
 def test_kept_values_survive_reuse_of_their_address() -> None:
     """Two operators write the same bytes; each kept tensor is copied after its own launch."""
-    from dataclasses import replace
-
     asm = Asm()
     a = asm.d("dram", "fp32", (4,), asm.tensor("a", (4,), "fp32", "input"))
     place = asm.tensor("x", (4,), "fp32", "temp")
@@ -271,8 +275,6 @@ def test_kept_values_survive_reuse_of_their_address() -> None:
 
 def test_host_launch_and_cores() -> None:
     """Two cores add to their own half, then the host doubles."""
-    from dataclasses import replace
-
     asm = Asm()
     a, d = asm.tensor("a", (8,), "fp32", "input"), asm.tensor("d", (8,), "fp32", "output")
     asm.put("csr", dst=1)

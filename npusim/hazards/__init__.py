@@ -1,0 +1,5 @@
+"""Prove that a program is synchronised: every two accesses to the same bytes are ordered by happens-before."""
+
+from npusim.hazards.checker import Finding, check_hazards
+
+__all__ = ["Finding", "check_hazards"]

@@ -1,0 +1,280 @@
+"""The hazard checker: walks every launch on addresses alone and reports what synchronisation does not order.
+
+Per core it keeps the accesses that the sequencer does not yet know to be complete and compares each new access with
+them. Cores share DRAM and host memory and meet only at barriers: between two barriers, accesses of different cores to
+the same bytes are a race unless all are reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from isa.errors import SimulationError
+from isa.machine import Machine
+from isa.params import Params, resolve
+from isa.program import LAUNCH_KERNEL, SPACES, Program
+from isa.table import BY_NAME, NEXT_TILE
+from npusim.functional.control import Step, Walker, text_of
+from npusim.functional.operand import Operand
+from npusim.hazards.memory import Access, Footprint, LiveAccesses, Written
+from npusim.hazards.order import CoreOrder
+from npusim.hazards.regions import Shapes
+
+_SET, _WAIT, _BARRIER, _FENCE = (BY_NAME[n].code for n in ("set", "wait", "barrier", "fence"))
+_LDW, _MM = BY_NAME["ldw"].code, BY_NAME["mm"].code
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault. `kind`: RAW, WAR, WAW, deadlock, ambiguous, bounds, uninitialised, leftover; `instrs` are indices."""
+
+    kind: str
+    message: str
+    launch: int
+    core: int
+    instrs: tuple[int, ...]
+
+
+def check_hazards(
+    program: Program,
+    machine: Machine,
+    max_findings: int = 20,
+    skip: frozenset[tuple[int, int]] = frozenset(),
+) -> list[Finding]:
+    """Return at most `max_findings` faults of a program, each pair of instructions once; an empty list is a proof.
+
+    On machines that issue in order the hardware orders byte ranges: only bounds, reads of unwritten bytes, deadlock
+    and leftover flags are checked. `skip` leaves out waits, as (instruction index, occurrence on its core from 0): a
+    test uses it to show that each wait is needed. Raises SimulationError when the control flow itself is broken.
+    """
+    check = _Check(program, machine, max_findings, skip)
+    seen: set[tuple[int, int, bytes]] = set()
+    for index, launch in enumerate(program.launches):
+        if launch["kind"] != LAUNCH_KERNEL:
+            check.host(program.host_ops[launch["host_op"]].outputs)
+            continue
+        first, size = int(launch["args"]), int(launch["nargs"]) * int(launch["grid"])
+        key = (int(launch["kernel"]), int(launch["grid"]), program.args[first : first + size].tobytes())
+        if key not in seen and len(check.findings) < max_findings:
+            check.launch(index)
+            seen.add(key)
+    return check.findings[:max_findings]
+
+
+class _Check:
+    """State that lasts over launches: which bytes are written, and the findings."""
+
+    def __init__(self, program: Program, machine: Machine, max_findings: int, skip: frozenset[tuple[int, int]]) -> None:
+        self.program = program
+        self.machine = machine
+        self.params: Params = resolve(machine)
+        self.walker = Walker(program, self.params)
+        self.shapes = Shapes()
+        self.written = Written(program, self.params)
+        self.skip = skip
+        self.limit = max_findings
+        self.findings: list[Finding] = []
+        self._reported: set[tuple[str, tuple[int, ...]]] = set()
+
+    def report(self, kind: str, launch: int, core: int, instrs: tuple[int, ...], message: str) -> None:
+        """Add a finding unless the same instructions were reported for the same reason."""
+        if (kind, instrs) in self._reported or len(self.findings) >= self.limit:
+            return
+        self._reported.add((kind, instrs))
+        kernel = self.program.kernels[int(self.program.launches[launch]["kernel"])].name
+        text = ", ".join(f"instruction {pc} `{text_of(self.program, pc)}`" for pc in instrs)
+        message = f"{kind}: launch {launch}, kernel {kernel}, core {core}, {text}: {message}"
+        self.findings.append(Finding(kind, message, launch, core, instrs))
+
+    def host(self, outputs: tuple[str, ...]) -> None:
+        """A host operator writes its outputs."""
+        for name in outputs:
+            self.written.tensor(self.program.tensor(name))
+
+    def launch(self, index: int) -> None:
+        """Walk all cores of a launch from barrier to barrier."""
+        launch = self.program.launches[index]
+        grid, nargs, kernel = int(launch["grid"]), int(launch["nargs"]), int(launch["kernel"])
+        if not 0 <= kernel < len(self.program.kernels) or not 1 <= grid <= self.machine.cores:
+            available = f"there are {len(self.program.kernels)} kernels, {self.machine.cores} cores"
+            raise SimulationError(f"launch {index}: kernel {kernel} on {grid} cores; {available}")
+        self.written.new_launch(self.machine.activation_space)
+        runs = []
+        for core in range(grid):
+            first = int(launch["args"]) + core * nargs
+            args = [int(v) for v in self.program.args[first : first + nargs]]
+            runs.append(_CoreRun(self, index, core, self.walker.steps(kernel, core, grid, args)))
+        while True:
+            at_barrier = [run.advance() for run in runs]
+            self._between_cores(index, runs)
+            if not any(pc is not None for pc in at_barrier):
+                break
+            missing = [core for core, pc in enumerate(at_barrier) if pc is None]
+            if missing:
+                stuck = next((core, pc) for core, pc in enumerate(at_barrier) if pc is not None)
+                why = f"waits at a barrier that core {missing[0]} never reaches"
+                self.report("deadlock", index, stuck[0], (stuck[1],), why)
+                return
+        for run in runs:
+            run.finish()
+
+    def _between_cores(self, index: int, runs: list[_CoreRun]) -> None:
+        for i, run in enumerate(runs):
+            for other in runs[i + 1 :]:
+                clash = run.footprint.clash(other.footprint)
+                if clash is not None:
+                    kind, space, (low, high), mine, theirs = clash
+                    why = f"bytes [{low}, {high}) of {SPACES[space]} are also touched by core {other.core}"
+                    self.report(kind, index, run.core, (mine, theirs), f"{why}; no barrier lies between")
+        for run in runs:
+            run.footprint.clear()
+
+
+class _CoreRun:
+    """One core in one launch."""
+
+    def __init__(self, check: _Check, launch: int, core: int, steps: Iterator[Step]) -> None:
+        self.check, self.launch, self.core, self.steps = check, launch, core, steps
+        self.order = CoreOrder(check.params)
+        self.live = LiveAccesses(check.shapes)
+        self.footprint = Footprint(check.shapes)
+        self.interlocked = check.machine.issue == "inorder"
+        self.shared = int(check.program.launches[launch]["grid"]) > 1
+        self.occurrences: dict[int, int] = {}
+        self.ended = False
+
+    def advance(self) -> int | None:
+        """Run to the next barrier and return its index; None at the end of the kernel or at a deadlock."""
+        if self.ended:
+            return None
+        for step in self.steps:
+            if step.op == _BARRIER:
+                self.order.drain()
+                return step.pc
+            if not (self._sync(step) if step.pipe < 0 or step.op == _SET else self._data(step)):
+                break
+        else:
+            self.ended = True
+            return None
+        self.ended = True
+        self.order.flags.clear()  # a deadlock is reported once, not again as leftovers
+        self.order.pushed.clear()
+        return None
+
+    def finish(self) -> None:
+        """The end of the launch: flags must be 0 and the weight FIFOs empty."""
+        for flag, pending in self.order.flags.items():
+            if pending:
+                pcs = tuple(dict.fromkeys(item.pc for item in pending))
+                why = f"flag {flag} is {len(pending)} when the launch ends; each set needs its wait"
+                self._report("leftover", pcs[:2], why)
+        for unit, tiles in self.order.pushed.items():
+            if tiles:
+                self._report("leftover", (), f"{len(tiles)} tiles stay in the weight FIFO of unit {unit}")
+
+    def _report(self, kind: str, instrs: tuple[int, ...], message: str) -> None:
+        self.check.report(kind, self.launch, self.core, instrs, message)
+
+    def _sync(self, step: Step) -> bool:
+        """Execute set, wait, fence; False at a deadlock."""
+        if step.op == _SET:
+            self.order.set_flag(step.pc, step.pipe, step.imm)
+        elif step.op == _FENCE:
+            self.order.drain()
+        else:
+            return self._wait(step)
+        return True
+
+    def _wait(self, step: Step) -> bool:
+        seen = self.occurrences[step.pc] = self.occurrences.get(step.pc, -1) + 1
+        if (step.pc, seen) in self.check.skip:
+            return True
+        flag, count = step.imm, step.amount
+        pending = self.order.flags.get(flag, ())
+        have = len(pending)
+        if self.order.ambiguous(flag, count):
+            why = f"flag {flag} has {have} sets from several pipes and {count} are waited for: any may be first"
+            self._report("ambiguous", (step.pc, *dict.fromkeys(item.pc for item in pending)), why)
+        taken = self.order.wait(flag, count)
+        if taken is None:
+            why = f"flag {flag} is {have}, {count} needed, and nothing is dispatched past this wait; "
+            self._report("deadlock", (step.pc,), why + self._setters(flag))
+            return False
+        stuck = next((item for item in taken if self.order.blocked(item)), None)
+        if stuck is not None:
+            why = "the set is queued behind an ldw for which the weight FIFO has no room until a later mm pops a tile"
+            self._report("deadlock", (step.pc, stuck.pc), why)
+        return stuck is None
+
+    def _setters(self, flag: int) -> str:
+        """Who could set a flag: instructions of the kernel, by index."""
+        program = self.check.program
+        kernel = program.kernels[int(program.launches[self.launch]["kernel"])]
+        found = [
+            pc
+            for pc in range(kernel.start, kernel.end)
+            if program.instrs[pc]["op"] == _SET and (program.instrs[pc]["imm"] == flag or program.instrs[pc]["a"] >= 0)
+        ]
+        if not found:
+            return "no instruction of the kernel sets it"
+        return "it can be set by " + ", ".join(f"{pc} `{text_of(program, pc)}`" for pc in found[:4])
+
+    def _data(self, step: Step) -> bool:
+        if not self._fifo(step):
+            return False
+        number = self.order.dispatch(step.pipe)
+        if any(o is not None and 0 in o.ext for o in step.operands):
+            return True
+        dst, *sources = step.operands
+        for letter, operand in zip("ABC", sources):
+            if operand is not None:
+                self._access(step, number, operand, letter, False)
+        if dst is not None:
+            if step.accumulate:
+                self._access(step, number, dst, "D", False)
+            self._access(step, number, dst, "D", True)
+        return True
+
+    def _fifo(self, step: Step) -> bool:
+        if step.op == _LDW and not self.order.push(step.unit):
+            why = "the weight FIFO and its queue are full and no mm before this ldw pops a tile"
+            self._report("deadlock", (step.pc,), why)
+            return False
+        if step.op == _MM and step.flags & NEXT_TILE and not self.order.pop(step.unit):
+            self._report("deadlock", (step.pc,), f"no earlier ldw pushes a tile into the FIFO of unit {step.unit}")
+            return False
+        return True
+
+    def _access(self, step: Step, number: int, operand: Operand, letter: str, write: bool) -> None:
+        shape = self.check.shapes.of(operand)
+        if not shape.pieces:
+            return
+        access = Access(operand.space, shape, operand.base, write, step.pc, step.pipe, number)
+        size = self.check.written.size(operand.space)
+        low, high = operand.base + shape.low, operand.base + shape.high
+        if low < 0 or high > size:
+            why = f"operand {letter} touches bytes [{low}, {high}) of {SPACES[operand.space]}, which has {size}"
+            self._report("bounds", (step.pc,), why)
+            return
+        if write:
+            self.check.written.mark(self.core, access)
+        elif not self.check.written.covers(self.core, access):
+            why = f"operand {letter} reads bytes of [{low}, {high}) of {SPACES[operand.space]} that nothing has written"
+            self._report("uninitialised", (step.pc,), why)
+        if not self.interlocked:
+            self._conflict(access)
+        if self.shared and operand.space < 2:
+            self.footprint.add(access)
+
+    def _conflict(self, access: Access) -> None:
+        clash = self.live.add(access, self.order)
+        if clash is None:
+            return
+        kind, pc, pipe, (low, high) = clash
+        earlier, later = (self.check.params.pipes[p].label for p in (pipe, access.pipe))
+        why = (
+            f"bytes [{low}, {high}) of {SPACES[access.space]}: {later} may start {access.pc} before {earlier} has "
+            f"completed {pc}; missing: a set on {earlier} after {pc} and its wait before {access.pc}"
+        )
+        self._report(kind, (pc, access.pc), why)

@@ -1,0 +1,210 @@
+"""Memory as the hazard checker sees it: accesses in flight, bytes written, footprints of cores."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from isa.dtypes import dtype
+from isa.machine import CHIP_SPACES
+from isa.params import Params
+from isa.program import SPACES, Program, Tensor
+from npusim.functional.machine_state import used_bytes
+from npusim.functional.operand import view
+from npusim.hazards.order import CoreOrder
+from npusim.hazards.regions import Shape, Shapes, common, union
+
+Array = npt.NDArray[Any]
+MANY_ENTRIES = 32  # of a bucket, before it is searched for stale ones
+_RAW = {size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)}
+_ONES = {size: int.from_bytes(b"\1" * size, "little") for size in _RAW}
+
+
+class Access(NamedTuple):
+    """One operand of one instruction: its bytes, and the `number` of the instruction on its pipe."""
+
+    space: int
+    shape: Shape
+    base: int
+    write: bool
+    pc: int
+    pipe: int
+    number: int
+
+
+class _Bucket:
+    """Accesses of one pipe to one space: per byte set, the youngest write and the youngest read."""
+
+    __slots__ = ("entries", "youngest")
+
+    def __init__(self) -> None:
+        self.entries: dict[tuple[Shape, int], list[int]] = {}  # -> [write number, write pc, read number, read pc]
+        self.youngest = 0
+
+    def forget(self, completed: int) -> None:
+        """Drop what the sequencer knows to be complete: everything that follows is ordered after it."""
+        if completed >= self.youngest:
+            self.entries.clear()
+        elif len(self.entries) > MANY_ENTRIES:
+            self.entries = {k: e for k, e in self.entries.items() if e[0] > completed or e[2] > completed}
+
+
+Clash = tuple[str, int, int, tuple[int, int]]  # kind, instruction, pipe, bytes
+
+
+class LiveAccesses:
+    """Accesses of one core that may still be in flight.
+
+    Only the youngest access of a pipe to a byte set is kept: completion is learnt as a prefix, so whoever is ordered
+    after the youngest is ordered after the older ones too.
+    """
+
+    def __init__(self, shapes: Shapes) -> None:
+        self._shapes = shapes
+        self._spaces: dict[int, dict[int, _Bucket]] = {}
+
+    def add(self, access: Access, order: CoreOrder) -> Clash | None:
+        """Record an access; return the first earlier one that conflicts and is not ordered before it."""
+        pipes = self._spaces.setdefault(access.space, {})
+        clash: Clash | None = None
+        for other, bucket in pipes.items():
+            if other == access.pipe and order.serial[other]:
+                continue
+            known = order.known(access.pipe, other)
+            if known < bucket.youngest and clash is None:
+                own = access.number if other == access.pipe else 0
+                clash = self._scan(access, other, bucket, known, own)
+            bucket.forget(order.sequencer[other])
+        bucket = pipes.setdefault(access.pipe, _Bucket())
+        entry = bucket.entries.setdefault((access.shape, access.base), [0, 0, 0, 0])
+        at = 0 if access.write else 2
+        entry[at : at + 2] = access.number, access.pc
+        bucket.youngest = access.number
+        return clash
+
+    def _scan(self, access: Access, other: int, bucket: _Bucket, known: int, own: int) -> Clash | None:
+        """Compare with one pipe's accesses; those of instruction number `own` are the instruction itself."""
+        for (shape, base), (wrote, write_pc, read, read_pc) in bucket.entries.items():
+            after_write = wrote > known and wrote != own
+            after_read = access.write and read > known and read != own
+            if not after_write and not after_read:
+                continue
+            shared = self._shapes.overlap(shape, base, access.shape, access.base)
+            if shared is None:
+                continue
+            if after_write:
+                return "WAW" if access.write else "RAW", write_pc, other, shared
+            return "WAR", read_pc, other, shared
+        return None
+
+
+class Written:
+    """Which bytes hold defined values, per space and core.
+
+    Inputs and weights are defined from the start, on-chip memory is undefined when a launch starts unless tensors
+    live there between launches.
+    """
+
+    def __init__(self, program: Program, params: Params) -> None:
+        self._sizes = [int(v) for v in params.space_bytes]
+        for name in CHIP_SPACES:
+            self._sizes[SPACES.index(name)] = used_bytes(program, params, name)
+        self._maps: dict[tuple[int, int], Array] = {}
+        self._done: dict[tuple[int, int], set[tuple[Shape, int, bool]]] = {}
+        self._given: dict[int, list[tuple[int, int]]] = {}
+        for tensor in program.tensors:
+            if tensor.role in ("input", "weight"):
+                self.tensor(tensor)
+
+    def size(self, space: int) -> int:
+        """Bytes of a space; of dram and host, what the program uses."""
+        return self._sizes[space]
+
+    def tensor(self, tensor: Tensor) -> None:
+        """A tensor gets values from outside of the kernels."""
+        size = int(np.prod(tensor.shape, dtype=np.int64)) * dtype(tensor.dtype).size_bytes
+        spans = self._given.setdefault(SPACES.index(tensor.space), [])
+        if (tensor.address, tensor.address + size) not in spans:
+            spans.append((tensor.address, tensor.address + size))
+
+    def new_launch(self, activation_space: str) -> None:
+        """On-chip memory becomes undefined, except where tensors live between launches."""
+        kept = {SPACES.index(name) for name in (*CHIP_SPACES, activation_space)}
+        for key in [k for k in self._maps if k[0] not in kept]:
+            del self._maps[key], self._done[key]
+
+    def _map(self, core: int, space: int) -> tuple[Array, set[tuple[Shape, int, bool]]]:
+        key = (space, 0 if SPACES[space] in CHIP_SPACES else core)
+        if key not in self._maps:
+            self._maps[key], self._done[key] = np.zeros(self._sizes[space], np.uint8), set()
+        return self._maps[key], self._done[key]
+
+    def mark(self, core: int, access: Access) -> None:
+        """The bytes of an access within bounds become defined."""
+        bytes_, done = self._map(core, access.space)
+        key = (access.shape, access.base, True)
+        if key not in done:
+            done.add(key)
+            size = access.shape.size
+            for piece in access.shape.pieces:
+                view(bytes_, piece._replace(base=piece.base + access.base), _RAW[size])[...] = _ONES[size]
+
+    def covers(self, core: int, access: Access) -> bool:
+        """True when every byte that an access reads is defined."""
+        bytes_, done = self._map(core, access.space)
+        shape, base = access.shape, access.base
+        if (shape, base, True) in done or (shape, base, False) in done:
+            return True
+        low, high = base + shape.low, base + shape.high
+        if any(start <= low and high <= end for start, end in self._given.get(access.space, ())):
+            return True
+        size = shape.size
+        moved = (piece._replace(base=piece.base + base) for piece in shape.pieces)
+        if not all((view(bytes_, piece, _RAW[size]) == _ONES[size]).all() for piece in moved):
+            return False
+        done.add((shape, base, False))
+        return True
+
+
+class Footprint:
+    """What one core reads and writes in the chip's memories between two barriers."""
+
+    def __init__(self, shapes: Shapes) -> None:
+        self._shapes = shapes
+        self._parts: dict[tuple[int, bool], dict[tuple[Shape, int], int]] = {}
+        self._runs: dict[tuple[int, bool], tuple[Array, Array]] = {}
+
+    def clear(self) -> None:
+        """Forget everything: a barrier orders it before what follows."""
+        self._parts.clear()
+        self._runs.clear()
+
+    def add(self, access: Access) -> None:
+        """Record an access."""
+        parts = self._parts.setdefault((access.space, access.write), {})
+        parts.setdefault((access.shape, access.base), access.pc)
+
+    def runs(self, space: int, write: bool) -> tuple[Array, Array]:
+        """Byte runs read or written in a space."""
+        key = (space, write)
+        if key not in self._runs:
+            self._runs[key] = union(list(self._parts.get(key, {})))
+        return self._runs[key]
+
+    def clash(self, other: Footprint) -> tuple[str, int, tuple[int, int], int, int] | None:
+        """The first conflict with another core: kind, space, bytes, both instructions."""
+        for space in range(len(CHIP_SPACES)):
+            for kind, mine, theirs in (("WAW", True, True), ("RAW", True, False), ("WAR", False, True)):
+                shared = common(self.runs(space, mine), other.runs(space, theirs))
+                if shared is not None:
+                    return kind, space, shared, self._who(space, mine, shared), other._who(space, theirs, shared)
+        return None
+
+    def _who(self, space: int, write: bool, span: tuple[int, int]) -> int:
+        for (shape, base), pc in self._parts[space, write].items():
+            at = (np.array([span[0] - base]), np.array([span[1] - base]))
+            if common((shape.starts, shape.ends), at) is not None:
+                return pc
+        raise AssertionError("a run of the union belongs to one of its parts")

@@ -1,0 +1,117 @@
+"""Happens-before on one core: what is known to have completed when an instruction starts.
+
+Knowledge is a vector clock with one component a pipe: how many of its instructions have completed, counted from the
+launch's start. Completion is only ever learnt as a prefix (set, fence, barrier, the next instruction of a serial
+pipe), so one number a pipe is exact. The depth of a queue is not relied on: the proof holds for any depth.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from isa.params import Params
+from isa.table import DMA, MATRIX, SCALAR, WEIGHTS
+
+
+@dataclass(frozen=True)
+class FlagSet:
+    """One increment of a flag: its instruction, its pipe, what it proves, and the tile pops that it depends on."""
+
+    pc: int
+    pipe: int
+    knows: list[int]
+    pops_needed: int
+
+
+class CoreOrder:
+    """Vector clocks of one core during one launch."""
+
+    def __init__(self, params: Params) -> None:
+        count = len(params.pipes)
+        self.serial = [p.pipe_class < DMA for p in params.pipes]
+        self.scalar = next(p.index for p in params.pipes if p.pipe_class == SCALAR)
+        self.dispatched = [0] * count
+        self.sequencer = [0] * count
+        self.extra = [[0] * count for _ in range(count)]  # what a pipe learnt through the weight FIFO
+        self.flags: dict[int, deque[FlagSet]] = {}
+        self.depth = params["fifo_tiles"]
+        self.queue = params.machine.core.matrix.queue_depth
+        self.pushed: dict[int, deque[int]] = {}  # by unit: numbers of the ldw instructions whose tiles wait
+        self.pushes: dict[int, int] = {}
+        self.pops: dict[int, list[int]] = {}  # by unit: mm instructions completed before each pop
+        self.weights = {p.unit: p.index for p in params.pipes if p.pipe_class == WEIGHTS}
+        self.matrix = {p.unit: p.index for p in params.pipes if p.pipe_class == MATRIX}
+        self.unit_of = {index: unit for unit, index in self.weights.items()}
+
+    def known(self, pipe: int, other: int) -> int:
+        """How many instructions of `other` have completed for certain when the next one of `pipe` starts."""
+        if other == pipe and self.serial[pipe]:
+            return self.dispatched[pipe]
+        return max(self.sequencer[other], self.extra[pipe][other])
+
+    def dispatch(self, pipe: int) -> int:
+        """Count an instruction of `pipe`; return its number (from 1)."""
+        self.dispatched[pipe] += 1
+        return self.dispatched[pipe]
+
+    def push(self, unit: int) -> bool:
+        """An ldw about to be dispatched; False when FIFO and queue are full and no mm before it makes room."""
+        pipe, waiting = self.weights[unit], self.pushed.setdefault(unit, deque())
+        if len(waiting) >= self.depth + self.queue + 1:
+            return False
+        waiting.append(self.dispatched[pipe] + 1)
+        number = self.pushes[unit] = self.pushes.get(unit, 0) + 1
+        freed = self.pops.get(unit, [])
+        if self.depth < number <= self.depth + len(freed):
+            matrix = self.matrix[unit]
+            self.extra[pipe][matrix] = max(self.extra[pipe][matrix], freed[number - self.depth - 1])
+        return True
+
+    def pop(self, unit: int) -> bool:
+        """An mm about to be dispatched that takes the next tile; False when no earlier ldw pushed one."""
+        waiting = self.pushed.get(unit)
+        if not waiting:
+            return False
+        matrix, weights = self.matrix[unit], self.weights[unit]
+        self.extra[matrix] = [max(a, b) for a, b in zip(self.extra[matrix], self.extra[weights])]
+        self.extra[matrix][weights] = max(self.extra[matrix][weights], waiting.popleft())
+        self.pops.setdefault(unit, []).append(self.dispatched[matrix])
+        return True
+
+    def set_flag(self, pc: int, pipe: int, flag: int) -> None:
+        """A set on `pipe`: proves that all its earlier instructions have completed."""
+        knows = [max(a, b) for a, b in zip(self.sequencer, self.extra[pipe])]
+        knows[pipe] = self.dispatched[pipe]
+        unit = self.unit_of.get(pipe)
+        needed = self.pushes.get(unit, 0) - self.depth if unit is not None else 0
+        pending = self.flags.setdefault(flag, deque())
+        if pipe == self.scalar:  # the sequencer sets at once, so before whatever is still queued
+            pending.appendleft(FlagSet(pc, pipe, knows, 0))
+        else:
+            pending.append(FlagSet(pc, pipe, knows, needed))
+
+    def ambiguous(self, flag: int, count: int) -> bool:
+        """True when a wait takes some of the sets that several pipes race to make."""
+        pending = self.flags.get(flag, ())
+        queued = [item.pipe for item in pending if item.pipe != self.scalar]
+        return len(pending) > count > len(pending) - len(queued) and len(set(queued)) > 1
+
+    def wait(self, flag: int, count: int) -> list[FlagSet] | None:
+        """Take the `count` oldest sets of a flag and learn what they prove; None when there are not so many."""
+        pending = self.flags.get(flag, deque())
+        if len(pending) < count:
+            return None
+        taken = [pending.popleft() for _ in range(count)]
+        for item in taken:
+            self.sequencer = [max(a, b) for a, b in zip(self.sequencer, item.knows)]
+        return taken
+
+    def blocked(self, item: FlagSet) -> bool:
+        """True when a set waits behind an ldw whose room only a later mm would make."""
+        unit = self.unit_of.get(item.pipe)
+        return unit is not None and item.pops_needed > len(self.pops.get(unit, []))
+
+    def drain(self) -> None:
+        """A fence: everything dispatched has completed."""
+        self.sequencer = list(self.dispatched)
