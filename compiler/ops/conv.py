@@ -44,8 +44,9 @@ def _depthwise(x: Array, w: Array, window: Window, outputs: tuple[int, ...]) -> 
     source = np.repeat(x, repeat, axis=1) if repeat > 1 else x
     total = np.zeros((x.shape[0], w.shape[0], *outputs), dtype=np.result_type(x, w))
     scale_shape = (1, -1) + (1,) * len(outputs)
-    for tap in window.taps():
-        total += source[window.slices(tap, outputs)] * w[:, 0][(..., *tap)].reshape(scale_shape)
+    by_tap = w.reshape(w.shape[0], -1)
+    for index, tap in enumerate(window.taps()):
+        total += source[window.slices(tap, outputs)] * by_tap[:, index].reshape(scale_shape)
     return total
 
 
