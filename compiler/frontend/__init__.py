@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,6 +31,6 @@ def load_model(spec: str, shapes: Mapping[str, tuple[int, ...]] | None = None, b
         if batch not in (None, 1):
             raise ModelError(f"--batch {batch} does not apply to {spec!r}: a topology file fixes every extent")
         return import_scalesim(Path(spec))
-    from compiler import zoo
-
-    return zoo.build(spec, batch)
+    # Imported by name: the zoo is built on this package, and only a zoo run needs it.
+    graph: Graph = importlib.import_module("compiler.zoo").build(spec, batch)
+    return graph

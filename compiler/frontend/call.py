@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,11 @@ from isa.errors import ModelError
 
 @dataclass
 class Call:
-    """An ONNX node with resolved tensor names; `version` is the opset of its domain; `batch_ratio` is the factor by
-    which `--batch` changed the batch that the model was exported with."""
+    """An ONNX node with resolved tensor names.
+
+    `version` is the opset of its domain; `batch_ratio` is (new, exported) batch where `--batch` changed it; `folder` is
+    where external data of tensor attributes lies.
+    """
 
     name: str
     op: str
@@ -26,6 +30,7 @@ class Call:
     outputs: list[str]
     attrs: dict[str, Any] = field(default_factory=dict)
     batch_ratio: tuple[int, int] = (1, 1)
+    folder: Path = Path()
 
     def fail(self, reason: str) -> ModelError:
         """Return the ModelError that names the node, operator and opset."""

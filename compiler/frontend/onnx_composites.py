@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from compiler.frontend.builder import Builder
-from compiler.frontend.call import Call, rule
+from compiler.frontend.call import RULES, Call, rule
 from compiler.frontend.onnx_load import dtype_name
 from compiler.graph import Node
 from compiler.ops.matmul import einsum_terms
@@ -137,13 +137,10 @@ def einsum(b: Builder, call: Call) -> None:
     shared = [c for c in left if c in other and c in right]
     inner = [c for c in left if c in other and c not in right]
     rows, cols = [c for c in left if c not in other], [c for c in other if c not in left]
-    size = {
-        label: math.prod(extents[c] for c in part)
-        for label, part in (("b", shared), ("k", inner), ("m", rows), ("n", cols))
-    }
-    lead = (size["b"],) if shared else ()
-    a = _arranged(b, call, 0, left, [*shared, *rows, *inner], (*lead, size["m"], size["k"]))
-    w = _arranged(b, call, 1, other, [*shared, *inner, *cols], (*lead, size["k"], size["n"]))
+    batch, depth, height, width = (math.prod(extents[c] for c in part) for part in (shared, inner, rows, cols))
+    lead = (batch,) if shared else ()
+    a = _arranged(b, call, 0, left, [*shared, *rows, *inner], (*lead, height, depth))
+    w = _arranged(b, call, 1, other, [*shared, *inner, *cols], (*lead, depth, width))
     product = b.emit(f"{call.name}/matmul", "MatMul", [a, w])
     order = [*shared, *rows, *cols]
     shaped = _reshape(b, call, "expand", product, tuple(extents[c] for c in order))
@@ -190,12 +187,9 @@ def _quantised(b: Builder, call: Call, real: str, scale: int) -> None:
 
 def _again(b: Builder, call: Call, op: str, inputs: list[str], attrs: dict[str, Any] | None = None) -> str:
     """Import `op` on real operands by its own rule, and return its output."""
-    from compiler.frontend.call import RULES
-
     out = b.fresh(f"{call.name}:real")
-    inner = Call(
-        call.name, op, "", call.version if not call.domain else 13, inputs, [out], attrs or {}, call.batch_ratio
-    )
+    version = call.version if not call.domain else 13
+    inner = Call(call.name, op, "", version, inputs, [out], attrs or {}, call.batch_ratio)
     found = RULES.get(("", op))
     if found is None:
         b.emit(call.name, op, inputs, [out], attrs)
@@ -211,13 +205,9 @@ def qlinear_conv(b: Builder, call: Call) -> None:
     if call.operand(8):
         scales = [call.fixed(b, i, "the scale") for i in (1, 4)]
         joint = np.asarray(scales[0], np.float32) * np.asarray(scales[1], np.float32)
-        bias_scale = b.array(
-            f"{call.name}/bias_scale", joint.reshape(-1) if joint.size > 1 else joint.reshape(()), "fp32"
-        )
-        bias = b.emit(
-            f"{call.name}/dequantize_bias", "DequantizeLinear", [call.operand(8), bias_scale], attrs={"axis": 0}
-        )
-        inputs.append(bias)
+        scale = b.array(f"{call.name}/bias_scale", joint.reshape(-1) if joint.size > 1 else joint.reshape(()), "fp32")
+        pair = [call.operand(8), scale]
+        inputs.append(b.emit(f"{call.name}/dequantize_bias", "DequantizeLinear", pair, attrs={"axis": 0}))
     _quantised(b, call, _again(b, call, "Conv", inputs, call.attrs), 6)
 
 
@@ -234,9 +224,10 @@ def qlinear_binary(b: Builder, call: Call) -> None:
     _quantised(b, call, _again(b, call, op, [_real(b, call, 0, "a"), _real(b, call, 3, "b")]), 6)
 
 
-@rule(
-    "QLinearGlobalAveragePool", "QLinearAveragePool", "QLinearLeakyRelu", "QLinearSigmoid", "QLinearSoftmax", domain=_MS
-)
+_QLINEAR_UNARY = ("GlobalAveragePool", "AveragePool", "LeakyRelu", "Sigmoid", "Softmax")
+
+
+@rule(*(f"QLinear{op}" for op in _QLINEAR_UNARY), domain=_MS)
 def qlinear_unary(b: Builder, call: Call) -> None:
     """Operators of one quantised operand."""
     if call.attrs.get("channels_last", 0):
@@ -280,13 +271,7 @@ def integer_product(b: Builder, call: Call) -> None:
             name = _binary(b, call, "Sub", f"{label}_centred", name, zero)
         names.append(name)
     result = _again(b, call, op, names, call.attrs if op == "Conv" else {})
-    b.emit(
-        f"{call.name}/sum",
-        "Cast" if b.type(result).dtype != "int32" else "Identity",
-        [result],
-        call.outputs,
-        {"to": "int32"} if b.type(result).dtype != "int32" else {},
-    )
+    b.emit(f"{call.name}/sum", "Identity", [result], call.outputs)
 
 
 # --- com.microsoft -------------------------------------------------------------------------------------------------
@@ -361,7 +346,3 @@ def simplified_norm(b: Builder, call: Call) -> None:
 def layer_norm(b: Builder, call: Call) -> None:
     """Statistics are always computed in fp32 or wider."""
     b.emit(call.name, call.op, call.inputs, call.outputs, call.kept("stash_type"))
-
-
-for _name in ("QuantizeLinear", "DequantizeLinear"):
-    rule(_name, domain=_MS)(lambda b, call: b.emit(call.name, call.op, call.inputs, call.outputs, call.attrs) and None)

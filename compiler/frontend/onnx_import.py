@@ -38,9 +38,7 @@ def import_onnx(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None,
     for tensor in graph.initializer:
         importer.builder.constant(tensor.name, tensor_constant(tensor, importer.folder))
     if graph.sparse_initializer:
-        raise ModelError(
-            f"{file}: sparse initialisers are not supported; store {len(graph.sparse_initializer)} densely"
-        )
+        raise ModelError(f"{file}: {len(graph.sparse_initializer)} sparse initialisers; store them densely")
     importer.ratio = declare_inputs(importer.builder, graph, shapes or {}, batch)
     importer.nodes(graph.node, {}, "")
     outputs = [importer.output(value.name) for value in graph.output]
@@ -98,9 +96,8 @@ def _declared(value: Any) -> list[int | str] | None:
 def _overridden(name: str, wanted: Iterable[int], dims: list[int | str] | None) -> list[int | str]:
     found: list[int | str] = [int(d) for d in wanted]
     if dims is not None and len(found) != len(dims):
-        raise ModelError(
-            f"--shape {name}={'x'.join(map(str, found))} has {len(found)} extents, the input has {len(dims)}"
-        )
+        text = "x".join(map(str, found))
+        raise ModelError(f"--shape {name}={text} has {len(found)} extents, the input has {len(dims)}")
     return found
 
 
@@ -114,9 +111,8 @@ def _batched(dims: list[int | str], batch: int, exported: int | None) -> list[in
 
 
 def _unknown_text(missing: list[tuple[str, list[int | str] | None]]) -> str:
-    listed = "; ".join(
-        f"{name}[{','.join(map(str, dims)) if dims is not None else 'rank unknown'}]" for name, dims in missing
-    )
+    known = [(name, "rank unknown" if dims is None else ",".join(map(str, dims))) for name, dims in missing]
+    listed = "; ".join(f"{name}[{text}]" for name, text in known)
     name, dims = missing[0]
     usual = [1, 3, 224, 224]
     example = "x".join(
@@ -150,7 +146,7 @@ class _Importer:
             if prefix and out:
                 scope[out] = prefix + out
         version = self.opsets.get(domain, 1)
-        call = Call(name, proto.op_type, domain, version, inputs, outputs, batch_ratio=self.ratio)
+        call = Call(name, proto.op_type, domain, version, inputs, outputs, batch_ratio=self.ratio, folder=self.folder)
         call.attrs = self.attributes(proto, call)
         if not domain and call.op == "If":
             self.branch(call, list(proto.output), scope, prefix)
@@ -164,15 +160,15 @@ class _Importer:
 
     def dispatch(self, call: Call) -> None:
         found = RULES.get((call.domain, call.op))
-        call.attrs = {k: v for k, v in call.attrs.items() if k != "folder"} | (
-            {"folder": self.folder} if call.op in ("Constant", "ConstantOfShape") else {}
-        )
         if found is not None:
             found(self.builder, call)
             return
         if call.domain or call.op not in OPS:
             known = sorted({*OPS, *(op for _, op in RULES)})
             raise call.fail(f"operator is not supported; nearest supported: {nearest(call.op, known)}")
+        for label, value in call.attrs.items():
+            if not isinstance(value, (int, float, str, tuple)):
+                raise call.fail(f"attribute {label!r} is a tensor or a graph, which this operator does not take")
         self.builder.emit(call.name, call.op, call.inputs, call.outputs, call.attrs)
 
     def resolve(self, name: str, scope: dict[str, str]) -> str:

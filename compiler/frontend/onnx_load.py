@@ -19,7 +19,7 @@ MAX_FILE_BYTES = 8 << 30
 OPSETS = (7, 24)
 
 # fmt: off
-_DTYPES = {
+_DTYPES: dict[int, str] = {
     TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16", TensorProto.DOUBLE: "fp64",
     TensorProto.FLOAT8E4M3FN: "fp8_e4m3", TensorProto.FLOAT8E5M2: "fp8_e5m2",
     TensorProto.INT4: "int4", TensorProto.INT8: "int8", TensorProto.INT16: "int16", TensorProto.INT32: "int32",

@@ -24,7 +24,7 @@ def constant(b: Builder, call: Call) -> None:
     forms = {"value_float": "fp32", "value_floats": "fp32", "value_int": "int64", "value_ints": "int64"}
     out = call.outputs[0]
     if "value" in call.attrs:
-        b.constant(out, tensor_constant(call.attrs["value"], call.attrs["folder"]))
+        b.constant(out, tensor_constant(call.attrs["value"], call.folder))
         return
     for form, dtype in forms.items():
         if form in call.attrs:
@@ -40,7 +40,7 @@ def constant_of_shape(b: Builder, call: Call) -> None:
     fill: Any = 0.0
     dtype = "fp32"
     if "value" in call.attrs:
-        source = tensor_constant(call.attrs["value"], call.attrs["folder"])
+        source = tensor_constant(call.attrs["value"], call.folder)
         fill, dtype = source.value().reshape(-1)[0], source.type.dtype
     storage = dtype_of(dtype).numpy
     b.constant(call.outputs[0], Constant(TensorType(shape, dtype), lambda: np.full(shape, fill, dtype=storage)))
@@ -73,13 +73,8 @@ def reshape(b: Builder, call: Call) -> None:
         raise call.fail(f"target shape {target} is not valid")
     new, old = call.batch_ratio
     fixed = math.prod(d for d in target if d != -1)
-    if (
-        -1 not in target
-        and target
-        and new != old
-        and fixed * new == source.elements * old
-        and target[0] * new % old == 0
-    ):
+    rebatched = new != old and source.elements * old == fixed * new
+    if target and -1 not in target and rebatched and target[0] * new % old == 0:
         target[0] = target[0] * new // old
     if -1 in target:
         if fixed == 0 or source.elements % fixed:
@@ -277,6 +272,7 @@ def variadic(b: Builder, call: Call) -> None:
     b.emit(call.name, op, call.inputs, call.outputs)
 
 
+@rule("QuantizeLinear", domain="com.microsoft")
 @rule("QuantizeLinear")
 def quantize(b: Builder, call: Call) -> None:
     """The output type becomes an npusim dtype name."""
@@ -287,6 +283,7 @@ def quantize(b: Builder, call: Call) -> None:
     b.emit(call.name, "QuantizeLinear", call.inputs, call.outputs, attrs)
 
 
+@rule("DequantizeLinear", domain="com.microsoft")
 @rule("DequantizeLinear")
 def dequantize(b: Builder, call: Call) -> None:
     """The output has the scale's type."""

@@ -18,7 +18,7 @@ input; attributes are ints, floats, strings or tuples of them.
 then [k..., C/g, M] and ConvTranspose weights [k..., C, M/g].
 """
 
-from compiler.ops import (
+from compiler.ops import (  # noqa: F401  (importing a family registers its operators)
     activation,
     conv,
     elementwise,
@@ -34,26 +34,6 @@ from compiler.ops import (
     shape,
 )
 from compiler.ops.base import OP_CLASSES, OPS, OpDef, Work, nearest, op_def, register
+from compiler.ops.interpret import run_graph
 
-__all__ = [
-    "OPS",
-    "OP_CLASSES",
-    "OpDef",
-    "Work",
-    "activation",
-    "conv",
-    "elementwise",
-    "indexing",
-    "layout",
-    "matmul",
-    "nearest",
-    "norm",
-    "op_def",
-    "pool",
-    "quantize",
-    "recurrent",
-    "reduce",
-    "register",
-    "resize",
-    "shape",
-]
+__all__ = ["OPS", "OP_CLASSES", "OpDef", "Work", "nearest", "op_def", "register", "run_graph"]
