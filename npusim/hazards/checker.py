@@ -221,11 +221,12 @@ class _CoreRun:
         return "it can be set by " + ", ".join(f"{pc} `{text_of(program, pc)}`" for pc in found[:4])
 
     def _data(self, step: Step) -> bool:
+        if any(o is not None and 0 in o.ext for o in step.operands):
+            self.order.dispatch(step.pipe)  # a no-op that keeps its place: it neither pushes nor pops
+            return True
         if not self._fifo(step):
             return False
         number = self.order.dispatch(step.pipe)
-        if any(o is not None and 0 in o.ext for o in step.operands):
-            return True
         dst, *sources = step.operands
         for letter, operand in zip("ABC", sources):
             if operand is not None:

@@ -14,7 +14,7 @@ from isa.program import SPACES, Program, Tensor
 from npusim.functional.machine_state import used_bytes
 from npusim.functional.operand import view
 from npusim.hazards.order import CoreOrder
-from npusim.hazards.regions import Shape, Shapes, common, union
+from npusim.hazards.regions import Shape, Shapes, common, merge, union
 
 Array = npt.NDArray[Any]
 MANY_ENTRIES = 32  # of a bucket, before it is searched for stale ones
@@ -113,7 +113,7 @@ class Written:
             self._sizes[SPACES.index(name)] = used_bytes(program, params, name)
         self._maps: dict[tuple[int, int], Array] = {}
         self._done: dict[tuple[int, int], set[tuple[Shape, int, bool]]] = {}
-        self._given: dict[int, list[tuple[int, int]]] = {}
+        self._given: dict[int, tuple[Array, Array]] = {}
         for tensor in program.tensors:
             if tensor.role in ("input", "weight"):
                 self.tensor(tensor)
@@ -125,9 +125,10 @@ class Written:
     def tensor(self, tensor: Tensor) -> None:
         """A tensor gets values from outside of the kernels."""
         size = int(np.prod(tensor.shape, dtype=np.int64)) * dtype(tensor.dtype).size_bytes
-        spans = self._given.setdefault(SPACES.index(tensor.space), [])
-        if (tensor.address, tensor.address + size) not in spans:
-            spans.append((tensor.address, tensor.address + size))
+        space = SPACES.index(tensor.space)
+        starts, ends = self._given.get(space, (np.zeros(0, np.int64), np.zeros(0, np.int64)))
+        new = (np.append(starts, tensor.address), np.append(ends, tensor.address + size))
+        self._given[space] = merge([new])
 
     def new_launch(self, activation_space: str) -> None:
         """On-chip memory becomes undefined, except where tensors live between launches."""
@@ -158,8 +159,11 @@ class Written:
         if (shape, base, True) in done or (shape, base, False) in done:
             return True
         low, high = base + shape.low, base + shape.high
-        if any(start <= low and high <= end for start, end in self._given.get(access.space, ())):
-            return True
+        if access.space in self._given:
+            starts, ends = self._given[access.space]
+            at = int(np.searchsorted(starts, low, side="right")) - 1
+            if at >= 0 and high <= ends[at]:
+                return True
         size = shape.size
         moved = (piece._replace(base=piece.base + base) for piece in shape.pieces)
         if not all((view(bytes_, piece, _RAW[size]) == _ONES[size]).all() for piece in moved):

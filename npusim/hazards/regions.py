@@ -25,7 +25,7 @@ class Shape:
     def __init__(self, operand: Operand, size_bytes: int) -> None:
         self.pieces = tuple(pieces(operand._replace(base=0)))
         self.size = size_bytes
-        self.starts, self.ends = _merge([_runs(piece, size_bytes) for piece in self.pieces])
+        self.starts, self.ends = merge([_runs(piece, size_bytes) for piece in self.pieces])
         self.low = int(self.starts[0]) if len(self.starts) else 0
         self.high = int(self.ends[-1]) if len(self.ends) else 0
 
@@ -51,7 +51,7 @@ def _runs(piece: Piece, size_bytes: int) -> tuple[Array, Array]:
     return starts, starts + length
 
 
-def _merge(runs: list[tuple[Array, Array]]) -> tuple[Array, Array]:
+def merge(runs: list[tuple[Array, Array]]) -> tuple[Array, Array]:
     """Sort runs and join those that touch."""
     if not runs:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -110,4 +110,4 @@ class Shapes:
 
 def union(parts: list[tuple[Shape, int]]) -> tuple[Array, Array]:
     """Sorted disjoint runs of shapes placed at their bases."""
-    return _merge([(shape.starts + base, shape.ends + base) for shape, base in parts])
+    return merge([(shape.starts + base, shape.ends + base) for shape, base in parts])

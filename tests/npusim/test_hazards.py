@@ -307,6 +307,30 @@ def test_full_weight_fifo(tiles: int, kind: str | None) -> None:
     assert [f.kind for f in simple(build)] == ([kind] if kind else [])
 
 
+@pytest.mark.parametrize(("rows", "kinds_found"), [(4, {"leftover"}), (0, set())])
+def test_empty_ldw_pushes_nothing(rows: int, kinds_found: set[str]) -> None:
+    def build(asm: Asm) -> None:
+        base = asm.tensor("a", (4, 4), "fp32", "input")
+        asm.put("li", dst=1, imm=rows)
+        asm.put("ldw", a=asm.d("dram", "fp32", (4, 4), base, rows=1, ext_reg=(1,)))
+
+    assert kinds(simple(build)) == kinds_found
+
+
+@pytest.mark.parametrize(("extent", "kind"), [(8, None), (9, "uninitialised")])
+def test_neighbouring_inputs_are_one_range(extent: int, kind: str | None) -> None:
+    """An operand may span two inputs that lie side by side."""
+
+    def build(asm: Asm) -> None:
+        base = asm.tensor("a", (16,), "fp32", "input")
+        asm.tensor("b", (4,), "fp32", "weight")
+        asm.tensor("c", (4,), "fp32", "temp")
+        source = asm.d("dram", "fp32", (extent,), base + 48)
+        asm.op("cp", asm.d("spm", "fp32", (extent,)), source)
+
+    assert [f.kind for f in simple(build)] == ([kind] if kind else [])
+
+
 @pytest.mark.parametrize(("tiles", "kind"), [(2, None), (3, "deadlock")])
 def test_set_behind_a_blocked_ldw(tiles: int, kind: str | None) -> None:
     def build(asm: Asm) -> None:
