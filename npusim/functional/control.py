@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from isa.errors import SimulationError
 from isa.params import Params
 from isa.program import SPACES, Kernel, Program
-from isa.table import BY_CODE, BY_NAME, DMA, MATRIX, SCALAR, SYNC, WEIGHTS
+from isa.table import BY_CODE, BY_NAME, CROSS_LANE, DMA, DRAIN, MATRIX, SCALAR, SYNC, WEIGHTS
 from npusim.functional.operand import Operand, Resolver
 
 MAX_LOOP_DEPTH = 64
@@ -80,7 +80,7 @@ def pipe_of(instr: Any, descs: Any, params: Params) -> int:
     op = BY_CODE[int(instr["op"])]
     unit = int(instr["unit"])
     if op.name == "set":
-        return params.pipe_index(int(instr["dst"]), unit)
+        return _exact_pipe(params, int(instr["dst"]), unit)
     if op.pipe == SYNC:
         return NO_PIPE
     if op.pipe == DMA:
@@ -90,7 +90,16 @@ def pipe_of(instr: Any, descs: Any, params: Params) -> int:
         if engine < 0:
             raise SimulationError(f"{params.machine.name} has no copy path {SPACES[src]} -> {SPACES[dst]}")
         return int(params.dma[engine, 0]) + unit % int(params.dma[engine, 1])
-    return params.pipe_index(op.pipe, unit if op.pipe in (WEIGHTS, MATRIX) else 0)
+    return _exact_pipe(params, op.pipe, unit if op.pipe in (WEIGHTS, MATRIX) else 0)
+
+
+def _exact_pipe(params: Params, pipe_class: int, unit: int) -> int:
+    """Params.pipe_index, but only work of the cross-lane and drain units may fall back to the vector unit."""
+    index = params.pipe_index(pipe_class, unit)
+    missing = index < 0 or params.pipes[index].pipe_class != pipe_class or params.pipes[index].unit != unit
+    if missing and (index < 0 or unit or pipe_class not in (CROSS_LANE, DRAIN)):
+        raise SimulationError(f"{params.machine.name} has no pipe of class {pipe_class}, unit {unit}")
+    return index
 
 
 def text_of(program: Program, pc: int) -> str:

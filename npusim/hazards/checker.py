@@ -83,8 +83,8 @@ class _Check:
             return
         self._reported.add((kind, instrs))
         kernel = self.program.kernels[int(self.program.launches[launch]["kernel"])].name
-        text = ", ".join(f"instruction {pc} `{text_of(self.program, pc)}`" for pc in instrs)
-        message = f"{kind}: launch {launch}, kernel {kernel}, core {core}, {text}: {message}"
+        text = "".join(f", instruction {pc} `{text_of(self.program, pc)}`" for pc in instrs)
+        message = f"{kind}: launch {launch}, kernel {kernel}, core {core}{text}: {message}"
         self.findings.append(Finding(kind, message, launch, core, instrs))
 
     def host(self, outputs: tuple[str, ...]) -> None:

@@ -136,6 +136,21 @@ def test_pipes() -> None:
     assert [s.pipe for s in walk(asm)] == [8, 9, 2, 4, 5, 6, 8, -1]
 
 
+@pytest.mark.parametrize(
+    ("pipe_class", "unit", "legal"),
+    [(2, 1, True), (2, 2, False), (5, 0, True), (5, 1, False), (6, 2, False), (9, 0, False)],
+)
+def test_pipe_must_exist(pipe_class: int, unit: int, legal: bool) -> None:
+    """Only the drain (absent here) falls back to the vector unit."""
+    asm = Asm()
+    asm.put("set", dst=pipe_class, unit=unit)
+    if legal:
+        assert [s.pipe for s in walk(asm)] == [{2: 4, 5: 5}[pipe_class]]
+        return
+    with pytest.raises(SimulationError, match=f"no pipe of class {pipe_class}, unit {unit}"):
+        walk(asm)
+
+
 def test_no_path() -> None:
     asm = Asm()
     asm.op("cp", asm.d("acc", "fp32", (4,)), asm.d("dram", "fp32", (4,)))
