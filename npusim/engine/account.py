@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from npusim.engine.layout import (
     BUSY,
+    CAUSE_COUNT,
     C_CAUSE,
     C_SINCE,
-    CAUSE_COUNT,
+    C_SPENT,
     DISPATCH,
     P_ACCOUNTED,
+    P_SNAPSHOT,
+    P_STATES,
 )
 from npusim.jit import kernel
 
@@ -21,7 +24,7 @@ from npusim.jit import kernel
 @kernel
 def spend(s, c, now):
     """Bring the sequencer's totals up to `now`."""
-    s.spent[c, s.core[c, C_CAUSE]] += now - s.core[c, C_SINCE]
+    s.core[c, C_SPENT + s.core[c, C_CAUSE]] += now - s.core[c, C_SINCE]
     s.core[c, C_SINCE] = now
 
 
@@ -35,7 +38,7 @@ def sequencer_cause(s, c, cause, now):
 @kernel
 def account(s, c, p, cause, now):
     """The pipe was in `cause` since its last account."""
-    s.states[c, p, cause] += now - s.pipe[c, p, P_ACCOUNTED]
+    s.pipe[c, p, P_STATES + cause] += now - s.pipe[c, p, P_ACCOUNTED]
     s.pipe[c, p, P_ACCOUNTED] = now
 
 
@@ -44,7 +47,7 @@ def fell_idle(s, c, p, now):
     """The pipe has nothing left: remember the sequencer's totals."""
     spend(s, c, now)
     for cause in range(CAUSE_COUNT):
-        s.snapshot[c, p, cause] = s.spent[c, cause]
+        s.pipe[c, p, P_SNAPSHOT + cause] = s.core[c, C_SPENT + cause]
 
 
 @kernel
@@ -54,7 +57,7 @@ def was_idle(s, c, p, now):
         return
     spend(s, c, now)
     for cause in range(CAUSE_COUNT):
-        spent = s.spent[c, cause] - s.snapshot[c, p, cause]
-        s.states[c, p, DISPATCH if cause == BUSY else cause] += spent
-        s.snapshot[c, p, cause] = s.spent[c, cause]
+        spent = s.core[c, C_SPENT + cause] - s.pipe[c, p, P_SNAPSHOT + cause]
+        s.pipe[c, p, P_STATES + (DISPATCH if cause == BUSY else cause)] += spent
+        s.pipe[c, p, P_SNAPSHOT + cause] = s.core[c, C_SPENT + cause]
     s.pipe[c, p, P_ACCOUNTED] = now

@@ -6,6 +6,20 @@ The same forms as `isa.cost`, on integers; tests hold the two together.
 from __future__ import annotations
 
 from isa.params import INDEX, MILLI, PATH_LATENCY, PATH_RATE_MILLI
+from npusim.engine.layout import (
+    D_DIMS,
+    D_DTYPE,
+    D_ROWS,
+    D_STRIDE,
+    I_A,
+    I_B,
+    I_DST,
+    I_FLAGS,
+    I_OP,
+    V_DTYPE_BYTES,
+    V_OP_MILLI,
+    V_PATHS,
+)
 from npusim.engine.resolve import elements, extent
 from npusim.jit import kernel
 
@@ -27,25 +41,25 @@ def ceil_div(a, b):
 @kernel
 def path_cycles(s, path, size_bytes):
     """Cycles that `size_bytes` occupy a path."""
-    return ceil_div(size_bytes * MILLI, s.paths[path, PATH_RATE_MILLI])
+    return ceil_div(size_bytes * MILLI, s.values[V_PATHS + 3 * path + PATH_RATE_MILLI])
 
 
 @kernel
 def path_latency(s, path):
     """Latency of a path."""
-    return s.paths[path, PATH_LATENCY]
+    return s.values[V_PATHS + 3 * path + PATH_LATENCY]
 
 
 @kernel
 def stream_length(s, c, pc):
     """Rows that an mm streams: rows of A; the columns of A when A is B's role (is); K when both stream (os)."""
-    a, b, dst = s.instrs[pc]["a"], s.instrs[pc]["b"], s.instrs[pc]["dst"]
-    rows = s.descs[a]["rows"]
-    n = s.descs[a]["ndim"]
+    a, b, dst = s.code[pc, I_A], s.code[pc, I_B], s.code[pc, I_DST]
+    rows = s.desc[a, D_ROWS]
+    n = s.desc[a, D_DIMS]
     if b >= 0:
         return elements(s, c, a, rows, n)
-    if s.instrs[pc]["flags"] & 4:
-        return elements(s, c, dst, s.descs[dst]["rows"], s.descs[dst]["ndim"])
+    if s.code[pc, I_FLAGS] & 4:
+        return elements(s, c, dst, s.desc[dst, D_ROWS], s.desc[dst, D_DIMS])
     return elements(s, c, a, 0, rows)
 
 
@@ -64,11 +78,11 @@ def matrix_cycles(s, stream, passes_milli):
 def registers_of(s, c, d):
     """Vector registers that cover an operand: rows of lanes, whole when its elements are contiguous."""
     v = s.values
-    n = s.descs[d]["ndim"]
+    n = s.desc[d, D_DIMS]
     run = 1
     inner = n - 1
-    size = s.dtype_bytes[s.descs[d]["dtype"]]
-    while inner >= 0 and (s.descs[d]["stride"][inner] == run * size or extent(s, c, d, inner) == 1):
+    size = s.values[V_DTYPE_BYTES + s.desc[d, D_DTYPE]]
+    while inner >= 0 and (s.desc[d, D_STRIDE + inner] == run * size or extent(s, c, d, inner) == 1):
         run *= extent(s, c, d, inner)
         inner -= 1
     rows = elements(s, c, d, 0, inner + 1)
@@ -83,10 +97,10 @@ def registers_of(s, c, d):
 def vector_cycles(s, c, pc, lanes_kind):
     """(occupancy, latency) of a vector instruction: the busiest of ALUs, load and store ports."""
     v = s.values
-    dst, a = s.instrs[pc]["dst"], s.instrs[pc]["a"]
+    dst, a = s.code[pc, I_DST], s.code[pc, I_A]
     work = registers_of(s, c, a) if lanes_kind == 4 else registers_of(s, c, dst)
     loads = 1 if lanes_kind in (1, 4, 5) else lanes_kind
-    alu = ceil_div(work * s.op_milli[s.instrs[pc]["op"]], MILLI * v[ALUS])
+    alu = ceil_div(work * s.values[V_OP_MILLI + s.code[pc, I_OP]], MILLI * v[ALUS])
     occupy = max(alu, ceil_div(work * loads, v[LOADS]), ceil_div(registers_of(s, c, dst), v[STORES]))
     return max(1, occupy), v[VECTOR_LATENCY]
 
@@ -94,5 +108,5 @@ def vector_cycles(s, c, pc, lanes_kind):
 @kernel
 def throughput_cycles(s, c, d, milli, latency):
     """(occupancy, latency) of a unit with a fixed rate of elements a cycle (cross-lane, drain)."""
-    count = elements(s, c, d, 0, s.descs[d]["ndim"])
+    count = elements(s, c, d, 0, s.desc[d, D_DIMS])
     return max(1, ceil_div(count * MILLI, milli)), latency

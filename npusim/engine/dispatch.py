@@ -22,7 +22,18 @@ from npusim.engine.layout import (
     C_INFLIGHT,
     C_SEQ,
     DISPATCH,
+    D_DIMS,
+    D_DTYPE,
+    D_SPACE,
+    D_STRIDE,
     FREE,
+    I_A,
+    I_B,
+    I_C,
+    I_DST,
+    I_FLAGS,
+    I_OP,
+    I_UNIT,
     MAX_QUEUE,
     MEMORY,
     O_ALL_SENT,
@@ -50,15 +61,24 @@ from npusim.engine.layout import (
     O_STATE,
     O_STRIDE0,
     O_WRITE,
+    PLAIN,
     P_CLASS,
     P_DEPTH,
     P_HEAD,
     P_IDLE,
     P_LENGTH,
-    PLAIN,
+    P_QUEUE,
     QUEUED,
     SLOTS,
+    SPACE_COUNT,
     TILE,
+    V_DMA,
+    V_DTYPE_BYTES,
+    V_OP_LANES,
+    V_OP_PIPE,
+    V_PASSES,
+    V_PATHS,
+    V_PATH_OF,
 )
 from npusim.engine.resolve import elements, extent, note_interval, note_runs
 from npusim.jit import kernel
@@ -74,8 +94,8 @@ MISSING = -1
 @kernel
 def pipe_of(s, pc):
     """The pipe that executes the instruction."""
-    wanted = s.op_pipe[s.instrs[pc]["op"]]
-    unit = s.instrs[pc]["unit"]
+    wanted = s.values[V_OP_PIPE + s.code[pc, I_OP]]
+    unit = s.code[pc, I_UNIT]
     if wanted == WEIGHTS:
         return s.values[WEIGHTS_PIPE] + unit
     if wanted == MATRIX:
@@ -87,25 +107,25 @@ def pipe_of(s, pc):
     if wanted == DRAIN:
         return s.values[DRAIN_PIPE]
     path = path_of(s, pc)
-    engine = s.paths[path, PATH_DMA]
-    return s.dma[engine, 0] + unit % s.dma[engine, 1]
+    engine = s.values[V_PATHS + 3 * path + PATH_DMA]
+    return s.values[V_DMA + 5 * engine + 0] + unit % s.values[V_DMA + 5 * engine + 1]
 
 
 @kernel
 def path_of(s, pc):
     """The path of a copy or a tile load."""
-    source = s.descs[s.instrs[pc]["a"]]["space"]
-    if s.op_pipe[s.instrs[pc]["op"]] == WEIGHTS:
-        return s.path_of[source, FIFO_SPACE]
-    return s.path_of[source, s.descs[s.instrs[pc]["dst"]]["space"]]
+    source = s.desc[s.code[pc, I_A], D_SPACE]
+    if s.values[V_OP_PIPE + s.code[pc, I_OP]] == WEIGHTS:
+        return s.values[V_PATH_OF + SPACE_COUNT * source + FIFO_SPACE]
+    return s.values[V_PATH_OF + SPACE_COUNT * source + s.desc[s.code[pc, I_DST], D_SPACE]]
 
 
 @kernel
 def is_empty(s, c, pc):
     """True when an operand has no elements: the instruction then does nothing."""
-    for d in (s.instrs[pc]["dst"], s.instrs[pc]["a"]):
+    for d in (s.code[pc, I_DST], s.code[pc, I_A]):
         if d >= 0:
-            for i in range(s.descs[d]["ndim"]):
+            for i in range(s.desc[d, D_DIMS]):
                 if extent(s, c, d, i) == 0:
                     return True
     return False
@@ -150,15 +170,14 @@ def interlock(s, c, slot, p):
 def resolve_operands(s, c, slot, pc):
     """Spaces that the instruction uses (bit mask), and its byte intervals where hardware interlocks."""
     spaces = 0
-    ins = s.instrs[pc]
-    dst, a, b, third = ins["dst"], ins["a"], ins["b"], ins["c"]
-    named = s.op_pipe[ins["op"]] == MATRIX or s.op_lanes[ins["op"]] == 4
+    dst, a, b, third = s.code[pc, I_DST], s.code[pc, I_A], s.code[pc, I_B], s.code[pc, I_C]
+    named = s.values[V_OP_PIPE + s.code[pc, I_OP]] == MATRIX or s.values[V_OP_LANES + s.code[pc, I_OP]] == 4
     for k in range(4):
         d = dst if k == 0 else (a if k == 1 else (b if k == 2 else third))
         if d < 0 or (k == 3 and named):
             continue
-        spaces |= 1 << s.descs[d]["space"]
-        if s.values[VLIW] == 0 and s.descs[d]["space"] > DRAM_SPACE:
+        spaces |= 1 << s.desc[d, D_SPACE]
+        if s.values[VLIW] == 0 and s.desc[d, D_SPACE] > DRAM_SPACE:
             note_interval(s, c, slot, d, 1 if k == 0 else 0)
     s.op[c, slot, O_SPACES] = spaces
 
@@ -166,22 +185,21 @@ def resolve_operands(s, c, slot, pc):
 @kernel
 def resolve_timing(s, c, slot, pc, p):
     """Occupancy, latency and kind of the instruction."""
-    ins = s.instrs[pc]
-    op, wanted = ins["op"], s.op_pipe[ins["op"]]
+    op, wanted = s.code[pc, I_OP], s.values[V_OP_PIPE + s.code[pc, I_OP]]
     occupy, latency, kind = 1, 0, PLAIN
     if wanted == MATRIX:
         stream = stream_length(s, c, pc)
-        occupy, latency = matrix_cycles(s, stream, s.passes[s.descs[ins["a"]]["dtype"]])
-        s.op[c, slot, O_NEXT_TILE] = 1 if ins["flags"] & NEXT_TILE else 0
+        occupy, latency = matrix_cycles(s, stream, s.values[V_PASSES + s.desc[s.code[pc, I_A], D_DTYPE]])
+        s.op[c, slot, O_NEXT_TILE] = 1 if s.code[pc, I_FLAGS] & NEXT_TILE else 0
         s.op[c, slot, O_MACS] = stream
     elif wanted == WEIGHTS or wanted >= DMA:
         return resolve_copy(s, c, slot, pc, wanted)
     elif p == s.values[VECTOR_PIPE]:
-        occupy, latency = vector_cycles(s, c, pc, s.op_lanes[op])
+        occupy, latency = vector_cycles(s, c, pc, s.values[V_OP_LANES + op])
     elif wanted == CROSS_LANE:
-        occupy, latency = throughput_cycles(s, c, ins["a"], s.values[CROSS_MILLI], s.values[CROSS_LATENCY])
+        occupy, latency = throughput_cycles(s, c, s.code[pc, I_A], s.values[CROSS_MILLI], s.values[CROSS_LATENCY])
     else:
-        occupy, latency = throughput_cycles(s, c, ins["dst"], s.values[DRAIN_MILLI], s.values[DRAIN_LATENCY])
+        occupy, latency = throughput_cycles(s, c, s.code[pc, I_DST], s.values[DRAIN_MILLI], s.values[DRAIN_LATENCY])
     s.op[c, slot, O_OCCUPY], s.op[c, slot, O_LATENCY], s.op[c, slot, O_KIND] = occupy, latency, kind
     return 0
 
@@ -189,16 +207,15 @@ def resolve_timing(s, c, slot, pc, p):
 @kernel
 def resolve_copy(s, c, slot, pc, wanted):
     """A copy or tile load: a memory transfer when one end is DRAM, else a fixed time on its path."""
-    ins = s.instrs[pc]
     path = path_of(s, pc)
-    a = ins["a"]
+    a = s.code[pc, I_A]
     far = a
     writes = 0
-    if wanted != WEIGHTS and s.descs[ins["dst"]]["space"] == DRAM_SPACE:
-        far, writes = ins["dst"], 1
-    size = s.dtype_bytes[s.descs[far]["dtype"]]
-    shape = ins["dst"] if ins["op"] == GATHER else far
-    count = elements(s, c, shape, 0, s.descs[shape]["ndim"])
+    if wanted != WEIGHTS and s.desc[s.code[pc, I_DST], D_SPACE] == DRAM_SPACE:
+        far, writes = s.code[pc, I_DST], 1
+    size = s.values[V_DTYPE_BYTES + s.desc[far, D_DTYPE]]
+    shape = s.code[pc, I_DST] if s.code[pc, I_OP] == GATHER else far
+    count = elements(s, c, shape, 0, s.desc[shape, D_DIMS])
     s.op[c, slot, O_BYTES] = count * size
     s.op[c, slot, O_PATH] = path
     s.op[c, slot, O_LATENCY] = path_latency(s, path)
@@ -209,16 +226,16 @@ def resolve_copy(s, c, slot, pc, wanted):
     s.op[c, slot, O_WRITE] = writes
     s.op[c, slot, O_REMAIN] = 0
     s.op[c, slot, O_ALL_SENT] = 0
-    if s.descs[far]["space"] != DRAM_SPACE:
+    if s.desc[far, D_SPACE] != DRAM_SPACE:
         return 0
     s.op[c, slot, O_KIND] = MEMORY
     note_runs(s, c, slot, far)
-    if ins["op"] == GATHER:  # one run an index; which rows is not known here: spread over the table
+    if s.code[pc, I_OP] == GATHER:  # one run an index; which rows is not known here: spread over the table
         s.op[c, slot, O_HASH] = extent(s, c, far, 0)
-        s.op[c, slot, O_RUN] = count * size // extent(s, c, ins["dst"], 0)
+        s.op[c, slot, O_RUN] = count * size // extent(s, c, s.code[pc, I_DST], 0)
         s.op[c, slot, O_DIMS] = 1
-        s.op[c, slot, O_EXT0] = extent(s, c, ins["dst"], 0)
-        s.op[c, slot, O_STRIDE0] = s.descs[far]["stride"][0]
+        s.op[c, slot, O_EXT0] = extent(s, c, s.code[pc, I_DST], 0)
+        s.op[c, slot, O_STRIDE0] = s.desc[far, D_STRIDE + 0]
     return 0
 
 
@@ -243,6 +260,6 @@ def dispatch(s, c, pc, p, now):
         s.pipe[c, p, P_IDLE] = 0
         was_idle(s, c, p, now)
     place = (s.pipe[c, p, P_HEAD] + s.pipe[c, p, P_LENGTH]) % MAX_QUEUE
-    s.queue[c, p, place] = slot
+    s.pipe[c, p, P_QUEUE + place] = slot
     s.pipe[c, p, P_LENGTH] += 1
     s.core[c, C_INFLIGHT] += 1

@@ -10,30 +10,46 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from isa.params import Params
-from isa.program import SPACE_ID
-from isa.table import DMA, WEIGHTS
+from isa.dtypes import DTYPES
+from isa.errors import ConfigError
+from isa.params import INDEX, NAMES, Params
+from isa.program import SPACE_ID, SPACES
+from isa.table import DMA, MAX_CODE, TABLE, WEIGHTS
 from npusim.engine.clock import clock_parts
-from npusim.record import CAUSE_ID, CAUSES, EVENT
+from npusim.record import CAUSE_ID, CAUSES
 
 Array = npt.NDArray[Any]
 FAR = 1 << 61  # a cycle that never comes
+SPACE_COUNT, MAX_PATHS, MAX_ENGINES = len(SPACES), 32, 8
 SLOTS = 63  # instructions in flight a core; one bit each in a dependency mask
 MAX_QUEUE = 64
 MAX_FIFO = 64
 MAX_LOOPS = 16
 MAX_SETS = 6  # flags that one instruction's completion may set
 
+LANES_ID = {"": 0, "unary": 1, "binary": 2, "ternary": 3, "reduce": 4, "move": 5}
+CAUSE_COUNT = len(CAUSES)
+
 # Causes by number, for kernels.
 BUSY, WAIT_SCALAR, QUEUE_FULL = CAUSE_ID["busy"], CAUSE_ID["wait_scalar"], CAUSE_ID["queue_full"]
 WAIT_WEIGHTS, WAIT_MATRIX, WAIT_DMA = CAUSE_ID["wait_weights"], CAUSE_ID["wait_matrix"], CAUSE_ID["wait_dma"]
 MEMORY_BANDWIDTH, MEMORY_LATENCY = CAUSE_ID["memory_bandwidth"], CAUSE_ID["memory_latency"]
 PORT_CONFLICT, DISPATCH, BARRIER = CAUSE_ID["port_conflict"], CAUSE_ID["dispatch"], CAUSE_ID["barrier"]
-LAUNCH_CAUSE, HOST, DRAINED = CAUSE_ID["launch"], CAUSE_ID["host"], CAUSE_ID["drained"]
-CAUSE_COUNT = len(CAUSES)
+DRAINED = CAUSE_ID["drained"]
 
+# Columns of `code` [instructions, .]: INSTR without its reals.
+(I_OP, I_FLAGS, I_UNIT, I_DST, I_A, I_B, I_C, I_IMM) = range(8)
+# Columns of `desc` [descriptors, .]: what the engine needs of DESC, up to MAX_DIMS dimensions and two axes.
+(D_SPACE, D_DTYPE, D_DIMS, D_ROWS, D_BASE, D_BASE_REG) = range(6)
+D_EXT, D_STRIDE, D_EXT_REG, D_AXIS, D_COEF = (6 + 6 * i for i in range(5))
+D_ORIGIN, D_LIMIT, D_AXIS_STRIDE, D_ORIGIN_REG, D_LIMIT_REG = (36 + 2 * i for i in range(5))
 # Columns of `core` [cores, .]: the sequencer.
 (C_PC, C_TIME, C_HALTED, C_LOOPS, C_CAUSE, C_SINCE, C_SEQ, C_INFLIGHT, C_BARRIER, C_END, C_ISSUED) = range(11)
+C_REGS = 11  # 256 registers
+C_LOOP0 = C_REGS + 256  # MAX_LOOPS rows of body, after, iterations left
+C_SPENT = C_LOOP0 + 3 * MAX_LOOPS  # cycles of the sequencer by cause, this launch
+C_ACTIVE = C_SPENT + CAUSE_COUNT  # accessors at work by space
+C_FLAGS = C_ACTIVE + SPACE_COUNT  # pairs: value, pipe class that sets it
 # Columns of `op` [cores, SLOTS, .]: an instruction from dispatch to completion.
 (O_STATE, O_INSTR, O_PIPE, O_SEQ, O_OCCUPY, O_LATENCY, O_DEPS, O_CAUSE, O_SETS, O_SPACES, O_KIND, O_NEXT_TILE, O_BYTES,
  O_PATH, O_REMAIN, O_ALL_SENT, O_DONE, O_WRITE, O_BASE, O_RUN, O_DIMS, O_MACS, O_START, O_HASH, O_INTERVALS) = range(25)
@@ -47,78 +63,102 @@ PLAIN, MEMORY, TILE = range(3)  # O_KIND: fixed duration, memory transfer, stati
 # Columns of `pipe` [cores, pipes, .].
 (P_CLASS, P_UNIT, P_DEPTH, P_HEAD, P_LENGTH, P_FLIGHT_HEAD, P_FLIGHT, P_BUSY_UNTIL, P_ACCOUNTED, P_NEXT, P_REASON,
  P_SENDING, P_OUTSTANDING, P_ENGINE, P_LAST_WAIT, P_LAST_DONE, P_IDLE, P_STREAMS) = range(18)
+P_QUEUE = 18  # MAX_QUEUE slots that wait
+P_FLIGHT0 = P_QUEUE + MAX_QUEUE  # SLOTS slots that have started
+P_WALK = P_FLIGHT0 + SLOTS  # where a memory transfer is: six indices and the offset in the run
+P_SNAPSHOT = P_WALK + 7  # C_SPENT when the pipe fell idle
+P_STATES = P_SNAPSHOT + CAUSE_COUNT  # the result: cycles by cause, this launch
+P_COLUMNS = P_STATES + CAUSE_COUNT
 # Columns of `unit` [cores, arrays, .]: the stationary side of one systolic array.
 (M_RESERVED, M_FIFO, M_FIFO_HEAD, M_SHADOW, M_SHADOW_END, M_STREAM_END, M_LAST_DONE) = range(7)
+M_FIFO0 = 7  # MAX_FIFO sequence numbers of the tiles in the FIFO
 EMPTY, LOADING, READY = range(3)
-# Columns of `walk` [cores, pipes, .]: where a memory transfer is.
-W_INDEX0, W_OFFSET = 0, 6
+W_OFFSET = 6  # P_WALK + 6: offset in the run
+# Columns of `events`: as npusim.record.EVENT.
+E_START, E_END, E_CORE, E_PIPE, E_LAUNCH, E_INSTR = range(6)
+# `values` [.]: Params.values, then the tables of Params, flat.
+PIPES = INDEX["pipes"]
+V_PATH_OF = len(NAMES)
+V_PATHS = V_PATH_OF + SPACE_COUNT * SPACE_COUNT
+V_DMA = V_PATHS + 3 * MAX_PATHS
+V_PASSES = V_DMA + 5 * MAX_ENGINES
+V_PORTS = V_PASSES + len(DTYPES)
+V_DTYPE_BYTES = V_PORTS + SPACE_COUNT
+V_OP_MILLI = V_DTYPE_BYTES + len(DTYPES)
+V_OP_PIPE = V_OP_MILLI + MAX_CODE
+V_OP_LANES = V_OP_PIPE + MAX_CODE
+V_COUNT = V_OP_LANES + MAX_CODE
 # `clock` [.]: the outer loop.
 (K_NOW, K_MEMORY_UNTIL, K_EVENTS, K_DROPPED, K_CORE, K_Q, K_R, K_F) = range(8)  # K_Q..K_F: the core clock's edges
+K_TRAFFIC = 8  # this launch: bytes by path, then array rows streamed, then instructions by pipe class
 # Status of a call.
 DONE, FULL, DEADLOCK, BAD_CODE, BUDGET = range(5)
 
 
 class State(NamedTuple):
-    """All arrays of a run; int64 unless said otherwise."""
+    """All arrays of a run, int64. Few, because numba compiles each function once for every array it is handed."""
 
-    values: Array  # Params.values
-    path_of: Array
-    paths: Array
-    dma: Array
-    passes: Array
-    op_milli: Array
-    ports: Array
-    dtype_bytes: Array
-    instrs: Array  # INSTR
-    descs: Array  # DESC
-    op_pipe: Array  # pipe class by opcode
-    op_lanes: Array  # 0 none, 1 unary, 2 binary, 3 ternary, 4 reduce, 5 move
+    values: Array
+    code: Array
+    desc: Array
     core: Array
-    regs: Array
-    loops: Array  # [cores, MAX_LOOPS, 3] body, after, left
-    flags: Array  # [cores, flags, 2] value, pipe class that sets it
-    op: Array
     pipe: Array
-    queue: Array  # [cores, pipes, MAX_QUEUE] slots waiting
-    flight: Array  # [cores, pipes, SLOTS] slots started
+    op: Array
     unit: Array
-    fifo: Array  # [cores, arrays, MAX_FIFO] sequence number of each tile in the FIFO
-    walk: Array
-    active: Array  # [cores, spaces] accessors at work
-    spent: Array  # [cores, CAUSE_COUNT] cycles of the sequencer by cause, this launch
-    snapshot: Array  # [cores, pipes, CAUSE_COUNT] `spent` when the pipe fell idle
-    states: Array  # [cores, pipes, CAUSE_COUNT] result of this launch
-    traffic: Array  # [paths] bytes, then MACs and instructions by class
-    events: Array  # EVENT
+    events: Array
     clock: Array
 
 
-def make_state(params: Params, instrs: Array, descs: Array, pipe_class: Array, lanes: Array, max_events: int) -> State:
+def code_table(instrs: Array) -> Array:
+    """INSTR records as int64 columns I_*."""
+    return np.stack([instrs[n].astype(np.int64) for n in ("op", "flags", "unit", "dst", "a", "b", "c", "imm")], axis=1)
+
+
+def desc_table(descs: Array) -> Array:
+    """DESC records as int64 columns D_*."""
+    single = [descs[n].reshape(-1, 1) for n in ("space", "dtype", "ndim", "rows", "base", "base_reg")]
+    many = [descs[n] for n in ("ext", "stride", "ext_reg", "axis", "coef")]
+    pairs = [descs[n] for n in ("origin", "limit", "axis_stride", "origin_reg", "limit_reg")]
+    return np.ascontiguousarray(np.concatenate([x.astype(np.int64) for x in (*single, *many, *pairs)], axis=1))
+
+
+def flat_values(params: Params) -> Array:
+    """Params as the one table V_* of a State."""
+    values = np.zeros(V_COUNT, np.int64)
+    pipe_class, lanes = np.zeros(MAX_CODE, np.int64), np.zeros(MAX_CODE, np.int64)
+    for op in TABLE:
+        pipe_class[op.code], lanes[op.code] = op.pipe, LANES_ID[op.lanes]
+    for start, table in (
+        (0, params.values), (V_PATH_OF, params.path_of), (V_PATHS, params.paths), (V_DMA, params.dma),
+        (V_PASSES, params.passes_milli), (V_PORTS, params.space_ports), (V_DTYPE_BYTES, params.dtype_bytes),
+        (V_OP_MILLI, params.op_milli), (V_OP_PIPE, pipe_class), (V_OP_LANES, lanes),
+    ):
+        values[start : start + table.size] = table.reshape(-1)
+    return values
+
+
+def make_state(params: Params, instrs: Array, descs: Array, max_events: int) -> State:
     """Allocate the state of a machine for a program; every array is C-contiguous and writable."""
-    cores, pipes = params["cores"], len(params.pipes)
+    cores, pipes, units = params["cores"], len(params.pipes), params["matrix_count"]
+    if len(params.paths) > MAX_PATHS or len(params.dma) > MAX_ENGINES:
+        raise ConfigError(
+            f"core.paths has {len(params.paths)} rows (at most {MAX_PATHS}), core.dma {len(params.dma)} (at most {MAX_ENGINES})"
+        )
 
     def zeros(*shape: int) -> Array:
         return np.zeros(shape, np.int64)
 
     state = State(
-        params.values, params.path_of, params.paths, params.dma, params.passes_milli, params.op_milli,
-        params.space_ports, params.dtype_bytes, np.ascontiguousarray(instrs), np.ascontiguousarray(descs),
-        pipe_class, lanes,
-        core=zeros(cores, 11), regs=zeros(cores, 256), loops=zeros(cores, MAX_LOOPS, 3),
-        flags=zeros(cores, params["flags"], 2), op=zeros(cores, SLOTS, O_COLUMNS), pipe=zeros(cores, pipes, 18),
-        queue=zeros(cores, pipes, MAX_QUEUE), flight=zeros(cores, pipes, SLOTS),
-        unit=zeros(cores, params["matrix_count"], 7), fifo=zeros(cores, params["matrix_count"], MAX_FIFO),
-        walk=zeros(cores, pipes, 7), active=zeros(cores, len(params.space_ports)),
-        spent=zeros(cores, CAUSE_COUNT), snapshot=zeros(cores, pipes, CAUSE_COUNT),
-        states=zeros(cores, pipes, CAUSE_COUNT), traffic=zeros(len(params.paths) + 16),
-        events=np.zeros(max_events, EVENT), clock=zeros(8),
+        flat_values(params), code_table(instrs), desc_table(descs), core=zeros(cores, C_FLAGS + 2 * params["flags"]),
+        pipe=zeros(cores, pipes, P_COLUMNS), op=zeros(cores, SLOTS, O_COLUMNS),
+        unit=zeros(cores, units, M_FIFO0 + MAX_FIFO), events=zeros(max_events, 6),
+        clock=zeros(K_TRAFFIC + MAX_PATHS + 16),
     )
     state.clock[K_Q : K_F + 1] = clock_parts(params["core_khz"])
     for pipe in params.pipes:
-        state.pipe[:, pipe.index, P_CLASS] = min(pipe.pipe_class, DMA)
-        state.pipe[:, pipe.index, P_UNIT] = pipe.unit
-        state.pipe[:, pipe.index, P_DEPTH] = min(pipe.queue_depth, MAX_QUEUE)
+        row = state.pipe[:, pipe.index]
+        row[:, P_CLASS], row[:, P_UNIT] = min(pipe.pipe_class, DMA), pipe.unit
+        row[:, P_DEPTH], row[:, P_ENGINE] = min(pipe.queue_depth, MAX_QUEUE), max(pipe.pipe_class - DMA, -1)
         from_dram = pipe.pipe_class == WEIGHTS and params.path_of[SPACE_ID["dram"], SPACE_ID["wfifo"]] >= 0
-        state.pipe[:, pipe.index, P_STREAMS] = int(pipe.pipe_class >= DMA or from_dram)
-        state.pipe[:, pipe.index, P_ENGINE] = max(pipe.pipe_class - DMA, -1)
+        row[:, P_STREAMS] = int(pipe.pipe_class >= DMA or from_dram)
     return state

@@ -13,12 +13,13 @@ from npusim.engine.dispatch import MATRIX_PIPE
 from npusim.engine.layout import (
     BAD_CODE,
     BUDGET,
+    CAUSE_COUNT,
     C_BARRIER,
     C_END,
     C_HALTED,
     C_INFLIGHT,
+    C_SPENT,
     C_TIME,
-    CAUSE_COUNT,
     DEADLOCK,
     DONE,
     FAR,
@@ -32,7 +33,9 @@ from npusim.engine.layout import (
     LOADING,
     M_SHADOW,
     M_SHADOW_END,
+    PIPES,
     P_SENDING,
+    P_STATES,
 )
 from npusim.engine.pipes import next_due, settle, shift_from_fifo, try_start
 from npusim.engine.sequencer import BAD, issue
@@ -63,7 +66,7 @@ def core_cycle(s, c, now, grid, requests, ring):
         for u in range(s.unit.shape[1]):
             if shift_from_fifo(s, c, u, now):
                 changed = True
-        for p in range(1, s.pipe.shape[1]):
+        for p in range(1, s.values[PIPES]):
             if settle(s, c, p, now):
                 changed = True
             if try_start(s, c, p, now):
@@ -82,7 +85,7 @@ def core_cycle(s, c, now, grid, requests, ring):
 def core_due(s, c, now):
     """The next cycle in which core c can change without a response."""
     due = FAR
-    for p in range(1, s.pipe.shape[1]):
+    for p in range(1, s.values[PIPES]):
         due = min(due, next_due(s, c, p, now))
     for u in range(s.unit.shape[1]):
         if s.unit[c, u, M_SHADOW] == LOADING and s.unit[c, u, M_SHADOW_END] > now:
@@ -130,10 +133,10 @@ def close_accounts(s, now):
     """At the end of a launch every pipe's time is brought up to `now`."""
     for c in range(s.core.shape[0]):
         spend(s, c, now)
-        for p in range(1, s.pipe.shape[1]):
+        for p in range(1, s.values[PIPES]):
             was_idle(s, c, p, now)
         for cause in range(CAUSE_COUNT):
-            s.states[c, 0, cause] = s.spent[c, cause]
+            s.pipe[c, 0, P_STATES + cause] = s.core[c, C_SPENT + cause]
 
 
 @kernel

@@ -8,28 +8,38 @@ from npusim.engine.account import account, fell_idle
 from npusim.engine.dispatch import MATRIX_PIPE, WEIGHTS_PIPE
 from npusim.engine.layout import (
     BUSY,
+    C_ACTIVE,
     C_CAUSE,
+    C_FLAGS,
     C_INFLIGHT,
     C_TIME,
     EMPTY,
+    E_CORE,
+    E_END,
+    E_INSTR,
+    E_PIPE,
+    E_START,
     FAR,
     FLYING,
     FREE,
     K_CORE,
     K_DROPPED,
     K_EVENTS,
+    K_TRAFFIC,
     LOADING,
+    MAX_FIFO,
+    MAX_PATHS,
+    MAX_QUEUE,
+    MAX_SETS,
+    MEMORY,
     M_FIFO,
+    M_FIFO0,
     M_FIFO_HEAD,
     M_LAST_DONE,
     M_RESERVED,
     M_SHADOW,
     M_SHADOW_END,
     M_STREAM_END,
-    MAX_FIFO,
-    MAX_QUEUE,
-    MAX_SETS,
-    MEMORY,
     O_ALL_SENT,
     O_BYTES,
     O_CAUSE,
@@ -50,11 +60,13 @@ from npusim.engine.layout import (
     O_SPACES,
     O_START,
     O_STATE,
+    PORT_CONFLICT,
     P_ACCOUNTED,
     P_BUSY_UNTIL,
     P_CLASS,
     P_ENGINE,
     P_FLIGHT,
+    P_FLIGHT0,
     P_FLIGHT_HEAD,
     P_HEAD,
     P_IDLE,
@@ -62,14 +74,17 @@ from npusim.engine.layout import (
     P_LAST_WAIT,
     P_LENGTH,
     P_OUTSTANDING,
+    P_QUEUE,
     P_REASON,
     P_SENDING,
     P_STREAMS,
     P_UNIT,
-    PORT_CONFLICT,
+    P_WALK,
     READY,
     SLOTS,
     TILE,
+    V_DMA,
+    V_PORTS,
     WAIT_MATRIX,
     WAIT_SCALAR,
     WAIT_WEIGHTS,
@@ -92,7 +107,7 @@ def cause_of(pipe_class):
 @kernel
 def head(s, c, p):
     """Slot at the head of the pipe's queue."""
-    return s.queue[c, p, s.pipe[c, p, P_HEAD]]
+    return s.pipe[c, p, P_QUEUE + s.pipe[c, p, P_HEAD]]
 
 
 @kernel
@@ -114,7 +129,7 @@ def shift_from_fifo(s, c, u, now):
     """Let a tile from the FIFO move into the array's shadow when it can; finish a move that is over."""
     if s.unit[c, u, M_SHADOW] == LOADING and s.unit[c, u, M_SHADOW_END] <= now:
         s.unit[c, u, M_SHADOW] = READY
-    if s.unit[c, u, M_FIFO] == 0 or not stationary_free(s, c, u, s.fifo[c, u, s.unit[c, u, M_FIFO_HEAD]], now):
+    if s.unit[c, u, M_FIFO] == 0 or not stationary_free(s, c, u, s.unit[c, u, M_FIFO0 + s.unit[c, u, M_FIFO_HEAD]], now):
         return False
     s.unit[c, u, M_FIFO] -= 1
     s.unit[c, u, M_RESERVED] -= 1
@@ -147,7 +162,7 @@ def blocked(s, c, p, slot, now):
     spaces = s.op[c, slot, O_SPACES] >> FIRST_SCRATCH_SPACE
     space = FIRST_SCRATCH_SPACE
     while spaces:
-        if spaces & 1 and s.active[c, space] >= s.ports[space]:
+        if spaces & 1 and s.core[c, C_ACTIVE + space] >= s.values[V_PORTS + space]:
             return PORT_CONFLICT
         spaces >>= 1
         space += 1
@@ -161,7 +176,7 @@ def hold_ports(s, c, slot, change):
     space = FIRST_SCRATCH_SPACE
     while spaces:
         if spaces & 1:
-            s.active[c, space] += change
+            s.core[c, C_ACTIVE + space] += change
         spaces >>= 1
         space += 1
 
@@ -175,7 +190,7 @@ def start(s, c, p, now):
     account(s, c, p, s.pipe[c, p, P_REASON], now)
     hold_ports(s, c, slot, 1)
     s.op[c, slot, O_STATE], s.op[c, slot, O_START] = FLYING, now
-    s.flight[c, p, (s.pipe[c, p, P_FLIGHT_HEAD] + s.pipe[c, p, P_FLIGHT]) % SLOTS] = slot
+    s.pipe[c, p, P_FLIGHT0 + (s.pipe[c, p, P_FLIGHT_HEAD] + s.pipe[c, p, P_FLIGHT]) % SLOTS] = slot
     s.pipe[c, p, P_FLIGHT] += 1
     s.pipe[c, p, P_IDLE] = 0
     if s.op[c, slot, O_KIND] == MEMORY:
@@ -199,14 +214,14 @@ def start(s, c, p, now):
 def start_memory(s, c, p, slot, now):
     """A memory transfer begins to send requests."""
     for i in range(7):
-        s.walk[c, p, i] = 0
+        s.pipe[c, p, P_WALK + i] = 0
     s.op[c, slot, O_DONE] = FAR
     s.pipe[c, p, P_SENDING] = slot + 1
     startup = 0
     if s.pipe[c, p, P_CLASS] == WEIGHTS:
         s.unit[c, s.pipe[c, p, P_UNIT], M_RESERVED] += 1
     else:
-        startup = s.dma[s.pipe[c, p, P_ENGINE], 4]
+        startup = s.values[V_DMA + 5 * (s.pipe[c, p, P_ENGINE]) + 4]
     account(s, c, p, BUSY, now + startup)
     s.pipe[c, p, P_BUSY_UNTIL] = now + startup
 
@@ -214,7 +229,7 @@ def start_memory(s, c, p, slot, now):
 @kernel
 def retire(s, c, p, now):
     """Complete the oldest instruction of the pipe: free what it held, set its flags, wake who waits for it."""
-    slot = s.flight[c, p, s.pipe[c, p, P_FLIGHT_HEAD]]
+    slot = s.pipe[c, p, P_FLIGHT0 + s.pipe[c, p, P_FLIGHT_HEAD]]
     s.pipe[c, p, P_FLIGHT_HEAD] = (s.pipe[c, p, P_FLIGHT_HEAD] + 1) % SLOTS
     s.pipe[c, p, P_FLIGHT] -= 1
     s.core[c, C_INFLIGHT] -= 1
@@ -223,17 +238,16 @@ def retire(s, c, p, now):
     for other in range(SLOTS):
         s.op[c, other, O_DEPS] &= mask
     for i in range(s.op[c, slot, O_SETS]):
-        s.flags[c, s.op[c, slot, O_SET0 + i], 0] += 1
+        s.core[c, C_FLAGS + 2 * (s.op[c, slot, O_SET0 + i]) + 0] += 1
     u = s.pipe[c, p, P_UNIT]
     if s.pipe[c, p, P_CLASS] == WEIGHTS and s.op[c, slot, O_KIND] == MEMORY:
-        s.fifo[c, u, (s.unit[c, u, M_FIFO_HEAD] + s.unit[c, u, M_FIFO]) % MAX_FIFO] = s.op[c, slot, O_SEQ]
+        s.unit[c, u, M_FIFO0 + (s.unit[c, u, M_FIFO_HEAD] + s.unit[c, u, M_FIFO]) % MAX_FIFO] = s.op[c, slot, O_SEQ]
         s.unit[c, u, M_FIFO] += 1
-    count = s.paths.shape[0]
     kind = s.pipe[c, p, P_CLASS]
     if kind == WEIGHTS or kind == DMA:
-        s.traffic[s.op[c, slot, O_PATH]] += s.op[c, slot, O_BYTES]
-    s.traffic[count + TRAFFIC_MACS] += s.op[c, slot, O_MACS]
-    s.traffic[count + 1 + kind] += 1
+        s.clock[K_TRAFFIC + s.op[c, slot, O_PATH]] += s.op[c, slot, O_BYTES]
+    s.clock[K_TRAFFIC + MAX_PATHS + TRAFFIC_MACS] += s.op[c, slot, O_MACS]
+    s.clock[K_TRAFFIC + MAX_PATHS + 1 + kind] += 1
     log(s, c, p, slot, now)
     s.op[c, slot, O_STATE] = FREE
     if s.pipe[c, p, P_STREAMS] and s.pipe[c, p, P_FLIGHT] == 0 and s.pipe[c, p, P_ACCOUNTED] < now:
@@ -247,9 +261,9 @@ def log(s, c, p, slot, now):
     if n >= s.events.shape[0]:
         s.clock[K_DROPPED] += 1
         return
-    s.events[n]["start"], s.events[n]["end"] = s.op[c, slot, O_START], now
-    s.events[n]["core"], s.events[n]["pipe"] = c, p
-    s.events[n]["instr"] = s.op[c, slot, O_INSTR]
+    s.events[n, E_START], s.events[n, E_END] = s.op[c, slot, O_START], now
+    s.events[n, E_CORE], s.events[n, E_PIPE] = c, p
+    s.events[n, E_INSTR] = s.op[c, slot, O_INSTR]
     s.clock[K_EVENTS] = n + 1
 
 
@@ -275,7 +289,7 @@ def try_start(s, c, p, now):
 def settle(s, c, p, now):
     """Let everything that is due on the pipe happen; returns True when something did."""
     changed = False
-    while s.pipe[c, p, P_FLIGHT] > 0 and s.op[c, s.flight[c, p, s.pipe[c, p, P_FLIGHT_HEAD]], O_DONE] <= now:
+    while s.pipe[c, p, P_FLIGHT] > 0 and s.op[c, s.pipe[c, p, P_FLIGHT0 + s.pipe[c, p, P_FLIGHT_HEAD]], O_DONE] <= now:
         retire(s, c, p, now)
         changed = True
     if s.pipe[c, p, P_IDLE] or s.pipe[c, p, P_LENGTH] > 0 or s.pipe[c, p, P_BUSY_UNTIL] > now:
@@ -291,7 +305,7 @@ def next_due(s, c, p, now):
     """Cycle at which the pipe can change by itself."""
     due = FAR
     if s.pipe[c, p, P_FLIGHT] > 0:
-        due = s.op[c, s.flight[c, p, s.pipe[c, p, P_FLIGHT_HEAD]], O_DONE]
+        due = s.op[c, s.pipe[c, p, P_FLIGHT0 + s.pipe[c, p, P_FLIGHT_HEAD]], O_DONE]
     if s.pipe[c, p, P_BUSY_UNTIL] > now:
         due = min(due, s.pipe[c, p, P_BUSY_UNTIL])
     return due

@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
-from npusim.engine.layout import O_BASE, O_DIMS, O_EXT0, O_HASH, O_INTERVAL0, O_INTERVALS, O_RUN, O_STRIDE0
+from npusim.engine.layout import (
+    C_REGS,
+    D_AXIS,
+    D_AXIS_STRIDE,
+    D_BASE,
+    D_BASE_REG,
+    D_COEF,
+    D_DIMS,
+    D_DTYPE,
+    D_EXT,
+    D_EXT_REG,
+    D_LIMIT,
+    D_LIMIT_REG,
+    D_ORIGIN,
+    D_ORIGIN_REG,
+    D_SPACE,
+    D_STRIDE,
+    O_BASE,
+    O_DIMS,
+    O_EXT0,
+    O_HASH,
+    O_INTERVAL0,
+    O_INTERVALS,
+    O_RUN,
+    O_STRIDE0,
+    V_DTYPE_BYTES,
+)
 from npusim.jit import kernel
 
 
 @kernel
 def extent(s, c, d, i):
     """Extent of dimension i of descriptor d now."""
-    most = s.descs[d]["ext"][i]
-    reg = s.descs[d]["ext_reg"][i]
+    most = s.desc[d, D_EXT + i]
+    reg = s.desc[d, D_EXT_REG + i]
     if reg < 0:
         return most
-    return max(0, min(most, s.regs[c, reg]))
+    return max(0, min(most, s.core[c, C_REGS + reg]))
 
 
 @kernel
@@ -28,22 +54,22 @@ def elements(s, c, d, first, last):
 @kernel
 def address(s, c, d):
     """Byte address of the first element, windows aside."""
-    reg = s.descs[d]["base_reg"]
-    base = s.descs[d]["base"]
-    return base + s.regs[c, reg] if reg >= 0 else base
+    reg = s.desc[d, D_BASE_REG]
+    base = s.desc[d, D_BASE]
+    return base + s.core[c, C_REGS + reg] if reg >= 0 else base
 
 
 @kernel
 def axis_range(s, c, d, x):
     """Lowest and highest coordinate of a window axis that lie inside its limits."""
-    reg = s.descs[d]["origin_reg"][x]
-    low = s.descs[d]["origin"][x] + (s.regs[c, reg] if reg >= 0 else 0)
-    reg = s.descs[d]["limit_reg"][x]
-    limit = s.regs[c, reg] if reg >= 0 else s.descs[d]["limit"][x]
+    reg = s.desc[d, D_ORIGIN_REG + x]
+    low = s.desc[d, D_ORIGIN + x] + (s.core[c, C_REGS + reg] if reg >= 0 else 0)
+    reg = s.desc[d, D_LIMIT_REG + x]
+    limit = s.core[c, C_REGS + reg] if reg >= 0 else s.desc[d, D_LIMIT + x]
     high = low
-    for i in range(s.descs[d]["ndim"]):
-        if s.descs[d]["axis"][i] == x:
-            high += s.descs[d]["coef"][i] * (extent(s, c, d, i) - 1)
+    for i in range(s.desc[d, D_DIMS]):
+        if s.desc[d, D_AXIS + i] == x:
+            high += s.desc[d, D_COEF + i] * (extent(s, c, d, i) - 1)
     return max(0, min(low, limit - 1)), max(0, min(high, limit - 1))
 
 
@@ -53,16 +79,16 @@ def interval(s, c, d):
     low = address(s, c, d)
     high = low
     windowed = False
-    for i in range(s.descs[d]["ndim"]):
-        if s.descs[d]["axis"][i] >= 0:
+    for i in range(s.desc[d, D_DIMS]):
+        if s.desc[d, D_AXIS + i] >= 0:
             windowed = True
-        high += s.descs[d]["stride"][i] * (extent(s, c, d, i) - 1)
+        high += s.desc[d, D_STRIDE + i] * (extent(s, c, d, i) - 1)
     if windowed:
         for x in range(2):
             first, last = axis_range(s, c, d, x)
-            low += first * s.descs[d]["axis_stride"][x]
-            high += last * s.descs[d]["axis_stride"][x]
-    return low, high + s.dtype_bytes[s.descs[d]["dtype"]]
+            low += first * s.desc[d, D_AXIS_STRIDE + x]
+            high += last * s.desc[d, D_AXIS_STRIDE + x]
+    return low, high + s.values[V_DTYPE_BYTES + s.desc[d, D_DTYPE]]
 
 
 @kernel
@@ -71,7 +97,7 @@ def note_interval(s, c, slot, d, writes):
     n = s.op[c, slot, O_INTERVALS]
     low, high = interval(s, c, d)
     column = O_INTERVAL0 + 4 * n
-    s.op[c, slot, column] = s.descs[d]["space"]
+    s.op[c, slot, column] = s.desc[d, D_SPACE]
     s.op[c, slot, column + 1] = low
     s.op[c, slot, column + 2] = high
     s.op[c, slot, column + 3] = writes
@@ -81,10 +107,10 @@ def note_interval(s, c, slot, d, writes):
 @kernel
 def note_runs(s, c, slot, d):
     """Record a memory operand as contiguous runs: bytes of a run and up to six outer dimensions."""
-    n = s.descs[d]["ndim"]
-    run = s.dtype_bytes[s.descs[d]["dtype"]]
+    n = s.desc[d, D_DIMS]
+    run = s.values[V_DTYPE_BYTES + s.desc[d, D_DTYPE]]
     inner = n - 1
-    while inner >= 0 and (s.descs[d]["stride"][inner] == run or extent(s, c, d, inner) == 1):
+    while inner >= 0 and (s.desc[d, D_STRIDE + inner] == run or extent(s, c, d, inner) == 1):
         run *= extent(s, c, d, inner)
         inner -= 1
     s.op[c, slot, O_BASE] = address(s, c, d)
@@ -93,4 +119,4 @@ def note_runs(s, c, slot, d):
     s.op[c, slot, O_HASH] = 0
     for i in range(inner + 1):
         s.op[c, slot, O_EXT0 + i] = extent(s, c, d, i)
-        s.op[c, slot, O_STRIDE0 + i] = s.descs[d]["stride"][i]
+        s.op[c, slot, O_STRIDE0 + i] = s.desc[d, D_STRIDE + i]

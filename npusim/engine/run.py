@@ -12,13 +12,11 @@ import numpy.typing as npt
 from isa.errors import DeadlockError, SimulationError
 from isa.params import Params
 from isa.program import LAUNCH_KERNEL, Program
-from isa.table import MAX_CODE, TABLE
 from npusim.engine import layout as at
 from npusim.engine.layout import State, make_state
 from npusim.record import CAUSE_ID, CAUSES, EVENT, PipeInfo, Record
 
 Array = npt.NDArray[Any]
-LANES_ID = {"": 0, "unary": 1, "binary": 2, "ternary": 3, "reduce": 4, "move": 5}
 EVENTS_A_CALL = 2_000_000
 MAX_EVENTS = 200_000  # instruction-level events kept; operator level is always complete
 
@@ -37,8 +35,7 @@ def run(
     from npusim.memory.port import make_port
 
     started = time.process_time()
-    pipe_class, lanes = _tables()
-    state = make_state(params, program.instrs, program.descs, pipe_class, lanes, max_events)
+    state = make_state(params, program.instrs, program.descs, max_events)
     memory = make_memory(params.machine)
     in_flight = int(params.dma[:, 1] @ params.dma[:, 2]) + params["matrix_count"] * params["weight_outstanding"]
     port = make_port(*(2 * params["cores"] * in_flight + 64,) * 2)
@@ -53,14 +50,6 @@ def run(
         if progress is not None:
             progress(index, now)
     return collected.record(params, state, memory, now, time.process_time() - started)
-
-
-def _tables() -> tuple[Array, Array]:
-    pipe_class, lanes = np.zeros(MAX_CODE, np.int64), np.zeros(MAX_CODE, np.int64)
-    for op in TABLE:
-        pipe_class[op.code] = op.pipe
-        lanes[op.code] = LANES_ID[op.lanes]
-    return pipe_class, lanes
 
 
 class _Collector:
@@ -110,16 +99,19 @@ def _launch(
     _advance(program, state, cells, index)
     end = int(state.clock[at.K_NOW])
     _leftover_flags(program, params, state, index)
-    out.states[index] = state.states
+    out.states[index] = state.pipe[:, :, at.P_STATES : at.P_STATES + at.CAUSE_COUNT]
     out.states[index, :, :, CAUSE_ID["launch"]] += gap
     out.span[index, 1] = end
-    paths = len(params.paths)
-    out.paths[index] = state.traffic[:paths]
-    out.macs[index] = state.traffic[paths] * params["rows"] * params["cols"]
-    out.issued[index] = state.traffic[paths + 1 : paths + 9]
+    traffic = state.clock[at.K_TRAFFIC :]
+    out.paths[index] = traffic[: len(params.paths)]
+    out.macs[index] = traffic[at.MAX_PATHS] * params["rows"] * params["cols"]
+    out.issued[index] = traffic[at.MAX_PATHS + 1 : at.MAX_PATHS + 9]
     out.issued[index, 0] = int(state.core[:, at.C_ISSUED].sum())
     out.dram[index] = _dram_totals(memory) - before
-    fresh = state.events[first_event : int(state.clock[at.K_EVENTS])].copy()
+    rows = state.events[first_event : int(state.clock[at.K_EVENTS])]
+    fresh = np.zeros(len(rows), EVENT)
+    for name, column in zip(EVENT.names or (), range(6)):
+        fresh[name] = rows[:, column]
     fresh["launch"] = index
     out.events.append(fresh)
     return end
@@ -133,8 +125,10 @@ def _dram_totals(memory: Any) -> Array:
 def _prepare(program: Program, params: Params, state: State, record: Array, now: int, gap: int) -> None:
     """Reset what belongs to one launch and load the arguments of every core."""
     start = now + gap
-    for array in (state.core, state.regs, state.loops, state.flags, state.spent, state.snapshot, state.states, state.traffic):
-        array[...] = 0
+    state.core[...] = 0
+    state.unit[...] = 0
+    state.pipe[:, :, at.P_SNAPSHOT :] = 0
+    state.clock[at.K_TRAFFIC :] = 0
     kernel = program.kernels[int(record["kernel"])]
     grid, nargs, first = int(record["grid"]), int(record["nargs"]), int(record["args"])
     state.core[:, at.C_PC], state.core[:, at.C_TIME], state.core[:, at.C_SINCE] = kernel.start, start, start
@@ -143,13 +137,12 @@ def _prepare(program: Program, params: Params, state: State, record: Array, now:
         if core >= grid:
             state.core[core, at.C_HALTED], state.core[core, at.C_CAUSE] = 1, at.DRAINED
             continue
-        state.regs[core, :nargs] = program.args[first + core * nargs : first + (core + 1) * nargs]
+        state.core[core, at.C_REGS : at.C_REGS + nargs] = program.args[first + core * nargs : first + (core + 1) * nargs]
     state.pipe[:, :, at.P_ACCOUNTED], state.pipe[:, :, at.P_BUSY_UNTIL] = start, start
     state.pipe[:, :, at.P_IDLE] = 1
     state.pipe[:, :, at.P_REASON] = at.DISPATCH
     state.pipe[:, :, at.P_LAST_WAIT] = at.MEMORY_LATENCY
     state.pipe[:, :, at.P_LAST_DONE] = start
-    state.unit[...] = 0
 
 
 def _advance(program: Program, state: State, cells: Any, index: int) -> None:
@@ -188,10 +181,11 @@ def _blocked_cores(program: Program, state: State, grid: int) -> str:
 
 
 def _leftover_flags(program: Program, params: Params, state: State, index: int) -> None:
-    if params["vliw"] and state.flags[:, :, 0].any():
-        core, flag = (int(x[0]) for x in np.nonzero(state.flags[:, :, 0]))
+    flags = state.core[:, at.C_FLAGS :: 2]
+    if params["vliw"] and flags.any():
+        core, flag = (int(x[0]) for x in np.nonzero(flags))
         raise SimulationError(
-            f"launch {index}: flag {flag} of core {core} is {int(state.flags[core, flag, 0])} at the end, not 0: "
+            f"launch {index}: flag {flag} of core {core} is {int(flags[core, flag])} at the end, not 0: "
             f"a set has no wait"
         )
 

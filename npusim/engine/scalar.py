@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from isa.table import code
-from npusim.engine.layout import C_LOOPS, C_PC, MAX_LOOPS
+from npusim.engine.layout import (
+    C_LOOP0,
+    C_LOOPS,
+    C_PC,
+    C_REGS,
+    I_A,
+    I_B,
+    I_DST,
+    I_IMM,
+    I_OP,
+    MAX_LOOPS,
+)
 from npusim.jit import kernel
 
 LI, MOV, ADD, ADDI, SUB, RSUBI, MUL, MULI = (code(n) for n in ("li", "mov", "add", "addi", "sub", "rsubi", "mul", "muli"))
@@ -74,15 +85,15 @@ def control(s, c, op, a, imm, pc):
             return imm
         if depth >= MAX_LOOPS:
             return -1
-        s.loops[c, depth, 0] = pc + 1
-        s.loops[c, depth, 2] = a
+        s.core[c, C_LOOP0 + 3 * depth + 0] = pc + 1
+        s.core[c, C_LOOP0 + 3 * depth + 2] = a
         s.core[c, C_LOOPS] = depth + 1
         return pc + 1
     if depth == 0:
         return -1
-    s.loops[c, depth - 1, 2] -= 1
-    if s.loops[c, depth - 1, 2] > 0:
-        return s.loops[c, depth - 1, 0]
+    s.core[c, C_LOOP0 + 3 * (depth - 1) + 2] -= 1
+    if s.core[c, C_LOOP0 + 3 * (depth - 1) + 2] > 0:
+        return s.core[c, C_LOOP0 + 3 * (depth - 1) + 0]
     s.core[c, C_LOOPS] = depth - 1
     return pc + 1
 
@@ -91,11 +102,11 @@ def control(s, c, op, a, imm, pc):
 def step_scalar(s, c, grid):
     """Execute the scalar instruction at the core's pc; returns False when the code is bad."""
     pc = s.core[c, C_PC]
-    op = int(s.instrs[pc]["op"])
-    ra, rb, rd = int(s.instrs[pc]["a"]), int(s.instrs[pc]["b"]), int(s.instrs[pc]["dst"])
-    imm = int(s.instrs[pc]["imm"])
-    a = s.regs[c, ra] if ra >= 0 else 0
-    b = s.regs[c, rb] if rb >= 0 else 0
+    op = int(s.code[pc, I_OP])
+    ra, rb, rd = int(s.code[pc, I_A]), int(s.code[pc, I_B]), int(s.code[pc, I_DST])
+    imm = int(s.code[pc, I_IMM])
+    a = s.core[c, C_REGS + ra] if ra >= 0 else 0
+    b = s.core[c, C_REGS + rb] if rb >= 0 else 0
     if op >= BR:
         following = control(s, c, op, a, imm, pc)
         if following < 0:
@@ -103,10 +114,10 @@ def step_scalar(s, c, grid):
         s.core[c, C_PC] = following
         return True
     if op == CSR:
-        s.regs[c, rd] = c if imm == 0 else grid
+        s.core[c, C_REGS + rd] = c if imm == 0 else grid
     elif op <= MODI:
-        s.regs[c, rd] = arithmetic(op, a, b, imm)
+        s.core[c, C_REGS + rd] = arithmetic(op, a, b, imm)
     else:
-        s.regs[c, rd] = comparison(op, a, b, imm)
+        s.core[c, C_REGS + rd] = comparison(op, a, b, imm)
     s.core[c, C_PC] = pc + 1
     return True

@@ -11,24 +11,37 @@ from npusim.engine.layout import (
     BUSY,
     C_BARRIER,
     C_CAUSE,
+    C_FLAGS,
     C_HALTED,
     C_INFLIGHT,
     C_ISSUED,
     C_PC,
+    C_REGS,
     C_TIME,
     DRAINED,
+    I_A,
+    I_B,
+    I_DST,
+    I_FLAGS,
+    I_IMM,
+    I_OP,
+    I_UNIT,
     MAX_QUEUE,
     MAX_SETS,
     O_SET0,
     O_SETS,
     P_ENGINE,
     P_FLIGHT,
+    P_FLIGHT0,
     P_FLIGHT_HEAD,
     P_HEAD,
     P_LENGTH,
+    P_QUEUE,
     P_UNIT,
     QUEUE_FULL,
     SLOTS,
+    V_DMA,
+    V_OP_PIPE,
     WAIT_SCALAR,
 )
 from npusim.engine.scalar import FIRST, LAST, step_scalar
@@ -47,18 +60,18 @@ GO = 1 << 20
 @kernel
 def flag_of(s, c, pc):
     """The flag that a set or wait names."""
-    reg = s.instrs[pc]["a"]
-    return s.instrs[pc]["imm"] + (s.regs[c, reg] if reg >= 0 else 0)
+    reg = s.code[pc, I_A]
+    return s.code[pc, I_IMM] + (s.core[c, C_REGS + reg] if reg >= 0 else 0)
 
 
 @kernel
 def named_pipe(s, pc):
     """Pipe index that a `set` names, or -1 for the sequencer itself."""
-    wanted, unit = s.instrs[pc]["dst"], s.instrs[pc]["unit"]
+    wanted, unit = s.code[pc, I_DST], s.code[pc, I_UNIT]
     if wanted == 0:
         return -1
     if wanted >= DMA:
-        return s.dma[wanted - DMA, 0] + unit % s.dma[wanted - DMA, 1]
+        return s.values[V_DMA + 5 * (wanted - DMA) + 0] + unit % s.values[V_DMA + 5 * (wanted - DMA) + 1]
     return s.values[CLASS_PIPES + wanted - 1] + (unit if wanted <= 2 else 0)
 
 
@@ -66,21 +79,21 @@ def named_pipe(s, pc):
 def youngest(s, c, p):
     """Slot of the youngest instruction of a pipe that has not completed, or -1."""
     if s.pipe[c, p, P_LENGTH] > 0:
-        return s.queue[c, p, (s.pipe[c, p, P_HEAD] + s.pipe[c, p, P_LENGTH] - 1) % MAX_QUEUE]
+        return s.pipe[c, p, P_QUEUE + (s.pipe[c, p, P_HEAD] + s.pipe[c, p, P_LENGTH] - 1) % MAX_QUEUE]
     if s.pipe[c, p, P_FLIGHT] > 0:
-        return s.flight[c, p, (s.pipe[c, p, P_FLIGHT_HEAD] + s.pipe[c, p, P_FLIGHT] - 1) % SLOTS]
+        return s.pipe[c, p, P_FLIGHT0 + (s.pipe[c, p, P_FLIGHT_HEAD] + s.pipe[c, p, P_FLIGHT] - 1) % SLOTS]
     return -1
 
 
 @kernel
 def sync_ready(s, c, pc):
     """GO, or the cause for which a synchronisation instruction must wait."""
-    op = s.instrs[pc]["op"]
+    op = s.code[pc, I_OP]
     if op == WAIT:
         flag = flag_of(s, c, pc)
-        if s.flags[c, flag, 0] >= s.instrs[pc]["b"]:
+        if s.core[c, C_FLAGS + 2 * flag + 0] >= s.code[pc, I_B]:
             return GO
-        return WAIT_SCALAR + s.flags[c, flag, 1]
+        return WAIT_SCALAR + s.core[c, C_FLAGS + 2 * flag + 1]
     if op == SET:
         p = named_pipe(s, pc)
         if p >= 0:
@@ -94,15 +107,15 @@ def sync_ready(s, c, pc):
 @kernel
 def sync_execute(s, c, pc):
     """Execute a synchronisation instruction that is ready; returns False at a barrier, where the core stays."""
-    op = s.instrs[pc]["op"]
+    op = s.code[pc, I_OP]
     if op == WAIT:
-        s.flags[c, flag_of(s, c, pc), 0] -= s.instrs[pc]["b"]
+        s.core[c, C_FLAGS + 2 * (flag_of(s, c, pc)) + 0] -= s.code[pc, I_B]
     elif op == SET:
         flag, p = flag_of(s, c, pc), named_pipe(s, pc)
-        s.flags[c, flag, 1] = min(s.instrs[pc]["dst"], DMA)
+        s.core[c, C_FLAGS + 2 * flag + 1] = min(s.code[pc, I_DST], DMA)
         slot = youngest(s, c, p) if p >= 0 else -1
         if slot < 0:
-            s.flags[c, flag, 0] += 1
+            s.core[c, C_FLAGS + 2 * flag + 0] += 1
         else:
             s.op[c, slot, O_SET0 + s.op[c, slot, O_SETS]] = flag
             s.op[c, slot, O_SETS] += 1
@@ -118,8 +131,8 @@ def bundle_ready(s, c):
     pc = s.core[c, C_PC]
     count = 0
     while True:
-        op = s.instrs[pc]["op"]
-        wanted = s.op_pipe[op]
+        op = s.code[pc, I_OP]
+        wanted = s.values[V_OP_PIPE + op]
         if wanted == SYNC:
             cause = sync_ready(s, c, pc)
             if cause != GO:
@@ -129,7 +142,7 @@ def bundle_ready(s, c):
             count += 1
             if not room(s, c, p) or s.core[c, C_INFLIGHT] + count > s.values[WINDOW]:
                 return QUEUE_FULL, pc
-        if s.values[VLIW] == 0 or s.instrs[pc]["flags"] & STOP:
+        if s.values[VLIW] == 0 or s.code[pc, I_FLAGS] & STOP:
             return GO, pc + 1
         pc += 1
 
@@ -139,7 +152,7 @@ def execute_bundle(s, c, after, now, grid):
     """Execute all instructions up to address `after`; returns BAD for bad code, NOT_YET at a barrier, else GO."""
     while True:
         pc = s.core[c, C_PC]
-        op = s.instrs[pc]["op"]
+        op = s.code[pc, I_OP]
         last = pc + 1 == after
         if FIRST <= op <= LAST:
             if not step_scalar(s, c, grid):
@@ -148,11 +161,11 @@ def execute_bundle(s, c, after, now, grid):
             s.core[c, C_HALTED] = 1
             return GO
         else:
-            if s.op_pipe[op] == SYNC:
+            if s.values[V_OP_PIPE + op] == SYNC:
                 s.core[c, C_PC] = pc + 1
                 if not sync_execute(s, c, pc):
                     return NOT_YET
-            elif s.op_pipe[op] > 0 and not is_empty(s, c, pc):
+            elif s.values[V_OP_PIPE + op] > 0 and not is_empty(s, c, pc):
                 dispatch(s, c, pc, pipe_of(s, pc), now)
             s.core[c, C_PC] = pc + 1
         s.core[c, C_ISSUED] += 1
@@ -164,10 +177,10 @@ def execute_bundle(s, c, after, now, grid):
 def is_scalar(s, pc):
     """True when the bundle at pc only runs on the sequencer and changes nothing outside of it."""
     while True:
-        op = s.instrs[pc]["op"]
+        op = s.code[pc, I_OP]
         if not (FIRST <= op <= LAST or op == NOP or op == MARK):
             return False
-        if s.values[VLIW] == 0 or s.instrs[pc]["flags"] & STOP:
+        if s.values[VLIW] == 0 or s.code[pc, I_FLAGS] & STOP:
             return True
         pc += 1
 
