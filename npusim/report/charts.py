@@ -10,7 +10,7 @@ import numpy as np
 from npusim.record import CAUSES
 from npusim.report import limits, palette, svg
 from npusim.report.profile import OpRow, Profile
-from npusim.report.roofs import Frame, Point, Roofline, point_labels, radius_px
+from npusim.report.roofs import BADGE_PX, Frame, Point, Roofline, point_labels, radius_px
 from npusim.report.stalls import BUSY, percentages
 from npusim.report.text import duration, percent, shape, si, size
 
@@ -51,7 +51,7 @@ def _axes(frame: Frame) -> Iterator[str]:
     for value in frame.decades("y"):
         y = frame.y(value)
         yield svg.line(0, y, frame.width, y, class_="grid")
-        yield svg.text(-8, y + 4, si(value), text_anchor="end", class_="tick")
+        yield svg.text(-8, y + 4, si(value).replace(".00", "").replace(".0", ""), text_anchor="end", class_="tick")
     yield svg.path([(0, 0), (0, frame.height), (frame.width, frame.height)], class_="axis")
     yield svg.text(frame.width / 2, frame.height + 40, "Arithmetic intensity (FLOP / byte)", text_anchor="middle")
     yield svg.text(-frame.height / 2, -56, "Performance (FLOP/s)", text_anchor="middle", transform="rotate(-90)")
@@ -97,10 +97,11 @@ def roofline_chart(profile: Profile, data: Roofline) -> str:
     frame = Frame(WIDTH - left - 12, 430.0, data.x_range, data.y_range)
     body = [*_axes(frame), *_roof_lines(data, frame), *_rings(data, frame)]
     body += [_dot(p, frame, profile) for p in reversed(data.points)]  # small ones on top
-    for label in point_labels(data, frame, 11.5):
-        box = label.box
-        body.append(svg.line(*label.at, *label.knee, class_="leader"))
-        body.append(svg.text((box[0] + box[2]) / 2, box[3] - 4.5, label.text, text_anchor="middle", class_="label"))
+    for label in point_labels(data, frame):
+        x, y = label.centre
+        body.append(svg.line(*label.at, x, y, class_="leader"))
+        body.append(svg.marker("o", x, y, BADGE_PX / 2, class_="badge-dot"))
+        body.append(svg.text(x, y + 3.8, label.text, text_anchor="middle", class_="inside"))
     group = svg.element("g", *body, transform=f"translate({left:g} {top:g})")
     return svg.drawing(WIDTH, top + frame.height + 52, "Roofline of all operators", group)
 
@@ -249,7 +250,8 @@ def stall_chart(profile: Profile) -> str:
             body.append(svg.rect(x, y, max(w - 0.8, 0.3), 21, tip, fill=colour(palette.CAUSE_GROUP_COLOURS[kind]),
                                  class_="quiet" if kind == "drained" else "slice"))  # fmt: skip
             if w > 44:
-                body.append(svg.text(x + w / 2, y + 15, f"{share:.0f} %", text_anchor="middle", class_="inside"))
+                body.append(svg.text(x + w / 2, y + 15, f"{share:.0f} %", text_anchor="middle",
+                                     class_="label" if kind == "drained" else "inside"))  # fmt: skip
             x += w
         busy = f"{100 * states[BUSY] / whole:.1f} %"
         body.append(svg.text(WIDTH - 4, y + 15, busy, text_anchor="end", class_="strong"))
@@ -281,8 +283,9 @@ def _space_note(profile: Profile, space: str) -> str:
 def memory_chart(profile: Profile) -> str:
     """Spaces as columns, every path as an arrow between its two: bytes, rate and share of the path's peak."""
     spaces = _spaces(profile)
-    step = min(260.0, (WIDTH - 160) / max(1, len(spaces) - 1))
-    x_of = {s: 80 + i * step for i, s in enumerate(spaces)}
+    step = min(340.0, (WIDTH - 140) / max(1, len(spaces) - 1))
+    first = (WIDTH - step * (len(spaces) - 1)) / 2
+    x_of = {s: first + i * step for i, s in enumerate(spaces)}
     seconds = profile.seconds(profile.total_cycles) or 1.0
     paths = profile.machine.core.paths
     bottom = 56.0 + 44 * len(paths)

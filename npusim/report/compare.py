@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Mapping
@@ -80,7 +81,7 @@ def _is_pipe(pipe: Any) -> bool:
 
 
 def _operators(path: Path, us_per_cycle: float) -> dict[tuple[str, int], Operator]:
-    rows = csv.DictReader(_read(path).splitlines())
+    rows = csv.DictReader(io.StringIO(_read(path), newline=""))
     missing = [c for c in _COLUMNS if c not in (rows.fieldnames or ())]
     if missing:
         raise ReportError(f"{path} is not an ops.csv of npusim: it lacks the columns {', '.join(missing)}")

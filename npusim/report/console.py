@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -64,15 +64,23 @@ def _operators(title: str, rows: Sequence[OpRow], total_cycles: int) -> Table:
     return table
 
 
-def stall_tree(profile: Profile) -> Tree:
-    """The stall tree: under each pipe its causes in % of its cycles, which sum to exactly 100.0."""
+def stall_tree(profile: Profile, floor_percent: float = 0.0) -> Tree:
+    """The stall tree: under each pipe its causes in % of its cycles, which sum to exactly 100.0.
+
+    Causes below `floor_percent` are joined in one line that names them.
+    """
     tree = Tree(Text("Stall tree (% of each pipe's cycles)", "bold"), guide_style="dim")
     for i, group in enumerate(profile.groups):
         causes = profile.causes(i)
         shares = percentages([n for _, n in causes])
         label = Text.assemble((group.label, "bold"), (f"  {group.pipe_class}, {group.instances} instances", "dim"))
         branch = tree.add(label)
-        for (cause, _), share in sorted(zip(causes, shares), key=lambda p: (p[0][0] != "busy", -p[1])):
+        lines = [(cause, share) for (cause, _), share in zip(causes, shares)]
+        small = [line for line in lines if line[0] != "busy" and line[1] < floor_percent]
+        if len(small) > 1:
+            lines = [line for line in lines if line not in small]
+            lines.append((", ".join(cause for cause, _ in small), sum(share for _, share in small)))
+        for cause, share in lines:
             style = "blue" if cause == "busy" else "dim" if cause == "drained" else ""
             branch.add(Text(f"{share:5.1f} %  {bar(share / 100, 16)}  {cause}", style))
     return tree
@@ -97,7 +105,7 @@ def _notes(profile: Profile, console: Console) -> None:
         ))  # fmt: skip
 
 
-def _print_all(console: Console, *parts: object) -> None:
+def _print_all(console: Console, *parts: RenderableType) -> None:
     for part in parts:
         console.print(part)
         console.print()
@@ -111,7 +119,7 @@ def terminal(result: Result, console: Console, files: Sequence[Path] = ()) -> No
         _head(profile),
         _speed_of_light(profile.speed_of_light),
         _operators("Costliest operators", top_rows(profile.rows, 10), profile.total_cycles),
-        stall_tree(profile),
+        stall_tree(profile, floor_percent=1.0),
     )
     _notes(profile, console)
     if files:

@@ -51,7 +51,7 @@ def write_ops_csv(profile: Profile, file: TextIO) -> None:
 
 
 def _write_text(path: Path, write: Callable[[TextIO], object]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         write(file)
 
 

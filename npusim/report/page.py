@@ -10,7 +10,7 @@ from markupsafe import Markup
 from npusim.report import limits, palette
 from npusim.report.charts import ROOF_COLOURS, charts
 from npusim.report.profile import FAMILIES, Profile
-from npusim.report.roofs import roofline
+from npusim.report.roofs import labelled, roofline, short_name
 from npusim.report.stalls import percentages
 from npusim.report.summary import energy_j, summary_of
 from npusim.report.text import duration, percent, shape, si, size
@@ -101,6 +101,7 @@ def _context(profile: Profile) -> dict[str, Any]:
         "roofs": [
             (r.label, si(r.value, "B/s"), ROOF_COLOURS[i % len(ROOF_COLOURS)]) for i, r in enumerate(data.memory)
         ],
+        "labelled": [(short_name(p.row.name, 34), p.row.name, p.time_share) for p in labelled(data)],
         "omitted": data.omitted,
         "bounds": [
             (name, palette.BOUND_COLOURS[name], share)

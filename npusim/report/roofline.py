@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from npusim.report import palette
 from npusim.report.profile import FAMILIES, Profile
-from npusim.report.roofs import Frame, Point, Roofline, point_labels, radius_px, roofline
+from npusim.report.roofs import (
+    BADGE_PX,
+    Frame,
+    Point,
+    Roofline,
+    labelled,
+    point_labels,
+    radius_px,
+    roofline,
+    short_name,
+)
 from npusim.report.text import si
 
 DPI = 100
-WIDTH_PX, HEIGHT_PX = 1180, 680
+WIDTH_PX, HEIGHT_PX = 1200, 700
 _BOX = (80, 58, 830, 556)  # left, top, width, height of the axes in pixels
-_FONT_PX = 11.5
 _ROOF_COLOURS = ("dark", "purple", "sky", "brown")
 _ROOF_DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (3, 2)), (0, (1, 1.5)))
 
 
 def _points_of(pixels: float) -> float:
     return pixels * 72 / DPI
+
+
+def _plain(text: str) -> str:
+    """Text from users for a legend: a dollar sign must not start TeX."""
+    return text.replace("$", r"\$")
 
 
 def _scatter(axes: Any, points: Sequence[Point]) -> None:
@@ -47,12 +63,12 @@ def _roofs(axes: Any, data: Roofline) -> list[Line2D]:
         style = {"color": colour, "linestyle": _ROOF_DASHES[i % len(_ROOF_DASHES)], "linewidth": 1.6 if i == 0 else 1.1}
         ridge = min(high, top / roof.value)
         axes.plot([low, ridge], [low * roof.value, ridge * roof.value], zorder=3, **style)
-        handles.append(Line2D([], [], label=f"{roof.label}  {si(roof.value, 'B/s')}", **style))
+        handles.append(Line2D([], [], label=f"{_plain(roof.label)}  {si(roof.value, 'B/s')}", **style))
     for roof in data.compute:
         start = roof.value / max(m.value for m in data.memory)
         axes.plot([max(low, start), high], [roof.value] * 2, color=palette.COLOURS["dark"][0], linewidth=1.6, zorder=3)
         axes.annotate(
-            f"{roof.label}  {si(roof.value, 'FLOP/s')}", (high, roof.value), xytext=(-5, 4),
+            f"{_plain(roof.label)}  {si(roof.value, 'FLOP/s')}", (high, roof.value), xytext=(-5, 4),
             textcoords="offset points", ha="right", va="bottom", fontsize=_points_of(12), fontweight="bold",
         )  # fmt: skip
     for point in data.inner:
@@ -65,15 +81,16 @@ def _roofs(axes: Any, data: Roofline) -> list[Line2D]:
 def _labels(axes: Any, data: Roofline) -> None:
     width, height = _BOX[2], _BOX[3]
     frame = Frame(width, height, data.x_range, data.y_range)
-    for label in point_labels(data, frame, _FONT_PX):
-        left, top, right, bottom = label.box
-        xs, ys = zip(label.at, label.knee)
-        axes.plot([x / width for x in xs], [1 - y / height for y in ys], color="#6b7280", linewidth=0.6, zorder=5,
+    labels = point_labels(data, frame)
+    for label in labels:
+        xs, ys = zip(label.at, label.centre)
+        axes.plot([x / width for x in xs], [1 - y / height for y in ys], color="#6b7280", linewidth=0.7, zorder=5,
                   transform=axes.transAxes)  # fmt: skip
-        axes.text(
-            (left + right) / 2 / width, 1 - (top + bottom) / 2 / height, label.text, transform=axes.transAxes,
-            ha="center", va="center", fontsize=_points_of(_FONT_PX), zorder=6, parse_math=False,
-        )  # fmt: skip
+        axes.text(label.centre[0] / width, 1 - label.centre[1] / height, label.text, transform=axes.transAxes,
+                  ha="center", va="center_baseline", fontsize=_points_of(10.5), color="white", zorder=7)  # fmt: skip
+    axes.scatter([label.centre[0] / width for label in labels], [1 - label.centre[1] / height for label in labels],
+                 s=_points_of(BADGE_PX) ** 2, c=palette.COLOURS["dark"][0], linewidths=0, zorder=6,
+                 transform=axes.transAxes)  # fmt: skip
 
 
 def _legends(figure: Any, data: Roofline, roofs: list[Line2D]) -> None:
@@ -98,10 +115,14 @@ def _legends(figure: Any, data: Roofline, roofs: list[Line2D]) -> None:
     for handles, title in ((families, "Operator"), (sizes, "Share of time"), (roofs, "Memory level")):
         figure.legend(handles=handles, title=title, bbox_to_anchor=(x, y), **common)
         y -= (len(handles) * 22 + 46) / HEIGHT_PX
-    lines = ["Solid points: against DRAM.", "Rings: the labelled ones", "against on-chip paths."]
+    figure.text(x, y, "Costliest operators", fontsize=size, fontweight="bold", va="top")
+    for i, point in enumerate(labelled(data), 1):
+        name = f"{i}  {short_name(point.row.name)}  {100 * point.time_share:.1f} %"
+        figure.text(x, y - (4 + 18 * i) / HEIGHT_PX, name, fontsize=_points_of(11.5), va="top", parse_math=False)
+    note = "Solid points are against DRAM; rings show the numbered operators against on-chip paths."
     if data.omitted:
-        lines += ["", f"{data.omitted} not drawn: no arithmetic,", "no DRAM traffic, or host."]
-    figure.text(x, y, "\n".join(lines), fontsize=_points_of(11), color="#4b5563", va="top", linespacing=1.4)
+        note += f" {data.omitted} operators without arithmetic, without DRAM traffic or on the host are not drawn."
+    figure.text(_BOX[0] / WIDTH_PX, 12 / HEIGHT_PX, note, fontsize=_points_of(11), color="#4b5563")
 
 
 def draw(profile: Profile) -> Any:
@@ -122,7 +143,6 @@ def draw(profile: Profile) -> Any:
     _labels(axes, data)
     _legends(figure, data, handles)
     result = profile.result
-    # Names come from users: a dollar sign must not start TeX.
     figure.text(left / WIDTH_PX, 1 - 18 / HEIGHT_PX, f"Roofline: {result.model} on {result.hw}, {result.dtype}",
                 fontsize=_points_of(17), fontweight="bold", va="top", parse_math=False)  # fmt: skip
     return figure
@@ -132,6 +152,8 @@ def write(profile: Profile, folder: Path) -> list[Path]:
     """Write roofline.png and roofline.svg into `folder` from one figure; the same run gives the same bytes."""
     figure = draw(profile)
     png, svg = folder / "roofline.png", folder / "roofline.svg"
-    figure.savefig(png, dpi=150, metadata={"Software": "npusim"})
-    figure.savefig(svg, metadata={"Date": None, "Creator": "npusim"})
+    with warnings.catch_warnings(), rc_context({"svg.hashsalt": "npusim"}):
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a name in a script the font lacks
+        figure.savefig(png, dpi=150, metadata={"Software": "npusim"})
+        figure.savefig(svg, metadata={"Date": None, "Creator": "npusim"})
     return [png, svg]

@@ -15,6 +15,7 @@ from npusim.report.profile import OpRow, Profile
 
 LABELLED = 8
 MAX_ON_CHIP_ROOFS = 3
+BADGE_PX = 15.0  # diameter of a label
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 Spot = tuple[float, float]
 
@@ -167,25 +168,38 @@ def _crosses(a: tuple[Spot, Spot], b: tuple[Spot, Spot]) -> bool:
 
 @dataclass(frozen=True)
 class Label:
-    """A placed label: its text and box, the point it belongs to, and where its leader line meets the box."""
+    """A placed label: its text and box, the point it belongs to, and the centre of the box, where its leader ends."""
 
     text: str
     box: Box
     at: Spot
-    knee: Spot
+    centre: Spot
 
 
-def _candidates(text: str, at: Spot, font_px: float) -> Iterator[tuple[float, Label]]:
-    """Places on rings of growing distance round a point, each with its distance."""
-    width, height = len(text) * font_px * 0.58 + 6, font_px * 1.3
-    for distance in (12, 22, 36, 54, 76, 102, 132, 166):
-        for step in range(16):
-            angle = math.pi * (step / 8 + 1 / 16)
-            cx = at[0] + math.cos(angle) * (distance + width / 2)
-            cy = at[1] + math.sin(angle) * (distance + height / 2)
-            box = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
-            knee = (min(max(at[0], box[0]), box[2]), min(max(at[1], box[1]), box[3]))
-            yield distance, Label(text, box, at, knee)
+def _candidates(text: str, at: Spot) -> Iterator[tuple[float, Label]]:
+    """Places right and left of a point, near ones first, each with its distance; the leader meets the near side."""
+    half = BADGE_PX / 2 + 1
+    for dx in (14, 24, 36, 52, 72, 96):
+        for row in (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5):
+            for side in (1, -1):
+                x, y = at[0] + side * (dx + half), at[1] + row * half
+                yield math.hypot(dx, row * half), Label(text, (x - half, y - half, x + half, y + half), at, (x, y))
+
+
+def _cost(distance: float, label: Label, obstacles: Sequence[Box], placed: Sequence[Label]) -> float:
+    """How ugly a place is: far, on top of points and lines, its leader through other labels or leaders."""
+    leader = (label.at, label.centre)
+    cost = distance / 8 + 8 * sum(_overlap(label.box, obstacle) for obstacle in obstacles)
+    for other in placed:
+        cost += 12 * _crosses(leader, (other.at, other.centre))
+        cost += 25 * (_through(leader, other.box) + _through((other.at, other.centre), label.box))
+    return cost
+
+
+def _through(segment: tuple[Spot, Spot], box: Box) -> bool:
+    """Whether a line segment runs through a box (crosses one of its diagonals)."""
+    left, top, right, bottom = box
+    return _crosses(segment, ((left, top), (right, bottom))) or _crosses(segment, ((left, bottom), (right, top)))
 
 
 def place_labels(
@@ -194,22 +208,21 @@ def place_labels(
     taken: Sequence[Box],
     width: float,
     height: float,
-    font_px: float,
 ) -> list[Label]:
-    """Place each (text, x, y) near its point, off all other labels and `taken`; one that finds no room is left out.
+    """Place each (text, x, y) beside its point, off all other labels and `taken`; one that finds no room is left out.
 
-    Among the free places the cheapest wins: near, covering few `obstacles`, its leader line crossing no other.
+    Among the free places the cheapest wins: near, covering few `obstacles`, its leader line crossing nothing.
     """
     placed: list[Label] = []
     for text, x, y in anchors:
         best: tuple[float, Label] | None = None
-        for distance, label in _candidates(text, (x, y), font_px):
+        for distance, label in _candidates(text, (x, y)):
             blocked = [*taken, *(other.box for other in placed)]
             if not _inside(label.box, width, height) or any(_overlap(label.box, box) for box in blocked):
                 continue
-            leader = (label.at, label.knee)
-            cost = distance / 8 + 3 * sum(_overlap(label.box, obstacle) for obstacle in obstacles)
-            cost += 6 * sum(_crosses(leader, (other.at, other.knee)) for other in placed)
+            if best is not None and distance / 8 >= best[0]:
+                continue
+            cost = _cost(distance, label, obstacles, placed)
             if best is None or cost < best[0]:
                 best = (cost, label)
         if best:
@@ -230,13 +243,18 @@ def _roof_obstacles(data: Roofline, frame: Frame) -> Iterator[Box]:
             yield (x, y - 2, x + 16, y + 2)
 
 
-def point_labels(data: Roofline, frame: Frame, font_px: float) -> list[Label]:
-    """Labels of the costliest points, costliest first."""
+def labelled(data: Roofline) -> list[Point]:
+    """The costliest points, costliest first: number i of a label is i + 1."""
+    return list(reversed(data.points[-LABELLED:]))
+
+
+def point_labels(data: Roofline, frame: Frame) -> list[Label]:
+    """The numbers of the costliest points, as badges beside them."""
     spots = [(frame.x(p.intensity), frame.y(p.flops_per_s)) for p in (*data.points, *data.inner)]
     obstacles = [(x - 6, y - 6, x + 6, y + 6) for x, y in spots]
     obstacles += _roof_obstacles(data, frame)
     # The names of the compute roofs stand above their lines at the right edge.
     names = [(frame.width - 200, frame.y(r.value) - 22, frame.width, frame.y(r.value) + 2) for r in data.compute]
-    chosen = list(reversed(data.points[-LABELLED:]))
-    anchors = [(short_name(p.row.name), frame.x(p.intensity), frame.y(p.flops_per_s)) for p in chosen]
-    return place_labels(anchors, obstacles, names, frame.width, frame.height, font_px)
+    anchors = [(str(i), frame.x(p.intensity), frame.y(p.flops_per_s)) for i, p in enumerate(labelled(data), 1)]
+    anchors.sort(key=lambda anchor: anchor[2])  # from top to bottom: leaders cross less
+    return place_labels(anchors, obstacles, names, frame.width, frame.height)

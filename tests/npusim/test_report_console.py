@@ -1,0 +1,158 @@
+"""What a run prints, and the comparison of two runs."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import report_fixture as fixture
+from rich.console import Console
+
+from isa.errors import NpuError
+from npusim.record import Result
+from npusim.report import compare, profile_view, terminal, write_reports
+from npusim.report.compare import cause_shares, load_run, why
+
+
+def _console(width: int = 100) -> Console:
+    return Console(file=io.StringIO(), width=width, color_system=None)
+
+
+def _text(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def run() -> Result:
+    return fixture.result()
+
+
+@pytest.fixture(scope="module")
+def dirs(run: Result, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("two")
+    write_reports(run, root / "a")
+    faster = fixture.result(100, clock_mhz=1880.0)
+    write_reports(faster, root / "b")
+    return root / "a", root / "b"
+
+
+def test_terminal_shows_speed_operators_stalls_and_files(run: Result) -> None:
+    console = _console()
+    terminal(run, console, [Path("out/summary.json")])
+    text = _text(console)
+    for part in ("Speed of light", "Compute (bf16)", "HBM bandwidth", "VMEM → wfifo", "Costliest operators",
+                 "Stall tree", "out/summary.json", "check: passed", "assumed: gather", "approximated: 1"):  # fmt: skip
+        assert part in text, part
+    costliest = max(run.program.operators, key=lambda o: o.macs).op_type
+    table = text.split("Costliest operators")[1].split("Stall tree")[0]
+    assert len(re.findall(rf"{costliest}|Softmax", table)) == 10
+
+
+@pytest.mark.parametrize("view", [terminal, profile_view])
+@pytest.mark.parametrize("width", [80, 120])
+def test_stall_tree_sums_to_one_hundred(run: Result, view: object, width: int) -> None:
+    console = _console(width)
+    view(run, console)  # type: ignore[operator]
+    text = _text(console)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= width
+    tree = text.split("Stall tree")[1]
+    branches = re.split(r"instances\n", tree)[1:]
+    assert len(branches) == 7
+    for branch in branches:
+        shares = re.findall(r"── +([\d.]+) %", branch.split("instances")[0])
+        assert round(sum(10 * float(s) for s in shares)) == 1000
+
+
+def test_profile_view_shows_memory_and_hot_spots(run: Result) -> None:
+    console = _console()
+    profile_view(run, console)
+    text = _text(console)
+    assert "Memory chart" in text and "Hot spots" in text and "row_hits" in text and "What bounds" in text
+
+
+def test_markup_in_names_is_printed_as_it_is(run: Result) -> None:
+    console = _console()
+    terminal(fixture.renamed(replace(run, model="[red]m[/x]"), 85, "[bold]op[/nope]"), console)
+    assert "[red]m[/x]" in _text(console) and "[bold]op[/nope]" in _text(console)
+
+
+def test_compare_names_totals_operators_and_causes(dirs: tuple[Path, Path]) -> None:
+    console = _console(130)
+    compare(*dirs, console)
+    text = _text(console)
+    assert "total cycles" in text and "Operators that moved most" in text and "Where the pipes' cycles went" in text
+    a, b = (json.loads((d / "summary.json").read_text()) for d in dirs)
+    assert f"{100 * (b['time_us'] / a['time_us'] - 1):+.1f} %" in text
+
+
+def test_a_run_compared_with_itself_does_not_move(dirs: tuple[Path, Path]) -> None:
+    console = _console()
+    compare(dirs[0], dirs[0], console)
+    text = _text(console)
+    assert "No operator moved." in text and "total cycles" in text
+    assert re.search(r"total cycles.*=\s*$", text, re.M)
+
+
+def test_operators_are_matched_by_name_and_occurrence(dirs: tuple[Path, Path]) -> None:
+    run = load_run(dirs[0])
+    assert len(run.operators) == 100
+    key = next(iter(run.operators))
+    before = run.operators[key]
+    after = replace(before, dram_bytes=before.dram_bytes * 2, bound_by="latency", macs=before.macs + 1)
+    reason = why(before, after)
+    assert "DRAM +100.0 %" in reason and f"bound {before.bound_by} → latency" in reason and "MACs" in reason
+    assert why(before, before) == f"same work, still {before.bound_by}"
+
+
+def test_operators_of_one_run_only_are_listed(run: Result, dirs: tuple[Path, Path], tmp_path: Path) -> None:
+    write_reports(fixture.renamed(run, 5, "renamed\nin two lines"), tmp_path)
+    console = _console()
+    compare(dirs[0], tmp_path, console)
+    assert "1 operator(s) only in A" in _text(console) and "1 operator(s) only in B: renamed" in _text(console)
+
+
+def test_cause_shares_sum_to_one(dirs: tuple[Path, Path]) -> None:
+    shares = cause_shares(load_run(dirs[0]).summary)
+    assert np.isclose(sum(shares.values()), 1.0) and "instances" not in shares
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("summary.json", "{", "not JSON"),
+        ("summary.json", "[1]", "lacks model"),
+        ("summary.json", '{"model": 1}', "lacks hw"),
+        ("summary.json", "NUMBERS", "malformed"),
+        ("summary.json", "PIPES", "malformed"),
+        ("ops.csv", "a,b\n1,2\n", "lacks the columns name"),
+        ("ops.csv", "ROW", "line 2"),
+        ("ops.csv", "BYTES", "cannot read"),
+    ],
+)
+def test_malformed_folders_are_errors_of_the_user(
+    dirs: tuple[Path, Path], tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    for file in ("summary.json", "ops.csv"):
+        (tmp_path / file).write_bytes((dirs[0] / file).read_bytes())
+    text = (tmp_path / name).read_text()
+    if content == "NUMBERS":
+        content = json.dumps({**json.loads(text), "time_us": "soon"})
+    elif content == "PIPES":
+        content = json.dumps({**json.loads(text), "pipes": {"MXU": 3}})
+    elif content == "ROW":
+        content = text.splitlines()[0] + "\nonly,three,cells\n"
+    data = b"\xff\xfe" if content == "BYTES" else content.encode()
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(NpuError, match=message):
+        compare(dirs[0], tmp_path, _console())
+
+
+def test_an_absent_folder_is_an_error_of_the_user(dirs: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(NpuError, match="No such file"):
+        compare(dirs[0], tmp_path / "nowhere", _console())
