@@ -37,9 +37,9 @@ def _infer(node: Node, types: Types, values: Values) -> list[TensorType]:
     return [TensorType(sizes, x.dtype)]
 
 
-def _coordinates(kind: str, extent: int, size: int, scale: float) -> Array:
-    """Position in the input of every output element along one axis."""
-    out = np.arange(size, dtype=np.float64)
+def _coordinates(kind: str, extent: int, size: int, factor: float) -> Array:
+    """Position in the input of every output element along one axis, in float32 as onnxruntime: ties fall alike."""
+    out, scale = np.arange(size, dtype=np.float32), np.float32(factor)
     if kind == "align_corners":
         return out * (extent - 1) / (size - 1) if size > 1 else out * 0
     if kind == "asymmetric":
