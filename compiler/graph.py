@@ -24,10 +24,12 @@ MAX_TENSOR_ELEMENTS = 1 << 36
 
 @dataclass(frozen=True)
 class TensorType:
-    """Shape (elements) and npusim dtype name of a tensor."""
+    """Shape (elements) and npusim dtype name of a tensor; a quantised one stands for (q - zero_point) * scale."""
 
     shape: tuple[int, ...]
     dtype: str
+    scale: float = 1.0
+    zero_point: int = 0
 
     @property
     def elements(self) -> int:
@@ -43,7 +45,9 @@ class TensorType:
         return self.elements * dtype_of(self.dtype).size_bytes
 
     def __str__(self) -> str:
-        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+        quantised = f" x {self.scale!r}" if self.scale != 1.0 else ""
+        quantised += f" - {self.zero_point}" if self.zero_point else ""
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]{quantised}"
 
 
 @dataclass(frozen=True, eq=False)

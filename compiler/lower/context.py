@@ -1,0 +1,105 @@
+"""What a lowering rule knows and what it returns.
+
+A rule turns the nodes of one group into kernel calls. It sees tensors as views (where they live, how they are strided)
+and never an address: those are bound when the program is put together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from compiler.graph import Constant, Graph, Node, TensorType
+from compiler.nest import Nest
+from isa.errors import CompileError
+from isa.machine import Machine
+
+Array = npt.NDArray[Any]
+
+
+class NoKernel(CompileError):
+    """The machine (or npusim) has no kernel for the group: it will be estimated, and named in the report."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One kernel to launch: equal `key`s share code; `bind` gives the graph tensor behind each TensorArg of the nest.
+
+    A binding is (tensor name, byte offset into it). `padded_macs` counts what the array executes.
+    """
+
+    key: Hashable
+    build: Callable[[str], Nest]  # kernel name -> nest
+    bind: Mapping[str, tuple[str, int]]
+
+
+@dataclass
+class Context:
+    """The compilation of one graph for one machine.
+
+    `homes` gives the space of every tensor between kernels ("dram", "host" or "spm"); `new_constants` collects tensors
+    that rules make (packed weights, scale vectors), as name -> Constant, and their spaces go into `homes`.
+    `budget` is the scratchpad room that a kernel may use, in bytes by space.
+    """
+
+    machine: Machine
+    graph: Graph
+    homes: dict[str, str]
+    budget: Mapping[str, int]
+    matrix_dtype: str  # what the array multiplies for floating-point graphs
+    new_constants: dict[str, Constant] = field(default_factory=dict)
+
+    def type_of(self, name: str) -> TensorType:
+        """Type of a graph tensor."""
+        return self.graph.tensors[name]
+
+    def space_of(self, name: str) -> str:
+        """Where a tensor lives between kernels."""
+        return self.homes[name]
+
+    def constant_space(self, weight: bool) -> str:
+        """Where constants live: weights in DRAM; vectors where a copy engine can fetch them into the scratchpad."""
+        return "dram" if weight or self.machine.path("dram", "spm") else "host"
+
+    def add_constant(self, name: str, value: Constant, weight: bool = False) -> str:
+        """Register a constant that the program needs; returns its name."""
+        self.new_constants[name] = value
+        self.homes[name] = self.constant_space(weight)
+        return name
+
+
+Rule = Callable[[Context, tuple[Node, ...]], list[Call]]
+RULES: dict[str, Rule] = {}  # by the operator of a group's anchor
+
+
+def rule(*operators: str) -> Callable[[Rule], Rule]:
+    """Register a lowering rule for groups whose anchor is one of `operators`."""
+
+    def register(function: Rule) -> Rule:
+        for name in operators:
+            RULES[name] = function
+        return function
+
+    return register
+
+
+def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Element strides of a dense tensor."""
+    strides, step = [], 1
+    for extent in reversed(shape):
+        strides.append(step)
+        step *= extent
+    return tuple(reversed(strides))
+
+
+def scalar_value(context: Context, name: str) -> float | None:
+    """The value of a one-element constant, or None."""
+    constant = context.graph.constants.get(name)
+    if constant is None or constant.type.elements != 1 or constant.stripped:
+        return None
+    value = np.asarray(constant.value()).reshape(-1)[0]
+    return (float(value) - constant.type.zero_point) * constant.type.scale
