@@ -1,13 +1,8 @@
-"""Two runs side by side: what moved, by how much, and why. Reads only summary.json and ops.csv."""
+"""Two runs side by side: what moved, by how much, and why. Reads only their summary.json and ops.csv."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,104 +10,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from npusim.record import CAUSES
 from npusim.report.console import grid
-from npusim.report.files import ReportError
 from npusim.report.roofs import short_name
+from npusim.report.saved import Operator, Run, load_run
 from npusim.report.text import duration, percent, si, size
-
-MAX_FILE_BYTES = 200_000_000
-_NEEDED = (
-    "model", "hw", "dtype", "total_cycles", "time_us", "pipes", "utilization", "dram_read_bytes", "dram_write_bytes",
-)  # fmt: skip
-_COLUMNS = ("name", "cycles", "macs", "dram_bytes", "utilization", "bound_by", "top_stall")
-
-
-@dataclass(frozen=True)
-class Operator:
-    """One row of ops.csv as far as a comparison needs it; `time_us` at the run's core clock."""
-
-    name: str
-    cycles: int
-    time_us: float
-    macs: int
-    dram_bytes: int
-    utilization: float
-    bound_by: str
-    top_stall: str
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run as read back from its folder; operators by (name, occurrence)."""
-
-    folder: Path
-    summary: Mapping[str, Any]
-    operators: Mapping[tuple[str, int], Operator]
-
-
-def _read(path: Path) -> str:
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ReportError(f"{path} is larger than {MAX_FILE_BYTES} bytes: not a file of npusim")
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ReportError(f"cannot read {path}: {reason}; expected a folder written by `npusim run -o`") from error
-
-
-def _summary(path: Path) -> Mapping[str, Any]:
-    try:
-        data = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
-        raise ReportError(f"{path} is not JSON: {error}") from error
-    missing = [key for key in _NEEDED if key not in data] if isinstance(data, dict) else list(_NEEDED)
-    if missing:
-        raise ReportError(f"{path} is not a summary of npusim: it lacks {', '.join(missing)}")
-    numbers = all(isinstance(data[k], (int, float)) and math.isfinite(data[k]) for k in ("total_cycles", "time_us"))
-    pipes = data["pipes"]
-    if not numbers or not isinstance(pipes, dict) or not all(_is_pipe(p) for p in pipes.values()):
-        raise ReportError(f"{path} is malformed: total_cycles, time_us and pipes must hold numbers")
-    return dict(data)
-
-
-def _is_pipe(pipe: Any) -> bool:
-    return isinstance(pipe, dict) and "instances" in pipe and all(isinstance(v, int) for v in pipe.values())
-
-
-def _operators(path: Path, us_per_cycle: float) -> dict[tuple[str, int], Operator]:
-    rows = csv.DictReader(io.StringIO(_read(path), newline=""))
-    missing = [c for c in _COLUMNS if c not in (rows.fieldnames or ())]
-    if missing:
-        raise ReportError(f"{path} is not an ops.csv of npusim: it lacks the columns {', '.join(missing)}")
-    out: dict[tuple[str, int], Operator] = {}
-    seen: dict[str, int] = {}
-    for number, row in enumerate(rows, 2):
-        try:
-            cycles = int(row["cycles"])
-            operator = Operator(
-                row["name"], cycles, cycles * us_per_cycle, int(row["macs"]), int(row["dram_bytes"]),
-                float(row["utilization"]), row["bound_by"], row["top_stall"],
-            )  # fmt: skip
-        except (TypeError, ValueError) as error:
-            raise ReportError(f"{path}, line {number}: {error}") from error
-        seen[operator.name] = seen.get(operator.name, -1) + 1
-        out[(operator.name, seen[operator.name])] = operator
-    return out
-
-
-def load_run(folder: Path) -> Run:
-    """Read a folder written by `write_reports`; raises ReportError when it is absent or malformed."""
-    folder = Path(folder)
-    summary = _summary(folder / "summary.json")
-    us_per_cycle = summary["time_us"] / summary["total_cycles"] if summary["total_cycles"] else 0.0
-    return Run(folder, summary, _operators(folder / "ops.csv", us_per_cycle))
 
 
 def _change(before: float, after: float) -> str:
     if before == after:
         return "="
     return f"{100 * (after / before - 1):+.1f} %" if before else "new"
+
+
+def _clock_mhz(summary: Mapping[str, Any]) -> float:
+    return float(summary["total_cycles"] / summary["time_us"]) if summary["time_us"] else 0.0
 
 
 def _totals(a: Run, b: Run) -> list[tuple[str, str, str, str]]:
@@ -123,6 +34,7 @@ def _totals(a: Run, b: Run) -> list[tuple[str, str, str, str]]:
     rows = [
         both("total cycles", lambda s: s["total_cycles"], lambda v: f"{v:,}"),
         both("time", lambda s: s["time_us"], lambda v: duration(v * 1e-6)),
+        both("core clock", _clock_mhz, lambda v: f"{v:,.0f} MHz"),
         both("array utilization", lambda s: s["utilization"].get("work_weighted", 0.0), percent),
         both("DRAM read", lambda s: s["dram_read_bytes"], size),
         both("DRAM written", lambda s: s["dram_write_bytes"], size),
@@ -144,20 +56,18 @@ def why(a: Operator, b: Operator) -> str:
         reasons.append(f"MACs {_change(a.macs, b.macs)}")
     if a.top_stall != b.top_stall:
         reasons.append(f"stall {a.top_stall} → {b.top_stall}")
-    if not reasons and abs(a.utilization - b.utilization) > 0.005:
-        reasons.append(f"utilization {percent(a.utilization)} → {percent(b.utilization)}")
     return ", ".join(reasons) or f"same work, still {b.bound_by}"
 
 
-def cause_shares(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Share of all pipe-cycles of a run by cause; sums to 1."""
-    totals = dict.fromkeys(CAUSES, 0)
+def cause_times_us(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Time by cause in us, averaged over all pipes of a run: sums to the run's time, so differences do as well."""
+    totals: dict[str, int] = {}
     for pipe in summary["pipes"].values():
         for cause, cycles in pipe.items():
             if cause != "instances":
                 totals[cause] = totals.get(cause, 0) + cycles
     whole = sum(totals.values()) or 1
-    return {cause: cycles / whole for cause, cycles in totals.items() if cycles}
+    return {cause: summary["time_us"] * cycles / whole for cause, cycles in totals.items() if cycles}
 
 
 def _print_operators(a: Run, b: Run, console: Console) -> None:
@@ -181,13 +91,36 @@ def _print_operators(a: Run, b: Run, console: Console) -> None:
 
 
 def _print_causes(a: Run, b: Run, console: Console) -> None:
-    before, after = cause_shares(a.summary), cause_shares(b.summary)
-    table = grid("Where the pipes' cycles went", "<cause", ">A", ">B", ">points")
-    causes = sorted({*before, *after}, key=lambda c: -abs(after.get(c, 0.0) - before.get(c, 0.0)))
+    before, after = cause_times_us(a.summary), cause_times_us(b.summary)
+    table = grid("Time of a pipe by cause (mean)", "<cause", ">A", ">B", ">difference")
+    causes = sorted({*before, *after}, key=lambda c: (-abs(after.get(c, 0.0) - before.get(c, 0.0)), c))
     for cause in causes:
         x, y = before.get(cause, 0.0), after.get(cause, 0.0)
-        table.add_row(escape(cause), percent(x), percent(y), f"{100 * (y - x):+.1f}")
+        table.add_row(escape(cause), duration(x * 1e-6), duration(y * 1e-6), _difference(y - x))
     console.print(table)
+
+
+def _difference(time_us: float) -> str:
+    if abs(time_us) < 5e-5:  # below 0.05 ns, what duration() shows
+        return "="
+    return f"{'+' if time_us > 0 else '−'}{duration(abs(time_us) * 1e-6)}"
+
+
+def _headline(a: Run, b: Run) -> str:
+    """Which run is faster, by how much, and the cause that moved most."""
+    x, y = a.summary["time_us"], b.summary["time_us"]
+    if x == y:
+        return "Both runs take the same time."
+    before, after = cause_times_us(a.summary), cause_times_us(b.summary)
+    moved = {c: after.get(c, 0.0) - before.get(c, 0.0) for c in {*before, *after}}
+    # Of the causes that moved the same way as the total, the largest explains it best.
+    same_way = {c: d for c, d in moved.items() if (d > 0) == (y > x)}
+    slower = f"B takes {_change(x, y).lstrip('+')} longer than A"
+    verdict = f"B is {x / y:.2f} times as fast as A" if 0 < y < x else slower
+    if not same_way:
+        return f"{verdict}."
+    top = min(same_way, key=lambda c: (-abs(same_way[c]), c))
+    return f"{verdict} ({_difference(y - x)}); most of it is {top} ({_difference(same_way[top])} a pipe)."
 
 
 def compare(a_dir: Path, b_dir: Path, console: Console) -> None:
@@ -199,11 +132,13 @@ def compare(a_dir: Path, b_dir: Path, console: Console) -> None:
     for label, run in (("A", a), ("B", b)):
         s = run.summary
         console.print(Text.assemble((label, "bold"), f"  {run.folder}: {s['model']} on {s['hw']}, {s['dtype']}"))
+    console.print(Text(_headline(a, b)))
     console.print()
     table = grid("Totals", "<", ">A", ">B", ">change")
     for row in _totals(a, b):
         table.add_row(*row)
     console.print(table)
+    console.print()
     _print_operators(a, b, console)
     console.print()
     _print_causes(a, b, console)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -16,6 +16,7 @@ from npusim.record import Result
 from npusim.report.profile import OpRow, Profile, Share, top_rows
 from npusim.report.roofs import short_name
 from npusim.report.stalls import percentages
+from npusim.report.summary import pipes
 from npusim.report.text import duration, percent, shape, si, size
 
 BAR_CELLS = 24
@@ -23,10 +24,14 @@ _BOUND_STYLE = {"compute": "blue", "memory": "dark_orange", "on-chip": "magenta"
 
 
 def grid(title: str, *columns: str) -> Table:
-    """A plain table; a column's heading starts with `<` (left-aligned) or `>` (right-aligned)."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, show_edge=False)
+    """A plain table; a heading starts with `<` (text, may be cut on a narrow terminal) or `>` (numbers, never cut)."""
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, show_edge=False, pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )  # fmt: skip
     for column in columns:
-        table.add_column(column[1:], justify="right" if column[0] == ">" else "left", no_wrap=True)
+        number = column[0] == ">"
+        table.add_column(column[1:], justify="right" if number else "left", no_wrap=number, overflow="ellipsis")
     return table
 
 
@@ -57,25 +62,23 @@ def _operators(title: str, rows: Sequence[OpRow], total_cycles: int) -> Table:
     for row in rows:
         style = _BOUND_STYLE.get(row.bound_by, "")
         table.add_row(
-            escape(short_name(row.name, 24)), escape(short_name(row.op_type, 13)), f"{row.cycles:,}",
+            escape(short_name(row.name, 24)), escape(short_name(row.op_type, 12)), f"{row.cycles:,}",
             percent(row.cycles / max(1, total_cycles)), percent(row.utilization), size(row.dram_bytes),
             Text(row.bound_by, style),
         )  # fmt: skip
     return table
 
 
-def stall_tree(profile: Profile, floor_percent: float = 0.0) -> Tree:
+def stall_tree(pipes: Mapping[str, Mapping[str, int]], floor_percent: float = 0.0) -> Tree:
     """The stall tree: under each pipe its causes in % of its cycles, which sum to exactly 100.0.
 
-    Causes below `floor_percent` are joined in one line that names them.
+    `pipes` is as in summary.json. Causes below `floor_percent` are joined in one line that names them.
     """
     tree = Tree(Text("Stall tree (% of each pipe's cycles)", "bold"), guide_style="dim")
-    for i, group in enumerate(profile.groups):
-        causes = profile.causes(i)
-        shares = percentages([n for _, n in causes])
-        label = Text.assemble((group.label, "bold"), (f"  {group.pipe_class}, {group.instances} instances", "dim"))
-        branch = tree.add(label)
-        lines = [(cause, share) for (cause, _), share in zip(causes, shares)]
+    for label, pipe in pipes.items():
+        branch = tree.add(Text.assemble((label, "bold"), (f"  {pipe['instances']} instances", "dim")))
+        causes = [(cause, n) for cause, n in pipe.items() if cause != "instances" and (n or cause == "busy")]
+        lines = list(zip([cause for cause, _ in causes], percentages([n for _, n in causes])))
         small = [line for line in lines if line[0] != "busy" and line[1] < floor_percent]
         if len(small) > 1:
             lines = [line for line in lines if line not in small]
@@ -119,7 +122,7 @@ def terminal(result: Result, console: Console, files: Sequence[Path] = ()) -> No
         _head(profile),
         _speed_of_light(profile.speed_of_light),
         _operators("Costliest operators", top_rows(profile.rows, 10), profile.total_cycles),
-        stall_tree(profile, floor_percent=1.0),
+        stall_tree(pipes(profile), floor_percent=1.0),
     )
     _notes(profile, console)
     if files:
@@ -137,9 +140,9 @@ def _memory_chart(profile: Profile) -> Table:
     return table
 
 
-def _bounds(profile: Profile) -> Table:
+def bounds_table(pairs: Sequence[tuple[str, int]]) -> Table:
+    """Cycles of the operators by bound, with shares that sum to 100.0 %."""
     table = grid("What bounds the operators", "<bound by", ">cycles", ">", "<")
-    pairs = profile.bound_cycles()
     for (bound, cycles), share in zip(pairs, percentages([n for _, n in pairs])):
         table.add_row(Text(bound, _BOUND_STYLE.get(bound, "")), f"{cycles:,}", f"{share:.1f} %", bar(share / 100))
     return table
@@ -171,8 +174,8 @@ def profile_view(result: Result, console: Console) -> None:
     """Print the profiler's view of a run: speed of light, bounds, stall tree, memory chart, hot spots."""
     profile = Profile(result)
     parts = [
-        _head(profile), _speed_of_light(profile.speed_of_light), _bounds(profile), stall_tree(profile),
-        _memory_chart(profile), _dram_counters(profile), _hot_spots(profile),
+        _head(profile), _speed_of_light(profile.speed_of_light), bounds_table(profile.bound_cycles()),
+        stall_tree(pipes(profile)), _memory_chart(profile), _dram_counters(profile), _hot_spots(profile),
     ]  # fmt: skip
     _print_all(console, *(p for p in parts if p is not None))
     _notes(profile, console)

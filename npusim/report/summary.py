@@ -44,7 +44,8 @@ def energy_j(profile: Profile) -> dict[str, float]:
     return {key: counts[key] * picojoule[key] * 1e-12 for key in sorted(counts) if key in picojoule}
 
 
-def _pipes(profile: Profile) -> dict[str, dict[str, int]]:
+def pipes(profile: Profile) -> dict[str, dict[str, int]]:
+    """Cycles by cause of every pipe group, busy first: they sum to total_cycles x instances."""
     return {
         group.label: {"instances": group.instances, "busy": 0, **dict(profile.causes(i))}
         for i, group in enumerate(profile.groups)
@@ -100,7 +101,7 @@ def summary_of(profile: Profile) -> dict[str, Any]:
         "memory_capacity_bytes": int(machine.memory.capacity_bytes),
         "peak_flops": {d: limits.flops_per_cycle(machine, d) * hertz for d in machine.core.matrix.passes},
         "utilization": profile.utilization,
-        "pipes": _pipes(profile),
+        "pipes": pipes(profile),
         "warps": {},
         "launches": len(result.program.launches),
         "host_us": float(result.host_us),

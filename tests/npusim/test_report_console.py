@@ -8,15 +8,15 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import report_fixture as fixture
 from rich.console import Console
 
 from isa.errors import NpuError
 from npusim.record import Result
-from npusim.report import compare, profile_view, terminal, write_reports
-from npusim.report.compare import cause_shares, load_run, why
+from npusim.report import compare, profile_saved, profile_view, terminal, write_reports
+from npusim.report.compare import cause_times_us, why
+from npusim.report.saved import load_run
 
 
 def _console(width: int = 100) -> Console:
@@ -76,6 +76,17 @@ def test_profile_view_shows_memory_and_hot_spots(run: Result) -> None:
     assert "Memory chart" in text and "Hot spots" in text and "row_hits" in text and "What bounds" in text
 
 
+def test_a_saved_run_shows_the_same_figures(dirs: tuple[Path, Path], run: Result) -> None:
+    live, saved = _console(), _console()
+    profile_view(run, live)
+    profile_saved(dirs[0], saved)
+    tree = _text(live).split("Stall tree")[1].split("Memory chart")[0]
+    assert tree in _text(saved)
+    bounds = _text(live).split("What bounds")[1].split("Stall tree")[0]
+    assert bounds in _text(saved)
+    assert "wait_dma" in _text(saved).split("Costliest operators")[1]
+
+
 def test_markup_in_names_is_printed_as_it_is(run: Result) -> None:
     console = _console()
     terminal(fixture.renamed(replace(run, model="[red]m[/x]"), 85, "[bold]op[/nope]"), console)
@@ -86,7 +97,7 @@ def test_compare_names_totals_operators_and_causes(dirs: tuple[Path, Path]) -> N
     console = _console(130)
     compare(*dirs, console)
     text = _text(console)
-    assert "total cycles" in text and "Operators that moved most" in text and "Where the pipes' cycles went" in text
+    assert "total cycles" in text and "Operators that moved most" in text and "Time of a pipe by cause" in text
     a, b = (json.loads((d / "summary.json").read_text()) for d in dirs)
     assert f"{100 * (b['time_us'] / a['time_us'] - 1):+.1f} %" in text
 
@@ -117,9 +128,27 @@ def test_operators_of_one_run_only_are_listed(run: Result, dirs: tuple[Path, Pat
     assert "1 operator(s) only in A" in _text(console) and "1 operator(s) only in B: renamed" in _text(console)
 
 
-def test_cause_shares_sum_to_one(dirs: tuple[Path, Path]) -> None:
-    shares = cause_shares(load_run(dirs[0]).summary)
-    assert np.isclose(sum(shares.values()), 1.0) and "instances" not in shares
+def test_times_by_cause_sum_to_the_time_of_the_run(dirs: tuple[Path, Path]) -> None:
+    summary = load_run(dirs[0]).summary
+    times = cause_times_us(summary)
+    assert sum(times.values()) == pytest.approx(summary["time_us"]) and "instances" not in times
+
+
+def test_the_headline_names_the_cause(run: Result, tmp_path: Path) -> None:
+    write_reports(run, tmp_path / "a")
+    write_reports(fixture.result(100, launch_cycles=9000), tmp_path / "b")
+    there, back = _console(120), _console(120)
+    compare(tmp_path / "a", tmp_path / "b", there)
+    compare(tmp_path / "b", tmp_path / "a", back)
+    assert "B takes 16.9 % longer than A" in _text(there) and "most of it is launch (+" in _text(there)
+    assert "B is 1.17 times as fast as A" in _text(back) and "most of it is launch (−" in _text(back)
+
+
+def test_numbers_are_whole_on_a_narrow_terminal(run: Result) -> None:
+    console = _console(80)
+    terminal(run, console)
+    assert f"{max(r[1] - r[0] for r in run.record.launch_span.tolist()):,}" in _text(console)
+    assert not re.search(r"\d…", _text(console).split("Costliest operators")[0])
 
 
 @pytest.mark.parametrize(
