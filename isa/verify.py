@@ -1,0 +1,358 @@
+"""The verifier: refuse an illegal program before anything runs.
+
+`verify` checks fields, operands, control flow, bundles, launches and tensors against the table and the machine. What
+depends on register values (addresses, flag counts, happens-before) is left to the executors and the hazard checker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from isa.disasm import OPERAND_FIELD, TARGET_CODES, instr_text
+from isa.dtypes import DTYPES
+from isa.errors import ProgramError
+from isa.machine import BUNDLE_SLOTS, Machine
+from isa.program import LAUNCH_ESTIMATE, LAUNCH_HOST, LAUNCH_KERNEL, NO_OPERAND, Kernel, Program, Tensor
+from isa.table import (
+    ACTIVATIONS,
+    BY_CODE,
+    DMA,
+    FLAG_NAMES,
+    MATRIX,
+    MAX_CODE,
+    SCALAR,
+    STOP,
+    TABLE,
+    VECTOR,
+    WEIGHTS,
+    code,
+)
+from isa.verify_operands import Use, descriptor_faults, operand, space_sizes, use_faults
+
+Array = npt.NDArray[Any]
+MAX_FAULTS = 20
+MAX_LOOP_DEPTH = 16
+ROLES = ("input", "output", "weight", "temp")
+
+# Of an instruction field: not used, a register, a descriptor, or a number; + OPTIONAL when it may be absent.
+_UNUSED, _REGISTER, _DESCRIPTOR, _NUMBER = range(4)
+_OPTIONAL = 4
+_REFERENCES = ("dst", "a", "b", "c")
+_CONTROL = [code(name) for name in ("br", "bz", "bnz", "loop", "endl", "halt")]
+_LOOP, _ENDL, _HALT = code("loop"), code("endl"), code("halt")
+
+
+def _field_kinds() -> tuple[Array, Array]:
+    """kinds [MAX_CODE, 4] of dst, a, b, c, and used [MAX_CODE, 3] of imm, f0, f1."""
+    kinds, used = np.zeros((MAX_CODE, 4), np.int8), np.zeros((MAX_CODE, 3), bool)
+    for op in TABLE:
+        for word in op.fields.split():
+            name = OPERAND_FIELD[word.rstrip("?")]
+            if name in _REFERENCES:
+                number = word in ("count", "pipe")
+                kind = _NUMBER if number else _DESCRIPTOR if word[0] == "D" else _REGISTER
+                kinds[op.code, _REFERENCES.index(name)] = kind + (_OPTIONAL if word.endswith("?") else 0)
+            elif name != "unit":
+                used[op.code, ("imm", "f0", "f1").index(name)] = True
+    return kinds, used
+
+
+_KINDS, _USED = _field_kinds()
+
+
+def verify(program: Program, machine: Machine) -> None:
+    """Raise ProgramError when `program` may not run on `machine`.
+
+    The message lists up to MAX_FAULTS faults: instructions by index and assembly text, the rest by name.
+    """
+    faults = [*_table_faults(program, machine), *_launch_faults(program, machine)]
+    by_instruction: dict[int, list[str]] = {}
+    for index, reason in _instruction_faults(program, machine):
+        by_instruction.setdefault(index, []).append(reason)
+    for index in sorted(by_instruction):
+        text = instr_text(program, index)
+        faults += [f"instruction {index} `{text}`: {reason}" for reason in by_instruction[index]]
+    if faults:
+        more = [f"... and {len(faults) - MAX_FAULTS} more"] if len(faults) > MAX_FAULTS else []
+        head = f"program {program.name!r} is illegal on {machine.name}: {len(faults)} fault{'s'[: len(faults) > 1]}"
+        raise ProgramError("\n  ".join([head, *faults[:MAX_FAULTS], *more]))
+
+
+def slot_of(pipe_class: int, machine: Machine) -> str:
+    """Return the bundle slot that an operation of a pipe class takes; classes without a slot of their own: `misc`."""
+    bundle = machine.core.bundle or {}
+    name = {SCALAR: "scalar", WEIGHTS: "matrix", MATRIX: "matrix", VECTOR: "vector", DMA: "dma"}.get(pipe_class, "misc")
+    return name if name in bundle else "misc"
+
+
+def slot_limits(machine: Machine) -> dict[str, int]:
+    """Return how many instructions of each slot a bundle may hold; `misc` is 1 unless the machine says otherwise."""
+    return {"misc": 1, **(machine.core.bundle or {})}
+
+
+# Instructions
+
+
+def _instruction_faults(program: Program, machine: Machine) -> Iterator[tuple[int, str]]:
+    instrs = program.instrs
+    known = np.isin(instrs["op"], [op.code for op in TABLE])
+    for index in np.flatnonzero(~known):
+        yield int(index), f"opcode {instrs['op'][index]} does not exist"
+    sound = known.copy()
+    for position, reason in _field_faults(instrs, known, len(program.descs), machine):
+        sound[position] = False
+        yield position, reason
+    yield from _immediate_faults(program, machine, known)
+    yield from _operand_faults(program, machine, sound)
+    for number, kernel in enumerate(program.kernels):
+        if not 0 <= kernel.start < kernel.end <= len(instrs):
+            continue
+        yield from _flow_faults(program, number)
+        if machine.issue == "vliw":
+            yield from _bundle_faults(instrs, kernel, known, machine)
+
+
+def _field_faults(instrs: Array, known: Array, descs: int, machine: Machine) -> Iterator[tuple[int, str]]:
+    """Fields that the operation does not use, lacks, or that name nothing."""
+    ops = np.where(known, instrs["op"], 0)
+    registers = machine.core.scalar.registers
+    for column, name in enumerate(_REFERENCES):
+        kind, value = _KINDS[ops, column], instrs[name]
+        base, absent = kind % _OPTIONAL, value == NO_OPERAND
+        may_be_absent = (kind >= _OPTIONAL) | (base == _NUMBER)
+        checks = [
+            ((base == _UNUSED) & ~absent, "operand {name} = {value} is not used by this operation"),
+            ((base != _UNUSED) & absent & ~may_be_absent, "operand {name} is missing"),
+            ((base == _REGISTER) & ~absent & ((value < 0) | (value >= registers)),
+             f"register {{value}} ({{name}}) does not exist; there are r0..r{registers - 1} (core.scalar.registers)"),
+            ((base == _DESCRIPTOR) & ~absent & ((value < 0) | (value >= descs)),
+             f"descriptor {{value}} ({{name}}) does not exist; there are {descs}"),
+        ]  # fmt: skip
+        for mask, text in checks:
+            for index in np.flatnonzero(mask & known):
+                yield int(index), text.format(name=name, value=int(value[index]))
+    for column, name in enumerate(("imm", "f0", "f1")):
+        extra = ~_USED[ops, column] & (instrs[name] != 0) & known
+        for index in np.flatnonzero(extra):
+            yield int(index), f"{name} = {instrs[name][index]} is not used by this operation"
+    for name in ("f0", "f1"):
+        for index in np.flatnonzero(np.isnan(instrs[name])):
+            yield int(index), f"{name} is not a number"
+    for index in np.flatnonzero(((instrs["flags"] & ~np.uint16(sum(FLAG_NAMES))) != 0) | (instrs["pad"] != 0)):
+        yield int(index), f"flags {instrs['flags'][index]:#x} or pad {instrs['pad'][index]} has unknown bits"
+
+
+def _immediate_faults(program: Program, machine: Machine, known: Array) -> Iterator[tuple[int, str]]:
+    """Immediates that are numbers of something."""
+    ops, imm = np.where(known, program.instrs["op"], 0), program.instrs["imm"]
+
+    def outside(names: tuple[str, ...], count: int, what: str) -> Iterator[tuple[int, str]]:
+        wrong = np.isin(ops, [code(n) for n in names]) & ((imm < 0) | (imm >= count))
+        for index in np.flatnonzero(wrong):
+            yield int(index), f"{what.format(imm[index])}; there are {count}"
+
+    yield from outside(("set", "wait"), machine.core.flags, "flag {} does not exist (core.flags)")
+    yield from outside(("csr",), 2, "special register {} does not exist")
+    yield from outside(("mark",), len(program.names), "row {} of the name table does not exist")
+    yield from outside(("fix",), len(ACTIVATIONS), "activation {} does not exist")
+    for index in np.flatnonzero(np.isin(ops, [code("divi"), code("modi")]) & (imm == 0)):
+        yield int(index), "division by 0"
+    for index in np.flatnonzero((ops == code("wait")) & (program.instrs["b"] < 1)):
+        yield int(index), f"count is {program.instrs['b'][index]}; a wait takes at least 1"
+
+
+def _operand_faults(program: Program, machine: Machine, sound: Array) -> Iterator[tuple[int, str]]:
+    """Rules of the operation groups; instructions with equal operands are judged once."""
+    bad = descriptor_faults(program, machine)
+    instrs = program.instrs
+    columns = [instrs[name].tolist() for name in ("op", "flags", "unit", "dst", "a", "b", "c", "imm")]
+    verdicts: dict[tuple[int, ...], list[str]] = {}
+    scalar = {op.code for op in TABLE if op.pipe == SCALAR}
+    fix = code("fix")
+    for index, (op, flags, unit, *references, imm) in enumerate(zip(*columns)):
+        if not sound[index] or (op in scalar and not flags & ~STOP and unit == 0):
+            continue
+        key = (op, flags & ~STOP, unit, *references, imm if op == fix else 0)
+        if key not in verdicts:
+            verdicts[key] = _judge(program, machine, bad, key)
+        for reason in verdicts[key]:
+            yield index, reason
+
+
+def _judge(program: Program, machine: Machine, bad: Mapping[int, list[str]], key: tuple[int, ...]) -> list[str]:
+    op = BY_CODE[key[0]]
+    fields = [word.rstrip("?") for word in op.fields.split()]
+    references = dict(zip("DABC", key[3:7]))
+    indices = {x: i for x, i in references.items() if f"D{x.lower()}" in fields and i != NO_OPERAND}
+    faults = [f"operand {x} (%d{i}) {reason}" for x, i in indices.items() for reason in bad.get(i, ())]
+    if faults or (op.name == "fix" and not 0 <= key[7] < len(ACTIVATIONS)):
+        return faults
+    operands = {x: operand(program, i, x) for x, i in indices.items()}
+    return list(use_faults(Use(op, key[1], key[2], key[7], references["D"], operands), machine))
+
+
+# Control flow and bundles
+
+
+def _flow_faults(program: Program, kernel_index: int) -> Iterator[tuple[int, str]]:
+    kernel = program.kernels[kernel_index]
+    start, end = kernel.start, kernel.end
+    ops, imm = program.instrs["op"][start:end], program.instrs["imm"][start:end]
+    if ops[-1] != _HALT:
+        yield end - 1, f"kernel {kernel.name} does not end with halt"
+    pairs, faults = _loops(ops.tolist(), start)
+    yield from faults
+    body = np.full(end - start, -1)  # address of the innermost loop around each instruction
+    for first, last in sorted(pairs):
+        body[first + 1 : last + 1] = first
+        if imm[first] != start + last + 1:
+            yield start + first, f"loop leads to @{imm[first]}; it must lead to @{start + last + 1}, after its endl"
+    for i in np.flatnonzero(np.isin(ops, list(TARGET_CODES)) & (ops != _LOOP)):
+        to = int(imm[i]) - start
+        if not 0 <= to < end - start:
+            yield start + int(i), f"target @{imm[i]} lies outside of kernel {kernel.name} [{start}, {end})"
+        elif body[to] != body[i]:
+            yield start + int(i), f"target @{imm[i]} lies in another loop body; leave loops through their endl"
+
+
+def _loops(ops: list[int], start: int) -> tuple[list[tuple[int, int]], list[tuple[int, str]]]:
+    """Pairs (loop, endl) of a kernel, and what does not nest."""
+    pairs, faults, stack = [], [], []
+    for i, op in enumerate(ops):
+        if op == _LOOP:
+            stack.append(i)
+            if len(stack) == MAX_LOOP_DEPTH + 1:
+                faults.append((start + i, f"loops nest deeper than {MAX_LOOP_DEPTH}"))
+        elif op == _ENDL:
+            if stack:
+                pairs.append((stack.pop(), i))
+            else:
+                faults.append((start + i, "endl without loop"))
+    return pairs, [*faults, *((start + i, "loop without endl in its kernel") for i in stack)]
+
+
+def _bundle_faults(instrs: Array, kernel: Kernel, known: Array, machine: Machine) -> Iterator[tuple[int, str]]:
+    part, start = instrs[kernel.start : kernel.end], kernel.start
+    stop = (part["flags"] & STOP) != 0
+    if not stop[-1]:
+        yield kernel.end - 1, f"the last bundle of kernel {kernel.name} has no stop (;;)"
+    for i in np.flatnonzero(np.isin(part["op"], _CONTROL) & ~stop):
+        yield start + int(i), "a control instruction must be the last of its bundle: put a stop (;;) after it"
+    begins = np.concatenate(([True], stop[:-1]))
+    targets = np.isin(part["op"], list(TARGET_CODES)) & (part["imm"] >= start) & (part["imm"] < kernel.end)
+    for i in np.flatnonzero(targets):
+        if not begins[part["imm"][i] - start]:
+            yield start + int(i), f"target @{part['imm'][i]} is in the middle of a bundle"
+    limits = slot_limits(machine)
+    slot_row = np.zeros(MAX_CODE, np.int64)
+    for op in TABLE:
+        slot_row[op.code] = BUNDLE_SLOTS.index(slot_of(op.pipe, machine))
+    bundle = np.cumsum(begins) - 1
+    slots = slot_row[np.where(known[start : kernel.end], part["op"], 0)]
+    counts = np.zeros((bundle[-1] + 1, len(BUNDLE_SLOTS)), np.int64)
+    np.add.at(counts, (bundle, slots), 1)
+    first = np.flatnonzero(begins)
+    most = np.array([limits.get(name, 0) for name in BUNDLE_SLOTS])
+    for row, slot in np.argwhere(counts > most):
+        held = f"{counts[row, slot]} {BUNDLE_SLOTS[slot]} operations"
+        yield start + int(first[row]), f"{held} in a bundle; core.bundle allows {most[slot]}"
+
+
+# Tables
+
+
+def _table_faults(program: Program, machine: Machine) -> Iterator[str]:
+    """Kernels, tensors and memory use."""
+    sizes = space_sizes(machine)
+    registers = machine.core.scalar.registers
+    position = 0
+    for kernel in program.kernels:
+        where = f"kernel {kernel.name!r}"
+        if not position <= kernel.start < kernel.end <= len(program.instrs):
+            total = len(program.instrs)
+            yield f"{where}: [{kernel.start}, {kernel.end}) must be code within [{position}, {total}), in program order"
+        position = max(position, kernel.end)
+        if len(kernel.params) > registers:
+            yield f"{where}: {len(kernel.params)} parameters; there are {registers} registers (core.scalar.registers)"
+        yield from _use_of_spaces(where, kernel.scratch_bytes, sizes, machine)
+    yield from _use_of_spaces("memory_bytes", program.memory_bytes, sizes, machine)
+    names: set[str] = set()
+    for tensor in program.tensors:
+        if tensor.name in names:
+            yield f"tensor {tensor.name!r}: a second one of this name"
+        names.add(tensor.name)
+        yield from (f"tensor {tensor.name!r}: {reason}" for reason in _tensor_faults(tensor, sizes, machine))
+    for i, host_op in enumerate(program.host_ops):
+        for name in (*host_op.inputs, *host_op.outputs):
+            if name not in names:
+                yield f"host operation {i}: tensor {name!r} does not exist"
+
+
+def _use_of_spaces(where: str, used: Mapping[str, int], sizes: Mapping[str, int], machine: Machine) -> Iterator[str]:
+    for space, size in used.items():
+        if space not in sizes:
+            yield f"{where}: space {space!r} does not exist on {machine.name}; there are {', '.join(sorted(sizes))}"
+        elif not 0 <= size <= sizes[space]:
+            yield f"{where}: {size} bytes of {space}, which has {sizes[space]}"
+
+
+def _tensor_faults(tensor: Tensor, sizes: Mapping[str, int], machine: Machine) -> Iterable[str]:
+    if tensor.space not in sizes:
+        return [f"space {tensor.space!r} does not exist on {machine.name}; there are {', '.join(sorted(sizes))}"]
+    if tensor.dtype not in DTYPES:
+        return [f"dtype {tensor.dtype!r} does not exist; known: {', '.join(DTYPES)}"]
+    if any(extent < 0 for extent in tensor.shape):
+        return [f"shape {list(tensor.shape)} has a negative extent"]
+    faults = []
+    size = DTYPES[tensor.dtype].size_bytes
+    for extent in tensor.shape:
+        size *= extent
+    if tensor.address < 0 or tensor.address + size > sizes[tensor.space]:
+        end = tensor.address + size
+        faults.append(f"bytes [{tensor.address}, {end}) lie outside of {tensor.space}, which has {sizes[tensor.space]}")
+    if tensor.role not in ROLES:
+        faults.append(f"role {tensor.role!r} is not one of {', '.join(ROLES)}")
+    if tensor.scales and len(tensor.scales) != (tensor.shape or (1,))[-1]:
+        faults.append(f"{len(tensor.scales)} scales for a last axis of {(tensor.shape or (1,))[-1]}")
+    return faults
+
+
+# Launches
+
+
+def _launch_faults(program: Program, machine: Machine) -> Iterator[str]:
+    for i, row in enumerate(program.launches):
+        yield from (f"launch {i}: {reason}" for reason in _launch(program, machine, row))
+
+
+def _launch(program: Program, machine: Machine, row: Any) -> Iterator[str]:
+    kind, operator = int(row["kind"]), int(row["operator"])
+    if not NO_OPERAND <= operator < len(program.operators):
+        yield f"operator {operator} does not exist; there are {len(program.operators)}"
+    if row["cycles"] < 0 or row["link_bytes"] < 0:
+        yield f"cycles {row['cycles']} and link_bytes {row['link_bytes']} must not be negative"
+    if kind == LAUNCH_KERNEL:
+        yield from _kernel_launch(program, machine, row)
+    elif kind == LAUNCH_HOST:
+        if not 0 <= row["host_op"] < len(program.host_ops):
+            yield f"host operation {row['host_op']} does not exist; there are {len(program.host_ops)}"
+    elif kind != LAUNCH_ESTIMATE:
+        yield f"kind {kind} does not exist; kinds are 0 kernel, 1 host, 2 estimate"
+
+
+def _kernel_launch(program: Program, machine: Machine, row: Any) -> Iterator[str]:
+    index, grid, nargs, first = (int(row[name]) for name in ("kernel", "grid", "nargs", "args"))
+    if not 0 <= index < len(program.kernels):
+        yield f"kernel {index} does not exist; there are {len(program.kernels)}"
+        return
+    kernel = program.kernels[index]
+    if not 1 <= grid <= machine.cores:
+        yield f"grid {grid} of kernel {kernel.name!r}; {machine.name} has {machine.cores} cores"
+    if nargs != len(kernel.params):
+        yield f"{nargs} arguments for kernel {kernel.name!r}, which has {len(kernel.params)} parameters"
+    if nargs and not 0 <= first <= len(program.args) - grid * nargs:
+        yield f"arguments [{first}, {first + grid * nargs}) lie outside of the {len(program.args)} stored"
