@@ -19,6 +19,9 @@ from isa.params import Params
 from isa.table import ACTIVATIONS, SCALAR
 
 
+SPARE_REGISTERS = 16  # kept free for temporaries when values are moved out of loops
+
+
 @dataclass(frozen=True)
 class Compiled:
     """A kernel ready to be placed: its emitter, parameters in order, and the bytes of scratch it takes by space."""
@@ -90,12 +93,24 @@ class _Generator:
         self.nest, self.params, self.sync, self.e, self.addresses = nest, params, sync, emitter, addresses
         self.moving = [x for x in nest.loops if x.count > 1 or x.split]
         self.lags = range(len(nest.stages))
-        self.pos = {x.name: [emitter.allocate() for _ in self.lags] for x in self.moving}
+        self.pos = {x.name: [emitter.allocate() for _ in range(self._last_use(x) + 1)] for x in self.moving}
         self.left = [emitter.allocate() for _ in self.lags]  # [0]: steps left to load; [i]: the same i steps ago
         self.parity = {
             (item.body.buffer, i): emitter.allocate()
             for i, items in enumerate(sync.stages) for item in items if isinstance(item.body, Advance)
         }
+
+    def _last_use(self, loop: Loop) -> int:
+        """The last stage that asks for the loop's position: the register chain need not go further."""
+        depth = self.nest.loops.index(loop)
+        last = 0
+        for i, items in enumerate(self.sync.stages):
+            for item in items:
+                named = isinstance(item.body, (Stmt, SubLoop)) and any(
+                    ("pos", loop.name) in set(leaves(v)) for v in _values(item.body, offsets=True))
+                if named or item.level <= depth:
+                    last = i
+        return last
 
     def run(self) -> None:
         e = self.e
@@ -134,7 +149,8 @@ class _Generator:
         e = self.e
         for i in reversed(self.lags[1:]):
             for registers in (*self.pos.values(), self.left):
-                e.put("mov", dst=registers[i], a=registers[i - 1])
+                if i < len(registers):
+                    e.put("mov", dst=registers[i], a=registers[i - 1])
         e.put("addi", dst=self.left[0], a=self.left[0], imm=-1)
         e.put("maxi", dst=self.left[0], a=self.left[0], imm=0)
         exits = []
@@ -167,7 +183,7 @@ class _Generator:
         if not items:
             return
         e = self.e
-        e.bind = {pos(x.name): self.pos[x.name][stage] for x in self.moving}
+        e.bind = {pos(x.name): self.pos[x.name][stage] for x in self.moving if stage < len(self.pos[x.name])}
         e.bind |= {pos(x.name): Expr("const", (0,)) for x in self.nest.loops if x not in self.moving}
         e.bind |= {Expr("parity", (name,)): r for (name, i), r in self.parity.items() if i == stage}
         skip = e.put("bz", a=self.left[stage])
@@ -214,6 +230,7 @@ class _Generator:
 
     def _item(self, item: Item) -> None:
         e, body = self.e, item.body
+        e.unpin()
         if isinstance(body, Wait):
             e.put("wait", imm=body.flag, a=self._slot(body.buffer), b=body.count)
         elif isinstance(body, Set):
@@ -241,8 +258,10 @@ class _Generator:
             return
         inner = _inner_vars(loop)
         for value in _values(loop):  # loop-invariant code motion: what does not vary inside is computed before
-            if isinstance(value, Expr) and not any(k == "var" and n in inner for k, n in leaves(value)):
+            invariant = isinstance(value, Expr) and not any(k == "var" and n in inner for k, n in leaves(value))
+            if invariant and e.free_registers > SPARE_REGISTERS:
                 e.register(value)
+                e.unpin()
         e.open()
         variable = e.scratch()
         e.put("li", dst=variable, imm=0)
@@ -265,6 +284,7 @@ class _Generator:
 
     def _statement(self, stmt: Stmt) -> None:
         e = self.e
+        e.unpin()
         fields: dict[str, object] = {"f0": stmt.f0, "f1": stmt.f1, "flags": stmt.flags}
         _, fields["unit"] = pipe_of(stmt, self.nest, self.params)
         for name, ref in zip(("dst", "a", "b", "c"), (stmt.dst, *stmt.srcs), strict=False):
@@ -293,16 +313,17 @@ def _inner_vars(loop: SubLoop) -> set[str]:
     return names
 
 
-def _values(body: Stmt | SubLoop) -> list[Expr | int]:
-    """Every value that the statements below need, inner loop counts included."""
+def _values(body: Stmt | SubLoop, offsets: bool = False) -> list[Expr | int]:
+    """Every value that the statements below need, inner loop counts included, byte offsets if asked."""
     if isinstance(body, SubLoop):
         found: list[Expr | int] = [body.count]
         for part in body.body:
-            found += _values(part)
+            found += _values(part, offsets)
         return found
     found = [] if body.accumulate is None else [body.accumulate]
     for ref in (body.dst, *body.srcs):
         if ref is not None:
             found += [d.extent for d in ref.dims]
             found += [v for w in ref.windows for v in (w.origin, w.limit)]
+            found += [ref.offset] if offsets else []
     return found

@@ -58,15 +58,39 @@ class Emitter:
         self._free = list(range(registers - 1, len(params) - 1, -1))
         self._scopes: list[dict[Expr, int]] = [{}]
         self._owned: list[list[int]] = [[]]
+        self._pinned: set[int] = set()
         self.bind: dict[Expr, int | Expr] = {}  # leaves (pos, var, parity) of the present stage -> register or value
 
     # Registers and scopes
 
+    @property
+    def free_registers(self) -> int:
+        """Registers that nothing holds."""
+        return len(self._free)
+
     def allocate(self) -> int:
         """Take a register for good; raises CompileError when none is left."""
         if not self._free:
-            raise CompileError(f"kernel {self.kernel}: out of scalar registers ({self.registers})")
+            self._evict()
         return self._free.pop()
+
+    def _evict(self) -> None:
+        """Forget the oldest value of the innermost scope that the present instruction does not use.
+
+        Values of outer scopes stay: code before this point, in a loop, counts on them in the next iteration.
+        """
+        scope = self._scopes[-1]
+        for key, register in scope.items():
+            if register not in self._pinned and register in self._owned[-1]:
+                del scope[key]
+                self._owned[-1].remove(register)
+                self._free.append(register)
+                return
+        raise CompileError(f"kernel {self.kernel}: out of scalar registers ({self.registers})")
+
+    def unpin(self) -> None:
+        """A new instruction begins: values computed before it may be forgotten."""
+        self._pinned.clear()
 
     def open(self) -> None:
         """Begin a scope: values computed from here on are forgotten, and their registers free, at `close`."""
@@ -84,22 +108,43 @@ class Emitter:
         self._owned[-1].append(register)
         return register
 
+    def _release(self, register: int) -> None:
+        self._owned[-1].remove(register)
+        self._free.append(register)
+
     # Values
 
     def register(self, value: Expr | int) -> int:
-        """Return a register that holds a value."""
+        """Return a register that holds a value, computed once a scope."""
         key = value if isinstance(value, Expr) else Expr("const", (value,))
+        register, fresh = self._value(key)
+        if fresh:
+            self._scopes[-1][key] = register
+        self._pinned.add(register)
+        return register
+
+    def _value(self, key: Expr) -> tuple[int, bool]:
+        """(register, whether it was taken for this value just now)."""
         if key.op == "param":
-            return self.param_reg[str(key.args[0])]
+            return self.param_reg[str(key.args[0])], False
         if key in self.bind:
             bound = self.bind[key]
-            return bound if isinstance(bound, int) else self.register(bound)
+            return (bound, False) if isinstance(bound, int) else self._value(bound)
         for scope in reversed(self._scopes):
             if key in scope:
-                return scope[key]
-        register = self._compute(key)
-        self._scopes[-1][key] = register
-        return register
+                return scope[key], False
+        return self._compute(key), True
+
+    def _operands(self, *values: Expr | int) -> tuple[list[int], list[int]]:
+        """Registers of operands, and those among them that nobody else will use."""
+        registers, passing = [], []
+        for value in values:
+            register, fresh = self._value(value if isinstance(value, Expr) else Expr("const", (value,)))
+            registers.append(register)
+            if fresh:
+                passing.append(register)
+                self._pinned.add(register)
+        return registers, passing
 
     def _compute(self, key: Expr) -> int:
         if key.op == "const":
@@ -113,15 +158,17 @@ class Emitter:
         if key.op == "gt":  # a > b: b < a
             a, b = b, a
             key = Expr("lt", (a, b))
-        if isinstance(b, int) and key.op in _IMM_OPS:
-            source = self.register(a)
-            register = self.scratch()
-            self.put(_IMM_OPS[key.op], dst=register, a=source, imm=b)
-            return register
-        left, right = self.register(a), self.register(b)
-        register = self.scratch()
-        self.put(_REG_OPS[key.op], dst=register, a=left, b=right)
-        return register
+        immediate = isinstance(b, int) and key.op in _IMM_OPS
+        registers, passing = self._operands(a) if immediate else self._operands(a, b)
+        for register in passing:
+            self._pinned.discard(register)
+            self._release(register)
+        result = self.scratch()
+        if immediate:
+            self.put(_IMM_OPS[key.op], dst=result, a=registers[0], imm=b)
+        else:
+            self.put(_REG_OPS[key.op], dst=result, a=registers[0], b=registers[1])
+        return result
 
     # Instructions
 
