@@ -93,6 +93,8 @@ class Builder:
         given = _trimmed(inputs)
         written = _trimmed(outputs) if outputs is not None else (self.fresh(f"{name}:out"),)
         node = Node(self._unique(name or op), op, given, written, attrs or {})
+        if not written:
+            raise ModelError(f"node {node.name!r} ({op}) writes nothing: remove it from the model")
         row = op_def(op)
         kinds = row.infer(node, [self.type(n) if n else None for n in given], [self.known.get(n) for n in given])
         if len(kinds) < len(written):

@@ -238,7 +238,7 @@ def qlinear_unary(b: Builder, call: Call) -> None:
     version = int(attrs.pop("opset", 13))
     if op == "Softmax" and version < 13:
         shape = b.type(x).shape
-        axis = int(attrs.get("axis", 1)) % len(shape)
+        axis = int(attrs.get("axis", -1)) % len(shape)  # the default of the com.microsoft schema, at every opset
         flat = _reshape(b, call, "flatten", x, (math.prod(shape[:axis]), math.prod(shape[axis:])))
         real = _reshape(b, call, "restore", _again(b, call, op, [flat], {"axis": 1}), shape)
     else:
