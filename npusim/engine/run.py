@@ -36,7 +36,7 @@ def run(
 
     started = time.process_time()
     state = make_state(params, program.instrs, program.descs, max_events)
-    memory = make_memory(params.machine)
+    memory = make_memory(params.machine, rotate_channels=params.machine.memory.rotate_channels)
     in_flight = int(params.dma[:, 1] @ params.dma[:, 2]) + params["matrix_count"] * params["weight_outstanding"]
     port = make_port(*(2 * params["cores"] * in_flight + 64,) * 2)
     cells = (
