@@ -53,12 +53,14 @@ def _metadata(result: Result) -> Iterator[str]:
     def name(kind: str, pid: int, tid: int, text: str) -> str:
         return json.dumps({"ph": "M", "name": kind, "pid": pid, "tid": tid, "ts": 0, "args": {"name": text}})
 
+    labels = [pipe.label for pipe in result.record.pipes]
     yield name("process_name", CHIP_PID, 0, f"{result.model} on {result.hw}")
     yield name("thread_name", CHIP_PID, 0, "operators")
     for core in range(result.record.states.shape[1]):
         yield name("process_name", core + 1, 0, f"core {core}")
         for pipe in result.record.pipes:
-            yield name("thread_name", core + 1, pipe.index + 1, pipe.label)
+            label = pipe.label if labels.count(pipe.label) == 1 else f"{pipe.label} {pipe.unit}"
+            yield name("thread_name", core + 1, pipe.index + 1, label)
             yield json.dumps({
                 "ph": "M", "name": "thread_sort_index", "pid": core + 1, "tid": pipe.index + 1, "ts": 0,
                 "args": {"sort_index": pipe.index},
@@ -109,7 +111,18 @@ def _counters(result: Result, clock: _Clock) -> Iterator[str]:
 
 
 def _instruction_names(result: Result) -> list[str]:
-    return [BY_CODE[op].name if op in BY_CODE else f"op {op}" for op in result.program.instrs["op"].tolist()]
+    """The slice name of every instruction: its mnemonic and the `mark` above it in the same kernel."""
+    program = result.program
+    starts = {kernel.start for kernel in program.kernels}
+    names, mark = [], ""
+    for i, (op, imm) in enumerate(zip(program.instrs["op"].tolist(), program.instrs["imm"].tolist())):
+        name = BY_CODE[op].name if op in BY_CODE else f"op {op}"
+        if i in starts:
+            mark = ""
+        if name == "mark" and 0 <= imm < len(program.names):
+            mark = f" {program.names[imm]}"
+        names.append(name + mark)
+    return names
 
 
 class _Instructions:

@@ -13,7 +13,7 @@ from rich.text import Text
 from npusim.report.console import grid
 from npusim.report.roofs import short_name
 from npusim.report.saved import Operator, Run, load_run
-from npusim.report.text import duration, percent, si, size
+from npusim.report.text import duration, energy, percent, size
 
 
 def _change(before: float, after: float) -> str:
@@ -41,7 +41,7 @@ def _totals(a: Run, b: Run) -> list[tuple[str, str, str, str]]:
         both("instructions", lambda s: s.get("instructions", 0), lambda v: f"{v:,}"),
     ]
     if "energy_j" in a.summary and "energy_j" in b.summary:
-        rows.append(both("energy", lambda s: s["energy_j"], lambda v: si(v * 1e6, "J").replace(" ", " µ", 1)))
+        rows.append(both("energy", lambda s: s["energy_j"], energy))
     return rows
 
 

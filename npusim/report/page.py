@@ -13,7 +13,7 @@ from npusim.report.profile import FAMILIES, Profile
 from npusim.report.roofs import labelled, roofline, short_name
 from npusim.report.stalls import percentages
 from npusim.report.summary import energy_j, summary_of
-from npusim.report.text import duration, percent, shape, si, size
+from npusim.report.text import duration, energy, percent, shape, si, size
 
 MAX_TABLE_ROWS = 2000
 
@@ -23,7 +23,7 @@ def _environment() -> Environment:
         loader=PackageLoader("npusim.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    env.filters.update(si=si, size=size, percent=percent, duration=duration, shape=shape)
+    env.filters.update(si=si, short=short_name, size=size, percent=percent, duration=duration, shape=shape)
     return env
 
 
@@ -41,7 +41,7 @@ def _tiles(profile: Profile, summary: dict[str, Any]) -> list[tuple[str, str, st
     ]
     if "energy_j" in summary:
         watts = summary["energy_j"] / (summary["time_us"] * 1e-6) if summary["time_us"] else 0.0
-        tiles.append((si(summary["energy_j"] * 1e3, "mJ").replace(" mJ", " mJ"), "energy", f"{watts:.1f} W on average"))
+        tiles.append((energy(summary["energy_j"]), "energy", f"{watts:.1f} W on average"))
     return tiles
 
 
@@ -79,7 +79,7 @@ def _run_facts(profile: Profile, summary: dict[str, Any]) -> list[tuple[str, str
         ("simulated in", f"{summary['wall_s']:.2f} s ({summary['engine_cpu_s']:.2f} s CPU in the engine)"),
     ]
     rows += [(name.replace("_", " "), f"{int(n):,}") for name, n in profile.result.record.dram_counters.items()]
-    return rows + [(f"energy, {name}", si(joules * 1e6, "µJ")) for name, joules in energy_j(profile).items()]
+    return rows + [(f"energy, {name}", energy(joules)) for name, joules in energy_j(profile).items()]
 
 
 def _context(profile: Profile) -> dict[str, Any]:

@@ -143,7 +143,8 @@ def draw(profile: Profile) -> Any:
     _labels(axes, data)
     _legends(figure, data, handles)
     result = profile.result
-    figure.text(left / WIDTH_PX, 1 - 18 / HEIGHT_PX, f"Roofline: {result.model} on {result.hw}, {result.dtype}",
+    heading = f"Roofline: {short_name(result.model, 60)} on {short_name(result.hw, 30)}, {result.dtype}"
+    figure.text(left / WIDTH_PX, 1 - 18 / HEIGHT_PX, heading,
                 fontsize=_points_of(17), fontweight="bold", va="top", parse_math=False)  # fmt: skip
     return figure
 

@@ -37,6 +37,14 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1e9:.1f} ns"
 
 
+def energy(joules: float) -> str:
+    """Joules with the prefix that keeps three digits: 0.0123 -> '12.3 mJ'."""
+    for factor, unit in ((1.0, "J"), (1e3, "mJ"), (1e6, "µJ")):
+        if abs(joules) * factor >= 0.9995:
+            return si(joules * factor, unit)
+    return si(joules * 1e9, "nJ")
+
+
 def shape(dims: tuple[int, ...]) -> str:
     """A tensor shape: (8, 384) -> '8x384'."""
     return "x".join(str(d) for d in dims) or "scalar"

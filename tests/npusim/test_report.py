@@ -6,6 +6,8 @@ import csv
 import errno
 import json
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +25,7 @@ from npusim.report.page import render
 from npusim.report.profile import BOUNDS, FAMILIES, Profile, family
 from npusim.report.roofs import Frame, labelled, point_labels, roofline, short_name
 from npusim.report.stalls import percentages, pipe_groups, root_cause
-from npusim.report.text import duration, percent, shape, si, size
+from npusim.report.text import duration, energy, percent, shape, si, size
 
 KEYS = {
     "schema_version", "npusim_version", "model", "hw", "dtype", "fidelity", "clocks_ghz", "total_cycles", "time_us",
@@ -43,6 +45,14 @@ def drawn(run: Result, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "out"
     assert [p.name for p in write_reports(run, folder)] == list(files.NAMES)
     return folder
+
+
+def test_importing_reports_loads_no_drawing_library() -> None:
+    """Start-up of the command line must not pay for matplotlib, jinja2 or numba."""
+    code = "import sys, npusim.report; print([m for m in ('matplotlib', 'jinja2', 'numba') if m in sys.modules])"
+    root = Path(__file__).resolve().parents[2]
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert out.stdout.strip() == "[]"
 
 
 # --- summary ----------------------------------------------------------------------------------------------------------
@@ -296,6 +306,7 @@ def test_families(op_type: str, expected: str) -> None:
     [(si(0), "0"), (si(999), "999"), (si(1234, "B/s"), "1.23 kB/s"), (si(99.96e9, "B"), "100 GB"), (si(0.5), "0.50"),
      (size(0), "0 B"), (size(1536), "1.50 KiB"), (size(1 << 30), "1.00 GiB"), (percent(0.12345), "12.3 %"),
      (duration(5e-3), "5 ms"), (duration(1.5e-6), "1.50 µs"), (duration(3e-9), "3.0 ns"), (duration(0), "0.0 ns"),
+     (energy(5.0), "5 J"), (energy(0.0123), "12.3 mJ"), (energy(0), "0 nJ"), (energy(2.5e-6), "2.50 µJ"),
      (shape((8, 3)), "8x3"), (shape(()), "scalar")],
 )  # fmt: skip
 def test_numbers_as_text(got: str, expected: str) -> None:
@@ -426,6 +437,11 @@ def test_the_page_shows_every_operator_and_its_drawings_are_well_formed(run: Res
     assert text.count('class="dot"') == len(data.points) and text.count('class="ring"') == len(data.inner)
     for name in re.findall(r"var\(--([a-z]+)\)", text):
         assert f"--{name}:" in text
+
+
+def test_energy_is_shown_only_with_energies(run: Result) -> None:
+    assert "W on average" not in render(Profile(run))
+    assert "W on average" in render(Profile(fixture.result(8, energy_pj={"dram_byte": 30.0})))
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import report_fixture as fixture
 
+from isa.program import Kernel
+from isa.table import code
 from npusim.record import EVENT, Result
 from npusim.trace import write_trace
 
@@ -62,6 +64,23 @@ def test_operators_and_pipes_are_named(run: Result) -> None:
     assert rows[(2, 4)] == "MXU0" and len(rows) == 1 + 2 * 9
     names = {e["name"] for e in events if e.get("cat") == "instr"}
     assert names == {"cp", "ldw", "mm", "v.add", "wait"} - {"ldw"}
+
+
+def test_instructions_are_named_by_the_mark_above_them(run: Result) -> None:
+    instrs = run.program.instrs.copy()
+    instrs["op"][1], instrs["imm"][1] = code("mark"), 1
+    kernels = (Kernel("a", 0, 4, ()), Kernel("b", 4, len(instrs), ()))
+    program = replace(run.program, instrs=instrs, kernels=kernels, names=("no", 'tile "x"'))
+    trace, size_bytes, _ = _trace(replace(run, program=program), max_bytes=300_000)
+    names = {e["name"] for e in trace["traceEvents"] if e.get("cat") == "instr"}
+    assert names == {"cp", 'mm tile "x"', 'v.add tile "x"', "wait"} and 298_000 < size_bytes <= 300_000
+
+
+def test_pipes_of_one_label_are_told_apart(run: Result) -> None:
+    pipes = tuple(replace(p, label="MXU") if p.pipe_class == "matrix" else p for p in run.record.pipes)
+    events = _trace(replace(run, record=replace(run.record, pipes=pipes)))[0]["traceEvents"]
+    names = [e["args"]["name"] for e in events if e["name"] == "thread_name" and e["pid"] == 1]
+    assert names[3:5] == ["MXU 0", "MXU 1"] and names[5] == "VPU"
 
 
 def test_bandwidth_counter_integrates_to_the_recorded_bytes(run: Result) -> None:

@@ -15,5 +15,6 @@ heads.forEach((head, column) => head.addEventListener("click", () => {
 
 document.getElementById("filter").addEventListener("input", event => {
   const wanted = event.target.value.toLowerCase();
-  for (const row of body.rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);
+  const text = row => (row.cells[0].title + " " + row.textContent).toLowerCase();
+  for (const row of body.rows) row.hidden = !text(row).includes(wanted);
 });
