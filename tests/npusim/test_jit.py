@@ -142,3 +142,26 @@ def test_two_argument_types_are_two_specialisations():
     assert jit.specialisations(first) == 1
     first(np.zeros(1, np.float64))
     assert jit.specialisations(first) == (2 if hasattr(first, "signatures") else 1)
+
+
+def test_kernels_cannot_allocate_and_do_not_leak_references():
+    import numpy as np
+
+    @jit.kernel
+    def tail(values):
+        part = values[2:]
+        part[:] = 7
+        return part.shape[0]
+
+    @jit.kernel
+    def fresh(values):
+        return np.zeros(3, np.int64)[0] + values[0]
+
+    values = np.zeros(5, np.int64)
+    before = sys.getrefcount(values)
+    assert [tail(values) for _ in range(100)] == [3] * 100
+    assert values.tolist() == [0, 0, 7, 7, 7]
+    assert sys.getrefcount(values) == before
+    if hasattr(fresh, "signatures"):  # compiled, not plain Python
+        with pytest.raises(Exception, match="nopython"):
+            fresh(values)
