@@ -112,7 +112,8 @@ def kernel(function: Function) -> Function:
     every division; divisors are checked once by the driver that builds the arguments. Bounds checks are left to
     NUMBA_BOUNDSCHECK.
     """
-    compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy", _nrt=False)(function)
+    options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
+    compiled: Any = numba.njit(**options)(function)
     return compiled  # type: ignore[no-any-return]
 
 
