@@ -35,6 +35,13 @@ BOUND_SHARE = 0.5
 
 BOUNDS = ("compute", "memory", "on-chip", "latency", "dispatch", "launch", "sync", "host", "none")
 _BOUND_OF_CAUSE = {
+    "busy_dma": "memory",
+    "busy_weights": "on-chip",
+    "busy_scalar": "dispatch",
+    "busy_matrix": "compute",
+    "busy_vector": "compute",
+    "busy_cross_lane": "compute",
+    "busy_drain": "compute",
     "memory_bandwidth": "memory",
     "port_conflict": "on-chip",
     "dispatch": "dispatch",
@@ -72,9 +79,11 @@ class OpRow:
 
     `bound_by`: `host` when the host runs it. Otherwise the resource with the largest share of use, if that is at
     least `BOUND_SHARE`: compute (busy share of the busiest arithmetic pipe), memory (DRAM bytes against the peak),
-    on-chip (the fullest on-chip path). Otherwise no roof is near, and the cause behind the waiting of its busiest pipe,
-    followed from pipe to pipe, decides: memory (bandwidth), on-chip (port conflict), dispatch (dispatch, queue
-    full, wait for scalar), launch, sync (barrier), latency (all else). `top_stall` is the first cause of that chain.
+    on-chip (the fullest on-chip path). Otherwise no roof is near, and its busiest pipe decides: if that works at least
+    `BOUND_SHARE` of the time, a copy engine means memory, a weight port on-chip, the sequencer dispatch; else the cause
+    behind its waiting, followed from pipe to pipe: a busy pipe (as above, or compute), memory (bandwidth), on-chip
+    (port conflict), dispatch (dispatch, queue full, wait for scalar), launch, sync (barrier), latency (all else).
+    `top_stall` is the first cause of that chain.
     """
 
     name: str
@@ -178,7 +187,10 @@ class Profile:
         bound = max(used, key=lambda name: float(used[name]))
         if used[bound] >= BOUND_SHARE:
             return bound, stall
-        return _BOUND_OF_CAUSE.get(root_cause(states, self.groups, busiest), "latency"), stall
+        cause = root_cause(states, self.groups, busiest)
+        if busy[busiest] >= BOUND_SHARE * cycles:  # a copy engine, a weight port or the sequencer
+            cause = f"busy_{self.groups[busiest].pipe_class}"
+        return _BOUND_OF_CAUSE.get(cause, "latency"), stall
 
     @cached_property
     def dtypes(self) -> list[str]:

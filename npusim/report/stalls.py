@@ -91,7 +91,8 @@ def top_cause(states: Array) -> str:
 def root_cause(states: Array, groups: Sequence[PipeGroup], start: int) -> str:
     """Follow `wait_X` from group `start` to the busiest group of class X, and so on, to the cause behind the waiting.
 
-    states [groups, causes]. A chain that comes back to a pipe it has visited ends there.
+    states [groups, causes]. The chain ends at a cause that is no wait for a pipe, at `busy_X` when the pipe waited for
+    works longer than it waits for any one thing, or where it would come back to a pipe.
     """
     seen = {start}
     cause = top_cause(states[start])
@@ -101,6 +102,9 @@ def root_cause(states: Array, groups: Sequence[PipeGroup], start: int) -> str:
             break
         nearest = max(suppliers, key=lambda i: int(states[i, BUSY]))
         behind = top_cause(states[nearest])
+        busy = int(states[nearest, BUSY])
+        if busy and (behind == "none" or busy >= states[nearest, CAUSE_ID[behind]]):
+            return f"busy_{groups[nearest].pipe_class}"
         if behind == "none":
             break
         seen.add(nearest)

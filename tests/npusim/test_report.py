@@ -164,6 +164,12 @@ def _only(busy: dict[str, int], causes: dict[str, str]) -> Result:
         ({"vector": 400}, {"vector": "port_conflict"}, "on-chip", "port_conflict"),
         ({"vector": 400}, {"vector": "barrier"}, "sync", "barrier"),
         ({"dma": 10}, {"dma": "launch"}, "launch", "launch"),
+        ({"dma": 500}, {"dma": "dispatch"}, "memory", "dispatch"),
+        ({"dma": 499}, {"dma": "dispatch"}, "dispatch", "dispatch"),
+        ({"scalar": 500}, {"scalar": "queue_full"}, "dispatch", "queue_full"),
+        ({"matrix": 400, "dma": 390}, {"matrix": "wait_dma"}, "memory", "wait_dma"),
+        ({"matrix": 400, "weights": 390}, {"matrix": "wait_weights"}, "on-chip", "wait_weights"),
+        ({"matrix": 400, "vector": 390}, {"matrix": "wait_vector"}, "compute", "wait_vector"),
     ],
 )  # fmt: skip
 def test_bound_is_the_fullest_resource_else_the_cause_behind_the_wait(
