@@ -15,11 +15,14 @@ from isa.errors import ModelError
 
 MAX_FOLD_ELEMENTS = 65536  # larger results stay nodes: folding is for shapes, indices and masks
 MAX_KNOWN_FLOATS = 1024  # float constants up to here take part in shape arithmetic (scales of Resize, ranges)
+MAX_RANK = 32  # numpy 1.x
 _NEVER_FOLDED = ("DequantizeLinear",)  # folding it would lose the quantised weights
 
 
 def check_size(name: str, shape: Sequence[int]) -> None:
-    """Raise ModelError when a tensor has a negative extent or more than MAX_TENSOR_ELEMENTS elements."""
+    """Raise ModelError when a tensor has a negative extent, over MAX_RANK axes or MAX_TENSOR_ELEMENTS elements."""
+    if len(shape) > MAX_RANK:
+        raise ModelError(f"tensor {name!r} has {len(shape)} axes, the limit is {MAX_RANK}")
     elements = 1
     for extent in shape:
         elements *= extent

@@ -155,7 +155,7 @@ class _Importer:
             self.dispatch(call)
         except NpuError:
             raise
-        except (IndexError, KeyError, ValueError, TypeError) as error:  # malformed node: too few inputs, bad attribute
+        except (LookupError, ValueError, TypeError, ArithmeticError) as error:  # too few inputs, bad attributes
             raise call.fail(f"malformed: {type(error).__name__}: {error}") from error
 
     def dispatch(self, call: Call) -> None:

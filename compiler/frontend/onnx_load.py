@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ _DTYPES: dict[int, str] = {
     TensorProto.INT4: "int4", TensorProto.INT8: "int8", TensorProto.INT16: "int16", TensorProto.INT32: "int32",
     TensorProto.INT64: "int64", TensorProto.UINT8: "uint8", TensorProto.BOOL: "bool",
 }
+_FIELDS = {"fp32": "float_data", "fp64": "double_data", "int64": "int64_data"}  # all others: int32_data
 # fmt: on
 
 
@@ -56,6 +58,8 @@ def load_proto(path: Path) -> tuple[Any, dict[str, int]]:
         raise ModelError(f"{path}: not an ONNX model, or truncated ({type(error).__name__}: {error})") from None
     if not model.HasField("graph") or not model.opset_import or not (model.graph.node or model.graph.output):
         raise ModelError(f"{path}: not an ONNX model, or truncated: it has no graph or no opset ({size_bytes} bytes)")
+    if not all(isinstance(text, str) for text in _texts(model.graph)):
+        raise ModelError(f"{path}: damaged: a name in it is not valid UTF-8")
     if model.functions:
         model = _inlined(model, path)
     opsets = {_domain(entry.domain): int(entry.version) for entry in model.opset_import}
@@ -65,6 +69,24 @@ def load_proto(path: Path) -> tuple[Any, dict[str, int]]:
             f"{path}: opset {version} is outside {OPSETS[0]}..{OPSETS[1]}; convert it with onnx.version_converter"
         )
     return model, opsets
+
+
+def _texts(graph: Any) -> Iterator[Any]:
+    """Every name in a graph and its subgraphs; protobuf returns bytes for one that is not UTF-8."""
+    for value in (*graph.input, *graph.output):
+        yield value.name
+        yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
+    for tensor in graph.initializer:
+        yield tensor.name
+        yield from (text for entry in tensor.external_data for text in (entry.key, entry.value))
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        for attribute in node.attribute:
+            yield attribute.name
+            yield from (text for entry in attribute.t.external_data for text in (entry.key, entry.value))
+            yield attribute.t.name
+            if attribute.HasField("g"):
+                yield from _texts(attribute.g)
 
 
 def _domain(name: str) -> str:
@@ -85,7 +107,11 @@ def tensor_constant(tensor: Any, folder: Path) -> Constant:
 
     Raises ModelError for unsupported types, sizes beyond the limit, data of the wrong length and unsafe external paths.
     """
+    if not isinstance(tensor, TensorProto):
+        raise ModelError(f"an attribute holds {type(tensor).__name__} where a tensor is needed: the file is damaged")
     what = f"tensor {tensor.name!r}"
+    if tensor.HasField("segment"):
+        raise ModelError(f"{what} is stored in segments, which is not supported; store it whole")
     dtype = dtype_name(tensor.data_type, what)
     shape = tuple(int(d) for d in tensor.dims)
     check_size(tensor.name, shape)
@@ -110,8 +136,8 @@ def _stored_count(tensor: Any, kind: TensorType, what: str) -> int:
     if tensor.HasField("raw_data"):
         found, wanted, label = len(tensor.raw_data), _packed(kind) * unit, "bytes"
     else:
-        fields = (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data)
-        found, wanted, label = max(len(f) for f in fields), _packed(kind), "values"
+        field = getattr(tensor, _FIELDS.get(kind.dtype, "int32_data"))
+        found, wanted, label = len(field), _packed(kind), "values"
     if found not in (0, wanted):
         raise ModelError(f"{what} ({kind}) holds {found} {label}, {wanted} are needed: the file is damaged")
     return found
