@@ -129,7 +129,8 @@ class TwinChannel:
 class Twin:
     """The whole memory, a burst at a time."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, rotate: bool = False) -> None:
+        self.rotate = rotate
         self.memory, self.dram = machine.memory, machine.memory.dram
         self.channels = [TwinChannel(self.dram) for _ in range(self.memory.channels)]
         self.counts: Counter[str] = Counter()
@@ -149,7 +150,7 @@ class Twin:
             rest, _column = divmod(rest, page)
             row, bank = divmod(rest, dram.banks_per_group)
             bank = (bank + row) % dram.banks_per_group if dram.banks_per_group > 2 else bank
-            channel = self.channels[index]
+            channel = self.channels[(index + upper * self.rotate) % self.memory.channels]
             if run != (unit, bank, row):  # a run of bursts in one unit and one row is not interrupted
                 channel.refresh(max(arrival, channel.last_column), self.counts)
                 run = (unit, bank, row)
@@ -207,9 +208,11 @@ def check_states(log: list[Command], dram: DramPart) -> None:
         assert (i + 1) * timing.nREFI <= tick <= (i + 9) * timing.nREFI  # at most eight postponed (JESD79-4)
 
 
-def run_both(machine: Machine, stream: list[Row]) -> tuple[list[int], list[int], Twin, dict[str, int]]:
+def run_both(
+    machine: Machine, stream: list[Row], rotate: bool = False
+) -> tuple[list[int], list[int], Twin, dict[str, int]]:
     """Serve the rows by kernel and twin; return the completion times of both, the twin and the kernel's counters."""
-    state, port = make_memory(machine), make_port(len(stream), 8)  # the heap must grow on the way
+    state, port = make_memory(machine, rotate), make_port(len(stream), 8)  # the heap must grow on the way
     for tag, (time_fs, address, size, write) in enumerate(stream):
         assert ring_push(port.requests, port.ring, time_fs, 0, address, size, write, tag)
     assert advance(state, port, 1 << 62) == OK
@@ -219,7 +222,7 @@ def run_both(machine: Machine, stream: list[Row]) -> tuple[list[int], list[int],
         assert kernel[tag] == -1  # answered once
         kernel[tag] = int(port.responses[0, RSP_TIME_FS])
         heap_pop(port.responses, port.heap_state)
-    twin = Twin(machine)
+    twin = Twin(machine, rotate)
     return kernel, [twin.serve(*row) for row in stream], twin, state.summary()
 
 
@@ -239,11 +242,16 @@ def streams(draw: st.DrawFn) -> list[Row]:
 
 
 @pytest.mark.parametrize("part", PARTS)
-@given(stream=streams(), channels=st.sampled_from([1, 2, 3, 8]), interleave=st.sampled_from([64, 256, 4096]))
+@given(
+    stream=streams(),
+    channels=st.sampled_from([1, 2, 3, 8]),
+    interleave=st.sampled_from([64, 256, 4096]),
+    rotate=st.booleans(),
+)
 @settings(max_examples=20, deadline=None)
-def test_kernel_equals_twin_and_twin_obeys_the_timing_rules(part, stream, channels, interleave):
+def test_kernel_equals_twin_and_twin_obeys_the_timing_rules(part, stream, channels, interleave, rotate):
     machine = machine_with(part, channels, interleave)
-    kernel, twin_times, twin, counters = run_both(machine, stream)
+    kernel, twin_times, twin, counters = run_both(machine, stream, rotate)
     assert kernel == twin_times
     assert {k: counters[k] for k in ("row_hits", "row_misses", "row_conflicts", "refreshes")} == {
         k: twin.counts[k] for k in ("row_hits", "row_misses", "row_conflicts", "refreshes")
