@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from npusim.engine.layout import (
     BUSY,
-    CAUSE_COUNT,
     C_CAUSE,
     C_SINCE,
     C_SPENT,
+    CAUSE_COUNT,
     DISPATCH,
     P_ACCOUNTED,
     P_SNAPSHOT,
@@ -22,42 +22,42 @@ from npusim.jit import kernel
 
 
 @kernel
-def spend(s, c, now):
+def spend(cores, c, now):
     """Bring the sequencer's totals up to `now`."""
-    s.core[c, C_SPENT + s.core[c, C_CAUSE]] += now - s.core[c, C_SINCE]
-    s.core[c, C_SINCE] = now
+    cores[c, C_SPENT + cores[c, C_CAUSE]] += now - cores[c, C_SINCE]
+    cores[c, C_SINCE] = now
 
 
 @kernel
-def sequencer_cause(s, c, cause, now):
+def sequencer_cause(cores, c, cause, now):
     """From `now` on the sequencer is in `cause`."""
-    spend(s, c, now)
-    s.core[c, C_CAUSE] = cause
+    spend(cores, c, now)
+    cores[c, C_CAUSE] = cause
 
 
 @kernel
-def account(s, c, p, cause, now):
+def account(pipes, c, p, cause, now):
     """The pipe was in `cause` since its last account."""
-    s.pipe[c, p, P_STATES + cause] += now - s.pipe[c, p, P_ACCOUNTED]
-    s.pipe[c, p, P_ACCOUNTED] = now
+    pipes[c, p, P_STATES + cause] += now - pipes[c, p, P_ACCOUNTED]
+    pipes[c, p, P_ACCOUNTED] = now
 
 
 @kernel
-def fell_idle(s, c, p, now):
+def fell_idle(cores, pipes, c, p, now):
     """The pipe has nothing left: remember the sequencer's totals."""
-    spend(s, c, now)
+    spend(cores, c, now)
     for cause in range(CAUSE_COUNT):
-        s.pipe[c, p, P_SNAPSHOT + cause] = s.core[c, C_SPENT + cause]
+        pipes[c, p, P_SNAPSHOT + cause] = cores[c, C_SPENT + cause]
 
 
 @kernel
-def was_idle(s, c, p, now):
+def was_idle(cores, pipes, c, p, now):
     """The pipe's empty time ends: it takes what the sequencer spent meanwhile, its own work counting as dispatch."""
-    if s.pipe[c, p, P_ACCOUNTED] >= now:
+    if pipes[c, p, P_ACCOUNTED] >= now:
         return
-    spend(s, c, now)
+    spend(cores, c, now)
     for cause in range(CAUSE_COUNT):
-        spent = s.core[c, C_SPENT + cause] - s.pipe[c, p, P_SNAPSHOT + cause]
-        s.pipe[c, p, P_STATES + (DISPATCH if cause == BUSY else cause)] += spent
-        s.pipe[c, p, P_SNAPSHOT + cause] = s.core[c, C_SPENT + cause]
-    s.pipe[c, p, P_ACCOUNTED] = now
+        spent = cores[c, C_SPENT + cause] - pipes[c, p, P_SNAPSHOT + cause]
+        pipes[c, p, P_STATES + (DISPATCH if cause == BUSY else cause)] += spent
+        pipes[c, p, P_SNAPSHOT + cause] = cores[c, C_SPENT + cause]
+    pipes[c, p, P_ACCOUNTED] = now

@@ -39,35 +39,34 @@ def ceil_div(a, b):
 
 
 @kernel
-def path_cycles(s, path, size_bytes):
+def path_cycles(v, path, size_bytes):
     """Cycles that `size_bytes` occupy a path."""
-    return ceil_div(size_bytes * MILLI, s.values[V_PATHS + 3 * path + PATH_RATE_MILLI])
+    return ceil_div(size_bytes * MILLI, v[V_PATHS + 3 * path + PATH_RATE_MILLI])
 
 
 @kernel
-def path_latency(s, path):
+def path_latency(v, path):
     """Latency of a path."""
-    return s.values[V_PATHS + 3 * path + PATH_LATENCY]
+    return v[V_PATHS + 3 * path + PATH_LATENCY]
 
 
 @kernel
-def stream_length(s, c, pc):
+def stream_length(code, desc, cores, c, pc):
     """Rows that an mm streams: rows of A; the columns of A when A is B's role (is); K when both stream (os)."""
-    a, b, dst = s.code[pc, I_A], s.code[pc, I_B], s.code[pc, I_DST]
-    rows = s.desc[a, D_ROWS]
-    n = s.desc[a, D_DIMS]
+    a, b, dst = code[pc, I_A], code[pc, I_B], code[pc, I_DST]
+    rows = desc[a, D_ROWS]
+    n = desc[a, D_DIMS]
     if b >= 0:
-        return elements(s, c, a, rows, n)
-    if s.code[pc, I_FLAGS] & 4:
-        return elements(s, c, dst, s.desc[dst, D_ROWS], s.desc[dst, D_DIMS])
-    return elements(s, c, a, 0, rows)
+        return elements(desc, cores, c, a, rows, n)
+    if code[pc, I_FLAGS] & 4:
+        return elements(desc, cores, c, dst, desc[dst, D_ROWS], desc[dst, D_DIMS])
+    return elements(desc, cores, c, a, 0, rows)
 
 
 @kernel
-def matrix_cycles(s, stream, passes_milli):
+def matrix_cycles(v, stream, passes_milli):
     """(occupancy, latency after it) of one stream: see isa.cost.systolic_fold_cycles."""
     occupy = ceil_div(stream * passes_milli, MILLI)
-    v = s.values
     if v[DATAFLOW] == DATAFLOW_OS:
         latency = v[INPUT_REGISTER] + v[ROWS] + v[COLS] - 2
         return occupy, latency + (v[ROWS] if v[DRAIN_COUNTED] else 0)
@@ -75,17 +74,16 @@ def matrix_cycles(s, stream, passes_milli):
 
 
 @kernel
-def registers_of(s, c, d):
+def registers_of(v, desc, cores, c, d):
     """Vector registers that cover an operand: rows of lanes, whole when its elements are contiguous."""
-    v = s.values
-    n = s.desc[d, D_DIMS]
+    n = desc[d, D_DIMS]
     run = 1
     inner = n - 1
-    size = s.values[V_DTYPE_BYTES + s.desc[d, D_DTYPE]]
-    while inner >= 0 and (s.desc[d, D_STRIDE + inner] == run * size or extent(s, c, d, inner) == 1):
-        run *= extent(s, c, d, inner)
+    size = v[V_DTYPE_BYTES + desc[d, D_DTYPE]]
+    while inner >= 0 and (desc[d, D_STRIDE + inner] == run * size or extent(desc, cores, c, d, inner) == 1):
+        run *= extent(desc, cores, c, d, inner)
         inner -= 1
-    rows = elements(s, c, d, 0, inner + 1)
+    rows = elements(desc, cores, c, d, 0, inner + 1)
     if inner < 0:
         return ceil_div(run, v[LANES] * v[SUBLANES])
     if run >= v[LANES] * v[SUBLANES]:
@@ -94,19 +92,18 @@ def registers_of(s, c, d):
 
 
 @kernel
-def vector_cycles(s, c, pc, lanes_kind):
+def vector_cycles(v, code, desc, cores, c, pc, lanes_kind):
     """(occupancy, latency) of a vector instruction: the busiest of ALUs, load and store ports."""
-    v = s.values
-    dst, a = s.code[pc, I_DST], s.code[pc, I_A]
-    work = registers_of(s, c, a) if lanes_kind == 4 else registers_of(s, c, dst)
+    dst, a = code[pc, I_DST], code[pc, I_A]
+    work = registers_of(v, desc, cores, c, a) if lanes_kind == 4 else registers_of(v, desc, cores, c, dst)
     loads = 1 if lanes_kind in (1, 4, 5) else lanes_kind
-    alu = ceil_div(work * s.values[V_OP_MILLI + s.code[pc, I_OP]], MILLI * v[ALUS])
-    occupy = max(alu, ceil_div(work * loads, v[LOADS]), ceil_div(registers_of(s, c, dst), v[STORES]))
+    alu = ceil_div(work * v[V_OP_MILLI + code[pc, I_OP]], MILLI * v[ALUS])
+    occupy = max(alu, ceil_div(work * loads, v[LOADS]), ceil_div(registers_of(v, desc, cores, c, dst), v[STORES]))
     return max(1, occupy), v[VECTOR_LATENCY]
 
 
 @kernel
-def throughput_cycles(s, c, d, milli, latency):
+def throughput_cycles(desc, cores, c, d, milli, latency):
     """(occupancy, latency) of a unit with a fixed rate of elements a cycle (cross-lane, drain)."""
-    count = elements(s, c, d, 0, s.desc[d, D_DIMS])
+    count = elements(desc, cores, c, d, 0, desc[d, D_DIMS])
     return max(1, ceil_div(count * MILLI, milli)), latency

@@ -21,11 +21,11 @@ from npusim.engine.costs import (
 from npusim.engine.layout import (
     C_INFLIGHT,
     C_SEQ,
-    DISPATCH,
     D_DIMS,
     D_DTYPE,
     D_SPACE,
     D_STRIDE,
+    DISPATCH,
     FREE,
     I_A,
     I_B,
@@ -61,13 +61,13 @@ from npusim.engine.layout import (
     O_STATE,
     O_STRIDE0,
     O_WRITE,
-    PLAIN,
     P_CLASS,
     P_DEPTH,
     P_HEAD,
     P_IDLE,
     P_LENGTH,
     P_QUEUE,
+    PLAIN,
     QUEUED,
     SLOTS,
     SPACE_COUNT,
@@ -77,8 +77,8 @@ from npusim.engine.layout import (
     V_OP_LANES,
     V_OP_PIPE,
     V_PASSES,
-    V_PATHS,
     V_PATH_OF,
+    V_PATHS,
 )
 from npusim.engine.resolve import elements, extent, note_interval, note_runs
 from npusim.jit import kernel
@@ -92,174 +92,174 @@ MISSING = -1
 
 
 @kernel
-def pipe_of(s, pc):
+def pipe_of(v, code, desc, pc):
     """The pipe that executes the instruction."""
-    wanted = s.values[V_OP_PIPE + s.code[pc, I_OP]]
-    unit = s.code[pc, I_UNIT]
+    wanted = v[V_OP_PIPE + code[pc, I_OP]]
+    unit = code[pc, I_UNIT]
     if wanted == WEIGHTS:
-        return s.values[WEIGHTS_PIPE] + unit
+        return v[WEIGHTS_PIPE] + unit
     if wanted == MATRIX:
-        return s.values[MATRIX_PIPE] + unit
+        return v[MATRIX_PIPE] + unit
     if wanted == VECTOR:
-        return s.values[VECTOR_PIPE]
+        return v[VECTOR_PIPE]
     if wanted == CROSS_LANE:
-        return s.values[CROSS_PIPE]
+        return v[CROSS_PIPE]
     if wanted == DRAIN:
-        return s.values[DRAIN_PIPE]
-    path = path_of(s, pc)
-    engine = s.values[V_PATHS + 3 * path + PATH_DMA]
-    return s.values[V_DMA + 5 * engine + 0] + unit % s.values[V_DMA + 5 * engine + 1]
+        return v[DRAIN_PIPE]
+    path = path_of(v, code, desc, pc)
+    engine = v[V_PATHS + 3 * path + PATH_DMA]
+    return v[V_DMA + 5 * engine + 0] + unit % v[V_DMA + 5 * engine + 1]
 
 
 @kernel
-def path_of(s, pc):
+def path_of(v, code, desc, pc):
     """The path of a copy or a tile load."""
-    source = s.desc[s.code[pc, I_A], D_SPACE]
-    if s.values[V_OP_PIPE + s.code[pc, I_OP]] == WEIGHTS:
-        return s.values[V_PATH_OF + SPACE_COUNT * source + FIFO_SPACE]
-    return s.values[V_PATH_OF + SPACE_COUNT * source + s.desc[s.code[pc, I_DST], D_SPACE]]
+    source = desc[code[pc, I_A], D_SPACE]
+    if v[V_OP_PIPE + code[pc, I_OP]] == WEIGHTS:
+        return v[V_PATH_OF + SPACE_COUNT * source + FIFO_SPACE]
+    return v[V_PATH_OF + SPACE_COUNT * source + desc[code[pc, I_DST], D_SPACE]]
 
 
 @kernel
-def is_empty(s, c, pc):
+def is_empty(code, desc, cores, c, pc):
     """True when an operand has no elements: the instruction then does nothing."""
-    for d in (s.code[pc, I_DST], s.code[pc, I_A]):
+    for d in (code[pc, I_DST], code[pc, I_A]):
         if d >= 0:
-            for i in range(s.desc[d, D_DIMS]):
-                if extent(s, c, d, i) == 0:
+            for i in range(desc[d, D_DIMS]):
+                if extent(desc, cores, c, d, i) == 0:
                     return True
     return False
 
 
 @kernel
-def room(s, c, p):
+def room(v, cores, pipes, c, p):
     """True when the pipe's queue and the core's window can take one more instruction."""
-    return s.pipe[c, p, P_LENGTH] < s.pipe[c, p, P_DEPTH] and s.core[c, C_INFLIGHT] < s.values[WINDOW]
+    return pipes[c, p, P_LENGTH] < pipes[c, p, P_DEPTH] and cores[c, C_INFLIGHT] < v[WINDOW]
 
 
 @kernel
-def conflicts(s, c, slot, other):
+def conflicts(ops, c, slot, other):
     """True when two instructions touch the same bytes and one of them writes."""
-    for i in range(s.op[c, slot, O_INTERVALS]):
+    for i in range(ops[c, slot, O_INTERVALS]):
         x = O_INTERVAL0 + 4 * i
-        for j in range(s.op[c, other, O_INTERVALS]):
+        for j in range(ops[c, other, O_INTERVALS]):
             y = O_INTERVAL0 + 4 * j
-            if s.op[c, slot, x] != s.op[c, other, y] or not (s.op[c, slot, x + 3] or s.op[c, other, y + 3]):
+            if ops[c, slot, x] != ops[c, other, y] or not (ops[c, slot, x + 3] or ops[c, other, y + 3]):
                 continue
-            if s.op[c, slot, x + 1] < s.op[c, other, y + 2] and s.op[c, other, y + 1] < s.op[c, slot, x + 2]:
+            if ops[c, slot, x + 1] < ops[c, other, y + 2] and ops[c, other, y + 1] < ops[c, slot, x + 2]:
                 return True
     return False
 
 
 @kernel
-def interlock(s, c, slot, p):
+def interlock(pipes, ops, c, slot, p):
     """Mask of older instructions that this one must wait for; a serial pipe keeps its own order."""
     mask = 0
-    serial = s.pipe[c, p, P_CLASS] != DMA
+    serial = pipes[c, p, P_CLASS] != DMA
     for other in range(SLOTS):
-        if other == slot or s.op[c, other, O_STATE] == FREE:
+        if other == slot or ops[c, other, O_STATE] == FREE:
             continue
-        if serial and s.op[c, other, O_PIPE] == p:
+        if serial and ops[c, other, O_PIPE] == p:
             continue
-        if conflicts(s, c, slot, other):
+        if conflicts(ops, c, slot, other):
             mask |= 1 << other
     return mask
 
 
 @kernel
-def resolve_operands(s, c, slot, pc):
+def resolve_operands(v, code, desc, cores, ops, c, slot, pc):
     """Spaces that the instruction uses (bit mask), and its byte intervals where hardware interlocks."""
     spaces = 0
-    dst, a, b, third = s.code[pc, I_DST], s.code[pc, I_A], s.code[pc, I_B], s.code[pc, I_C]
-    named = s.values[V_OP_PIPE + s.code[pc, I_OP]] == MATRIX or s.values[V_OP_LANES + s.code[pc, I_OP]] == 4
+    dst, a, b, third = code[pc, I_DST], code[pc, I_A], code[pc, I_B], code[pc, I_C]
+    named = v[V_OP_PIPE + code[pc, I_OP]] == MATRIX or v[V_OP_LANES + code[pc, I_OP]] == 4
     for k in range(4):
         d = dst if k == 0 else (a if k == 1 else (b if k == 2 else third))
         if d < 0 or (k == 3 and named):
             continue
-        spaces |= 1 << s.desc[d, D_SPACE]
-        if s.values[VLIW] == 0 and s.desc[d, D_SPACE] > DRAM_SPACE:
-            note_interval(s, c, slot, d, 1 if k == 0 else 0)
-    s.op[c, slot, O_SPACES] = spaces
+        spaces |= 1 << desc[d, D_SPACE]
+        if v[VLIW] == 0 and desc[d, D_SPACE] > DRAM_SPACE:
+            note_interval(v, desc, cores, ops, c, slot, d, 1 if k == 0 else 0)
+    ops[c, slot, O_SPACES] = spaces
 
 
 @kernel
-def resolve_timing(s, c, slot, pc, p):
+def resolve_timing(v, code, desc, cores, ops, c, slot, pc, p):
     """Occupancy, latency and kind of the instruction."""
-    op, wanted = s.code[pc, I_OP], s.values[V_OP_PIPE + s.code[pc, I_OP]]
+    op, wanted = code[pc, I_OP], v[V_OP_PIPE + code[pc, I_OP]]
     occupy, latency, kind = 1, 0, PLAIN
     if wanted == MATRIX:
-        stream = stream_length(s, c, pc)
-        occupy, latency = matrix_cycles(s, stream, s.values[V_PASSES + s.desc[s.code[pc, I_A], D_DTYPE]])
-        s.op[c, slot, O_NEXT_TILE] = 1 if s.code[pc, I_FLAGS] & NEXT_TILE else 0
-        s.op[c, slot, O_MACS] = stream
+        stream = stream_length(code, desc, cores, c, pc)
+        occupy, latency = matrix_cycles(v, stream, v[V_PASSES + desc[code[pc, I_A], D_DTYPE]])
+        ops[c, slot, O_NEXT_TILE] = 1 if code[pc, I_FLAGS] & NEXT_TILE else 0
+        ops[c, slot, O_MACS] = stream
     elif wanted == WEIGHTS or wanted >= DMA:
-        return resolve_copy(s, c, slot, pc, wanted)
-    elif p == s.values[VECTOR_PIPE]:
-        occupy, latency = vector_cycles(s, c, pc, s.values[V_OP_LANES + op])
+        return resolve_copy(v, code, desc, cores, ops, c, slot, pc, wanted)
+    elif p == v[VECTOR_PIPE]:
+        occupy, latency = vector_cycles(v, code, desc, cores, c, pc, v[V_OP_LANES + op])
     elif wanted == CROSS_LANE:
-        occupy, latency = throughput_cycles(s, c, s.code[pc, I_A], s.values[CROSS_MILLI], s.values[CROSS_LATENCY])
+        occupy, latency = throughput_cycles(desc, cores, c, code[pc, I_A], v[CROSS_MILLI], v[CROSS_LATENCY])
     else:
-        occupy, latency = throughput_cycles(s, c, s.code[pc, I_DST], s.values[DRAIN_MILLI], s.values[DRAIN_LATENCY])
-    s.op[c, slot, O_OCCUPY], s.op[c, slot, O_LATENCY], s.op[c, slot, O_KIND] = occupy, latency, kind
+        occupy, latency = throughput_cycles(desc, cores, c, code[pc, I_DST], v[DRAIN_MILLI], v[DRAIN_LATENCY])
+    ops[c, slot, O_OCCUPY], ops[c, slot, O_LATENCY], ops[c, slot, O_KIND] = occupy, latency, kind
     return 0
 
 
 @kernel
-def resolve_copy(s, c, slot, pc, wanted):
+def resolve_copy(v, code, desc, cores, ops, c, slot, pc, wanted):
     """A copy or tile load: a memory transfer when one end is DRAM, else a fixed time on its path."""
-    path = path_of(s, pc)
-    a = s.code[pc, I_A]
+    path = path_of(v, code, desc, pc)
+    a = code[pc, I_A]
     far = a
     writes = 0
-    if wanted != WEIGHTS and s.desc[s.code[pc, I_DST], D_SPACE] == DRAM_SPACE:
-        far, writes = s.code[pc, I_DST], 1
-    size = s.values[V_DTYPE_BYTES + s.desc[far, D_DTYPE]]
-    shape = s.code[pc, I_DST] if s.code[pc, I_OP] == GATHER else far
-    count = elements(s, c, shape, 0, s.desc[shape, D_DIMS])
-    s.op[c, slot, O_BYTES] = count * size
-    s.op[c, slot, O_PATH] = path
-    s.op[c, slot, O_LATENCY] = path_latency(s, path)
-    s.op[c, slot, O_OCCUPY] = path_cycles(s, path, count * size)
+    if wanted != WEIGHTS and desc[code[pc, I_DST], D_SPACE] == DRAM_SPACE:
+        far, writes = code[pc, I_DST], 1
+    size = v[V_DTYPE_BYTES + desc[far, D_DTYPE]]
+    shape = code[pc, I_DST] if code[pc, I_OP] == GATHER else far
+    count = elements(desc, cores, c, shape, 0, desc[shape, D_DIMS])
+    ops[c, slot, O_BYTES] = count * size
+    ops[c, slot, O_PATH] = path
+    ops[c, slot, O_LATENCY] = path_latency(v, path)
+    ops[c, slot, O_OCCUPY] = path_cycles(v, path, count * size)
     if wanted == WEIGHTS:  # an on-chip tile streams straight into the array
-        s.op[c, slot, O_OCCUPY] = max(s.op[c, slot, O_OCCUPY], s.values[LOAD_CYCLES])
-    s.op[c, slot, O_KIND] = TILE if wanted == WEIGHTS else PLAIN
-    s.op[c, slot, O_WRITE] = writes
-    s.op[c, slot, O_REMAIN] = 0
-    s.op[c, slot, O_ALL_SENT] = 0
-    if s.desc[far, D_SPACE] != DRAM_SPACE:
+        ops[c, slot, O_OCCUPY] = max(ops[c, slot, O_OCCUPY], v[LOAD_CYCLES])
+    ops[c, slot, O_KIND] = TILE if wanted == WEIGHTS else PLAIN
+    ops[c, slot, O_WRITE] = writes
+    ops[c, slot, O_REMAIN] = 0
+    ops[c, slot, O_ALL_SENT] = 0
+    if desc[far, D_SPACE] != DRAM_SPACE:
         return 0
-    s.op[c, slot, O_KIND] = MEMORY
-    note_runs(s, c, slot, far)
-    if s.code[pc, I_OP] == GATHER:  # one run an index; which rows is not known here: spread over the table
-        s.op[c, slot, O_HASH] = extent(s, c, far, 0)
-        s.op[c, slot, O_RUN] = count * size // extent(s, c, s.code[pc, I_DST], 0)
-        s.op[c, slot, O_DIMS] = 1
-        s.op[c, slot, O_EXT0] = extent(s, c, s.code[pc, I_DST], 0)
-        s.op[c, slot, O_STRIDE0] = s.desc[far, D_STRIDE + 0]
+    ops[c, slot, O_KIND] = MEMORY
+    note_runs(v, desc, cores, ops, c, slot, far)
+    if code[pc, I_OP] == GATHER:  # one run an index; which rows is not known here: spread over the table
+        ops[c, slot, O_HASH] = extent(desc, cores, c, far, 0)
+        ops[c, slot, O_RUN] = count * size // extent(desc, cores, c, code[pc, I_DST], 0)
+        ops[c, slot, O_DIMS] = 1
+        ops[c, slot, O_EXT0] = extent(desc, cores, c, code[pc, I_DST], 0)
+        ops[c, slot, O_STRIDE0] = desc[far, D_STRIDE + 0]
     return 0
 
 
 @kernel
-def dispatch(s, c, pc, p, now):
+def dispatch(v, code, desc, cores, pipes, ops, c, pc, p, now):
     """Put the instruction into the queue of pipe p; there must be room."""
     slot = 0
-    while s.op[c, slot, O_STATE] != FREE:
+    while ops[c, slot, O_STATE] != FREE:
         slot += 1
-    s.op[c, slot, O_STATE] = QUEUED
-    s.op[c, slot, O_INSTR], s.op[c, slot, O_PIPE] = pc, p
-    s.core[c, C_SEQ] += 1
-    s.op[c, slot, O_SEQ] = s.core[c, C_SEQ]
-    s.op[c, slot, O_INTERVALS], s.op[c, slot, O_SETS], s.op[c, slot, O_DEPS] = 0, 0, 0
-    s.op[c, slot, O_NEXT_TILE], s.op[c, slot, O_MACS], s.op[c, slot, O_BYTES] = 0, 0, 0
-    s.op[c, slot, O_CAUSE] = DISPATCH
-    resolve_operands(s, c, slot, pc)
-    resolve_timing(s, c, slot, pc, p)
-    if s.values[VLIW] == 0:
-        s.op[c, slot, O_DEPS] = interlock(s, c, slot, p)
-    if s.pipe[c, p, P_IDLE]:
-        s.pipe[c, p, P_IDLE] = 0
-        was_idle(s, c, p, now)
-    place = (s.pipe[c, p, P_HEAD] + s.pipe[c, p, P_LENGTH]) % MAX_QUEUE
-    s.pipe[c, p, P_QUEUE + place] = slot
-    s.pipe[c, p, P_LENGTH] += 1
-    s.core[c, C_INFLIGHT] += 1
+    ops[c, slot, O_STATE] = QUEUED
+    ops[c, slot, O_INSTR], ops[c, slot, O_PIPE] = pc, p
+    cores[c, C_SEQ] += 1
+    ops[c, slot, O_SEQ] = cores[c, C_SEQ]
+    ops[c, slot, O_INTERVALS], ops[c, slot, O_SETS], ops[c, slot, O_DEPS] = 0, 0, 0
+    ops[c, slot, O_NEXT_TILE], ops[c, slot, O_MACS], ops[c, slot, O_BYTES] = 0, 0, 0
+    ops[c, slot, O_CAUSE] = DISPATCH
+    resolve_operands(v, code, desc, cores, ops, c, slot, pc)
+    resolve_timing(v, code, desc, cores, ops, c, slot, pc, p)
+    if v[VLIW] == 0:
+        ops[c, slot, O_DEPS] = interlock(pipes, ops, c, slot, p)
+    if pipes[c, p, P_IDLE]:
+        pipes[c, p, P_IDLE] = 0
+        was_idle(cores, pipes, c, p, now)
+    place = (pipes[c, p, P_HEAD] + pipes[c, p, P_LENGTH]) % MAX_QUEUE
+    pipes[c, p, P_QUEUE + place] = slot
+    pipes[c, p, P_LENGTH] += 1
+    cores[c, C_INFLIGHT] += 1

@@ -96,7 +96,10 @@ DONE, FULL, DEADLOCK, BAD_CODE, BUDGET = range(5)
 
 
 class State(NamedTuple):
-    """All arrays of a run, int64. Few, because numba compiles each function once for every array it is handed."""
+    """All arrays of a run, int64, in the order in which kernels take those that they need.
+
+    Kernels are handed arrays, never this tuple: taking an array out of a tuple costs an atomic reference count.
+    """
 
     values: Array
     code: Array

@@ -31,8 +31,8 @@ def run(
 
     Raises DeadlockError or SimulationError naming launch, cycle, core and instruction.
     """
-    from npusim.memory.state import make_memory
     from npusim.memory.port import make_port
+    from npusim.memory.state import make_memory
 
     started = time.process_time()
     state = make_state(params, program.instrs, program.descs, max_events)
@@ -153,7 +153,7 @@ def _advance(program: Program, state: State, cells: Any, index: int) -> None:
     due = np.full(len(state.core), int(state.clock[at.K_NOW]), np.int64)
     memory_cells, port_cells = cells
     while True:
-        status = run_launch(state, memory_cells, port_cells, grid, due, EVENTS_A_CALL)
+        status = run_launch(*state, memory_cells, port_cells, grid, due, EVENTS_A_CALL)
         if status == at.DONE:
             return
         if status == at.BUDGET:

@@ -71,7 +71,7 @@ def comparison(op, a, b, imm):
 
 
 @kernel
-def control(s, c, op, a, imm, pc):
+def control(cores, c, op, a, imm, pc):
     """Execute a branch or loop instruction; returns the next pc, or -1 when loops nest too deep or an end is loose."""
     if op == BR:
         return imm
@@ -79,45 +79,45 @@ def control(s, c, op, a, imm, pc):
         return imm if a == 0 else pc + 1
     if op == BNZ:
         return imm if a != 0 else pc + 1
-    depth = s.core[c, C_LOOPS]
+    depth = cores[c, C_LOOPS]
     if op == LOOP:
         if a <= 0:
             return imm
         if depth >= MAX_LOOPS:
             return -1
-        s.core[c, C_LOOP0 + 3 * depth + 0] = pc + 1
-        s.core[c, C_LOOP0 + 3 * depth + 2] = a
-        s.core[c, C_LOOPS] = depth + 1
+        cores[c, C_LOOP0 + 3 * depth + 0] = pc + 1
+        cores[c, C_LOOP0 + 3 * depth + 2] = a
+        cores[c, C_LOOPS] = depth + 1
         return pc + 1
     if depth == 0:
         return -1
-    s.core[c, C_LOOP0 + 3 * (depth - 1) + 2] -= 1
-    if s.core[c, C_LOOP0 + 3 * (depth - 1) + 2] > 0:
-        return s.core[c, C_LOOP0 + 3 * (depth - 1) + 0]
-    s.core[c, C_LOOPS] = depth - 1
+    cores[c, C_LOOP0 + 3 * (depth - 1) + 2] -= 1
+    if cores[c, C_LOOP0 + 3 * (depth - 1) + 2] > 0:
+        return cores[c, C_LOOP0 + 3 * (depth - 1) + 0]
+    cores[c, C_LOOPS] = depth - 1
     return pc + 1
 
 
 @kernel
-def step_scalar(s, c, grid):
+def step_scalar(code, cores, c, grid):
     """Execute the scalar instruction at the core's pc; returns False when the code is bad."""
-    pc = s.core[c, C_PC]
-    op = int(s.code[pc, I_OP])
-    ra, rb, rd = int(s.code[pc, I_A]), int(s.code[pc, I_B]), int(s.code[pc, I_DST])
-    imm = int(s.code[pc, I_IMM])
-    a = s.core[c, C_REGS + ra] if ra >= 0 else 0
-    b = s.core[c, C_REGS + rb] if rb >= 0 else 0
+    pc = cores[c, C_PC]
+    op = int(code[pc, I_OP])
+    ra, rb, rd = int(code[pc, I_A]), int(code[pc, I_B]), int(code[pc, I_DST])
+    imm = int(code[pc, I_IMM])
+    a = cores[c, C_REGS + ra] if ra >= 0 else 0
+    b = cores[c, C_REGS + rb] if rb >= 0 else 0
     if op >= BR:
-        following = control(s, c, op, a, imm, pc)
+        following = control(cores, c, op, a, imm, pc)
         if following < 0:
             return False
-        s.core[c, C_PC] = following
+        cores[c, C_PC] = following
         return True
     if op == CSR:
-        s.core[c, C_REGS + rd] = c if imm == 0 else grid
+        cores[c, C_REGS + rd] = c if imm == 0 else grid
     elif op <= MODI:
-        s.core[c, C_REGS + rd] = arithmetic(op, a, b, imm)
+        cores[c, C_REGS + rd] = arithmetic(op, a, b, imm)
     else:
-        s.core[c, C_REGS + rd] = comparison(op, a, b, imm)
-    s.core[c, C_PC] = pc + 1
+        cores[c, C_REGS + rd] = comparison(op, a, b, imm)
+    cores[c, C_PC] = pc + 1
     return True

@@ -30,14 +30,12 @@ from npusim.engine.layout import (
     MAX_SETS,
     O_SET0,
     O_SETS,
-    P_ENGINE,
     P_FLIGHT,
     P_FLIGHT0,
     P_FLIGHT_HEAD,
     P_HEAD,
     P_LENGTH,
     P_QUEUE,
-    P_UNIT,
     QUEUE_FULL,
     SLOTS,
     V_DMA,
@@ -58,159 +56,159 @@ GO = 1 << 20
 
 
 @kernel
-def flag_of(s, c, pc):
+def flag_of(code, cores, c, pc):
     """The flag that a set or wait names."""
-    reg = s.code[pc, I_A]
-    return s.code[pc, I_IMM] + (s.core[c, C_REGS + reg] if reg >= 0 else 0)
+    reg = code[pc, I_A]
+    return code[pc, I_IMM] + (cores[c, C_REGS + reg] if reg >= 0 else 0)
 
 
 @kernel
-def named_pipe(s, pc):
+def named_pipe(v, code, pc):
     """Pipe index that a `set` names, or -1 for the sequencer itself."""
-    wanted, unit = s.code[pc, I_DST], s.code[pc, I_UNIT]
+    wanted, unit = code[pc, I_DST], code[pc, I_UNIT]
     if wanted == 0:
         return -1
     if wanted >= DMA:
-        return s.values[V_DMA + 5 * (wanted - DMA) + 0] + unit % s.values[V_DMA + 5 * (wanted - DMA) + 1]
-    return s.values[CLASS_PIPES + wanted - 1] + (unit if wanted <= 2 else 0)
+        return v[V_DMA + 5 * (wanted - DMA) + 0] + unit % v[V_DMA + 5 * (wanted - DMA) + 1]
+    return v[CLASS_PIPES + wanted - 1] + (unit if wanted <= 2 else 0)
 
 
 @kernel
-def youngest(s, c, p):
+def youngest(pipes, c, p):
     """Slot of the youngest instruction of a pipe that has not completed, or -1."""
-    if s.pipe[c, p, P_LENGTH] > 0:
-        return s.pipe[c, p, P_QUEUE + (s.pipe[c, p, P_HEAD] + s.pipe[c, p, P_LENGTH] - 1) % MAX_QUEUE]
-    if s.pipe[c, p, P_FLIGHT] > 0:
-        return s.pipe[c, p, P_FLIGHT0 + (s.pipe[c, p, P_FLIGHT_HEAD] + s.pipe[c, p, P_FLIGHT] - 1) % SLOTS]
+    if pipes[c, p, P_LENGTH] > 0:
+        return pipes[c, p, P_QUEUE + (pipes[c, p, P_HEAD] + pipes[c, p, P_LENGTH] - 1) % MAX_QUEUE]
+    if pipes[c, p, P_FLIGHT] > 0:
+        return pipes[c, p, P_FLIGHT0 + (pipes[c, p, P_FLIGHT_HEAD] + pipes[c, p, P_FLIGHT] - 1) % SLOTS]
     return -1
 
 
 @kernel
-def sync_ready(s, c, pc):
+def sync_ready(v, code, cores, pipes, ops, c, pc):
     """GO, or the cause for which a synchronisation instruction must wait."""
-    op = s.code[pc, I_OP]
+    op = code[pc, I_OP]
     if op == WAIT:
-        flag = flag_of(s, c, pc)
-        if s.core[c, C_FLAGS + 2 * flag + 0] >= s.code[pc, I_B]:
+        flag = flag_of(code, cores, c, pc)
+        if cores[c, C_FLAGS + 2 * flag + 0] >= code[pc, I_B]:
             return GO
-        return WAIT_SCALAR + s.core[c, C_FLAGS + 2 * flag + 1]
+        return WAIT_SCALAR + cores[c, C_FLAGS + 2 * flag + 1]
     if op == SET:
-        p = named_pipe(s, pc)
+        p = named_pipe(v, code, pc)
         if p >= 0:
-            slot = youngest(s, c, p)
-            if slot >= 0 and s.op[c, slot, O_SETS] >= MAX_SETS:
+            slot = youngest(pipes, c, p)
+            if slot >= 0 and ops[c, slot, O_SETS] >= MAX_SETS:
                 return QUEUE_FULL
         return GO
-    return GO if s.core[c, C_INFLIGHT] == 0 else BARRIER
+    return GO if cores[c, C_INFLIGHT] == 0 else BARRIER
 
 
 @kernel
-def sync_execute(s, c, pc):
+def sync_execute(v, code, cores, pipes, ops, c, pc):
     """Execute a synchronisation instruction that is ready; returns False at a barrier, where the core stays."""
-    op = s.code[pc, I_OP]
+    op = code[pc, I_OP]
     if op == WAIT:
-        s.core[c, C_FLAGS + 2 * (flag_of(s, c, pc)) + 0] -= s.code[pc, I_B]
+        cores[c, C_FLAGS + 2 * (flag_of(code, cores, c, pc)) + 0] -= code[pc, I_B]
     elif op == SET:
-        flag, p = flag_of(s, c, pc), named_pipe(s, pc)
-        s.core[c, C_FLAGS + 2 * flag + 1] = min(s.code[pc, I_DST], DMA)
-        slot = youngest(s, c, p) if p >= 0 else -1
+        flag, p = flag_of(code, cores, c, pc), named_pipe(v, code, pc)
+        cores[c, C_FLAGS + 2 * flag + 1] = min(code[pc, I_DST], DMA)
+        slot = youngest(pipes, c, p) if p >= 0 else -1
         if slot < 0:
-            s.core[c, C_FLAGS + 2 * flag + 0] += 1
+            cores[c, C_FLAGS + 2 * flag + 0] += 1
         else:
-            s.op[c, slot, O_SET0 + s.op[c, slot, O_SETS]] = flag
-            s.op[c, slot, O_SETS] += 1
+            ops[c, slot, O_SET0 + ops[c, slot, O_SETS]] = flag
+            ops[c, slot, O_SETS] += 1
     elif op == BARRIER_OP:
-        s.core[c, C_BARRIER] = 1
+        cores[c, C_BARRIER] = 1
         return False
     return True
 
 
 @kernel
-def bundle_ready(s, c):
+def bundle_ready(v, code, desc, cores, pipes, ops, c):
     """GO, or the first cause for which the bundle at pc cannot issue; (cause, address after the bundle)."""
-    pc = s.core[c, C_PC]
+    pc = cores[c, C_PC]
     count = 0
     while True:
-        op = s.code[pc, I_OP]
-        wanted = s.values[V_OP_PIPE + op]
+        op = code[pc, I_OP]
+        wanted = v[V_OP_PIPE + op]
         if wanted == SYNC:
-            cause = sync_ready(s, c, pc)
+            cause = sync_ready(v, code, cores, pipes, ops, c, pc)
             if cause != GO:
                 return cause, pc
         elif wanted > 0:
-            p = pipe_of(s, pc)
+            p = pipe_of(v, code, desc, pc)
             count += 1
-            if not room(s, c, p) or s.core[c, C_INFLIGHT] + count > s.values[WINDOW]:
+            if not room(v, cores, pipes, c, p) or cores[c, C_INFLIGHT] + count > v[WINDOW]:
                 return QUEUE_FULL, pc
-        if s.values[VLIW] == 0 or s.code[pc, I_FLAGS] & STOP:
+        if v[VLIW] == 0 or code[pc, I_FLAGS] & STOP:
             return GO, pc + 1
         pc += 1
 
 
 @kernel
-def execute_bundle(s, c, after, now, grid):
+def execute_bundle(v, code, desc, cores, pipes, ops, c, after, now, grid):
     """Execute all instructions up to address `after`; returns BAD for bad code, NOT_YET at a barrier, else GO."""
     while True:
-        pc = s.core[c, C_PC]
-        op = s.code[pc, I_OP]
+        pc = cores[c, C_PC]
+        op = code[pc, I_OP]
         last = pc + 1 == after
         if FIRST <= op <= LAST:
-            if not step_scalar(s, c, grid):
+            if not step_scalar(code, cores, c, grid):
                 return BAD
         elif op == HALT:
-            s.core[c, C_HALTED] = 1
+            cores[c, C_HALTED] = 1
             return GO
         else:
-            if s.values[V_OP_PIPE + op] == SYNC:
-                s.core[c, C_PC] = pc + 1
-                if not sync_execute(s, c, pc):
+            if v[V_OP_PIPE + op] == SYNC:
+                cores[c, C_PC] = pc + 1
+                if not sync_execute(v, code, cores, pipes, ops, c, pc):
                     return NOT_YET
-            elif s.values[V_OP_PIPE + op] > 0 and not is_empty(s, c, pc):
-                dispatch(s, c, pc, pipe_of(s, pc), now)
-            s.core[c, C_PC] = pc + 1
-        s.core[c, C_ISSUED] += 1
+            elif v[V_OP_PIPE + op] > 0 and not is_empty(code, desc, cores, c, pc):
+                dispatch(v, code, desc, cores, pipes, ops, c, pc, pipe_of(v, code, desc, pc), now)
+            cores[c, C_PC] = pc + 1
+        cores[c, C_ISSUED] += 1
         if last:
             return GO
 
 
 @kernel
-def is_scalar(s, pc):
+def is_scalar(v, code, pc):
     """True when the bundle at pc only runs on the sequencer and changes nothing outside of it."""
     while True:
-        op = s.code[pc, I_OP]
+        op = code[pc, I_OP]
         if not (FIRST <= op <= LAST or op == NOP or op == MARK):
             return False
-        if s.values[VLIW] == 0 or s.code[pc, I_FLAGS] & STOP:
+        if v[VLIW] == 0 or code[pc, I_FLAGS] & STOP:
             return True
         pc += 1
 
 
 @kernel
-def issue(s, c, now, grid, budget):
+def issue(v, code, desc, cores, pipes, ops, c, now, grid, budget):
     """Let the core's sequencer go on; returns (progress, status): status BAD for bad code."""
-    if s.core[c, C_HALTED] or s.core[c, C_BARRIER] or s.core[c, C_TIME] > now:
+    if cores[c, C_HALTED] or cores[c, C_BARRIER] or cores[c, C_TIME] > now:
         return False, 0
-    cause, after = bundle_ready(s, c)
+    cause, after = bundle_ready(v, code, desc, cores, pipes, ops, c)
     if cause != GO:
-        if s.core[c, C_CAUSE] != cause:
-            sequencer_cause(s, c, cause, now)
+        if cores[c, C_CAUSE] != cause:
+            sequencer_cause(cores, c, cause, now)
         return False, 0
-    if s.core[c, C_CAUSE] != BUSY:
-        sequencer_cause(s, c, BUSY, now)
+    if cores[c, C_CAUSE] != BUSY:
+        sequencer_cause(cores, c, BUSY, now)
     time = now
     left = budget
     while True:
-        outcome = execute_bundle(s, c, after, now, grid)
+        outcome = execute_bundle(v, code, desc, cores, pipes, ops, c, after, now, grid)
         if outcome == BAD:
             return True, BAD
-        time += s.values[SCALAR_CYCLES]
+        time += v[SCALAR_CYCLES]
         left -= 1
-        if outcome == NOT_YET or s.core[c, C_HALTED] or left == 0 or not is_scalar(s, s.core[c, C_PC]):
+        if outcome == NOT_YET or cores[c, C_HALTED] or left == 0 or not is_scalar(v, code, cores[c, C_PC]):
             break
-        cause, after = bundle_ready(s, c)
-    s.core[c, C_TIME] = time
-    if s.core[c, C_HALTED]:
-        sequencer_cause(s, c, DRAINED, now)
-    elif s.core[c, C_BARRIER]:
-        sequencer_cause(s, c, BARRIER, now)
+        cause, after = bundle_ready(v, code, desc, cores, pipes, ops, c)
+    cores[c, C_TIME] = time
+    if cores[c, C_HALTED]:
+        sequencer_cause(cores, c, DRAINED, now)
+    elif cores[c, C_BARRIER]:
+        sequencer_cause(cores, c, BARRIER, now)
     return True, 0
