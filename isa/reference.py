@@ -24,9 +24,9 @@ _GROUPS = {
     "copy": "Run on the DMA engine of the path (space of A, space of D); `unit=u` selects instance u modulo its count.",
     "weights": "A: the leading `rows` dimensions are K, the rest N; with `.sta` they are M and K, and the tile is "
     "the transpose.",
-    "matrix": "Matrix rows of an operand are its leading `rows` dimensions flattened, columns the others. `.next` takes "
-    "the next tile from the weight FIFO first, `.sta` is STATIONARY_A. D has the accumulator dtype; `rc` is a register "
-    "that is not 0 to accumulate, absent to overwrite.",
+    "matrix": "Matrix rows of an operand are its leading `rows` dimensions flattened, columns the others. `.next` "
+    "takes the next tile from the weight FIFO first, `.sta` is STATIONARY_A. D has the accumulator dtype; `rc` is a "
+    "register that is not 0 to accumulate, absent to overwrite.",
     "drain": "Runs on the drain unit, or on the vector unit of a machine without one. A is int32 or fp32.",
     "vector": "Element-wise in fp32; operands have equal extents and broadcast by stride 0; comparisons give 1 or 0. "
     "`v.l*` and `v.transpose` run on the cross-lane unit, or on the vector unit of a machine without one.",
@@ -154,7 +154,7 @@ def page() -> str:
             activations=", ".join(ACTIVATIONS),
         ),
         *_examples(),
-        "## Records\n\nInstructions and descriptors are arrays of these (`isa.program`), little-endian, without gaps.\n",
+        "## Records\n\nInstructions and descriptors are arrays of these (`isa.program`), little-endian, no gaps.\n",
         _record_table("Instruction", INSTR),
         _record_table("Descriptor", DESC),
         _HELD,
