@@ -342,6 +342,15 @@ def test_pictures_are_whole(drawn: Path) -> None:
     assert ElementTree.parse(drawn / "roofline.svg").getroot().tag.endswith("svg")
 
 
+def test_level_peaks_count_every_engine_of_every_core(run: Result) -> None:
+    peaks = {level.key: level.peak for level in Profile(run).levels}
+    assert peaks.pop("dram") == pytest.approx(run.machine.dram_bytes_per_second / 940e6)
+    # 2 cores, one copy engine each, two weight ports each
+    assert peaks == {"dram_to_spm": 1024, "spm_to_dram": 1024, "spm_to_wfifo": 256 * 2 * 2, "acc_to_spm": 2048}
+    ideal = run.machine.memory.model_dump() | {"model": "ideal", "ideal_bytes_per_cycle": 100.0}
+    assert Profile(fixture.result(4, memory=ideal)).levels[0].peak == 100.0
+
+
 def test_the_same_run_gives_the_same_bytes(run: Result, drawn: Path, tmp_path: Path) -> None:
     write_reports(run, tmp_path)
     for name in files.NAMES:
@@ -424,6 +433,16 @@ def test_names_are_escaped_everywhere(tmp_path: Path) -> None:
     assert text.count("<script>") == 1 and "alert(1)" in text and "<script>alert" not in text
     assert "<script" not in (tmp_path / "roofline.svg").read_text()
     assert json.loads((tmp_path / "trace.json").read_text())["otherData"]["model"] == HOSTILE
+
+
+def test_labels_of_the_machine_are_escaped() -> None:
+    run = fixture.result(8)
+    core = run.machine.core.model_dump()
+    core["spaces"]["spm"]["label"] = "<i>VM</i>"
+    pipes = tuple(replace(p, label=f"<b>{p.label}") for p in run.record.pipes)
+    run = replace(run, machine=fixture.machine(core=core), record=replace(run.record, pipes=pipes))
+    text = render(Profile(run))
+    assert "<b>MXU" not in text and "<i>VM" not in text and "&lt;b&gt;MXU" in text and "&lt;i&gt;VM" in text
 
 
 def test_the_page_needs_no_network(drawn: Path) -> None:
