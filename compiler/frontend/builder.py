@@ -34,7 +34,11 @@ def check_size(name: str, shape: Sequence[int]) -> None:
 
 
 class Builder:
-    """A graph under construction; `known` holds the values that shape arithmetic may use."""
+    """A graph under construction.
+
+    `known` holds the values that shape arithmetic may use; `batched` names the tensors, and the shape values, that
+    follow a batch changed while importing.
+    """
 
     def __init__(self, name: str) -> None:
         """Start an empty graph called `name`."""
@@ -44,6 +48,7 @@ class Builder:
         self.tensors: dict[str, TensorType] = {}
         self.constants: dict[str, Constant] = {}
         self.known: dict[str, Array] = {}
+        self.batched: set[str] = set()
         self._node_names: set[str] = set()
 
     def input(self, name: str, kind: TensorType) -> str:
@@ -104,6 +109,8 @@ class Builder:
             raise ModelError(f"node {node.name!r} ({op}) has {len(written)} outputs, only {len(kinds)} are supported")
         for out, kind in zip(written, kinds):
             check_size(out or op, kind.shape)
+        if not self.batched.isdisjoint(given):
+            self.batched.update(n for n in written if n)
         if op == "Identity" and given[0] in self.constants:
             return self.constant(written[0], self.constants[given[0]])
         if self._foldable(op, given, kinds):

@@ -78,6 +78,8 @@ def declare_inputs(b: Builder, graph: Any, shapes: Mapping[str, tuple[int, ...]]
             continue
         dtype = dtype_name(value.type.tensor_type.elem_type, f"input {value.name!r}")
         b.input(value.name, TensorType(tuple(int(d) for d in found), dtype))
+        if exported and found != declared[value.name]:
+            b.batched.add(value.name)
     if missing:
         raise ModelError(_unknown_text(missing))
     return (batch, exported) if batch is not None and exported else (1, 1)
@@ -102,6 +104,7 @@ def _overridden(name: str, wanted: Iterable[int], dims: list[int | str] | None) 
 
 
 def _batched(dims: list[int | str], batch: int, exported: int | None) -> list[int | str]:
+    dims = list(dims)
     symbolic = [i for i, d in enumerate(dims) if isinstance(d, str)]
     if symbolic:
         dims[symbolic[0]] = batch

@@ -52,6 +52,8 @@ def shape(b: Builder, call: Call) -> None:
     extents = b.type(call.inputs[0]).shape
     found = extents[call.attrs.get("start", 0) : call.attrs.get("end", len(extents))]
     b.constant(call.outputs[0], Constant.of(np.asarray(found, dtype=np.int64), "int64"))
+    if call.inputs[0] in b.batched:
+        b.batched.add(call.outputs[0])
 
 
 @rule("Size")
@@ -72,10 +74,9 @@ def reshape(b: Builder, call: Call) -> None:
     if target.count(-1) > 1 or min(target, default=0) < -1:
         raise call.fail(f"target shape {target} is not valid")
     new, old = call.batch_ratio
+    if new != old and call.inputs[0] in b.batched and call.operand(1) not in b.batched:
+        target = _rebatched(target, source.elements, new, old)
     fixed = math.prod(d for d in target if d != -1)
-    rebatched = new != old and source.elements * old == fixed * new
-    if target and -1 not in target and rebatched and target[0] * new % old == 0:
-        target[0] = target[0] * new // old
     if -1 in target:
         if fixed == 0 or source.elements % fixed:
             raise call.fail(f"{list(source.shape)} cannot be reshaped to {target}")
@@ -84,6 +85,32 @@ def reshape(b: Builder, call: Call) -> None:
         hint = "; the model was exported with a fixed batch: export it with a dynamic one" if new != old else ""
         raise call.fail(f"{list(source.shape)} ({source.elements} elements) cannot be reshaped to {target}{hint}")
     b.emit(call.name, "Reshape", call.inputs[:1], call.outputs, {"shape": tuple(target)})
+
+
+def _rebatched(target: list[int], elements: int, new: int, old: int) -> list[int]:
+    """Return a target that was exported for batch `old`, with its first extent, which holds the batch, for `new`."""
+    fixed = math.prod(d for d in target if d != -1)
+    if not target or elements * old % new or (-1 not in target and fixed == elements):
+        return target
+    before = elements * old // new
+    exported = [before // fixed if d == -1 else d for d in target] if fixed else target
+    if math.prod(exported) != before or exported[0] * new % old:
+        return target
+    return [exported[0] * new // old, *exported[1:]]
+
+
+@rule("Concat")
+def concat(b: Builder, call: Call) -> None:
+    """A part that does not depend on the batch (a class token) is repeated for a batch that `--batch` changed."""
+    new, old = call.batch_ratio
+    parts, axis = list(call.inputs), int(call.attrs.get("axis", 0))
+    if new != old and axis != 0 and any(n in b.batched and b.type(n).shape[:1] == (new,) for n in parts):
+        for index, name in enumerate(parts):
+            extents = b.type(name).shape
+            if name not in b.batched and extents[:1] == (old,) and old == 1:
+                attrs = {"shape": (new, *extents[1:])}
+                parts[index] = b.emit(f"{call.name}/repeat{index}", "Expand", [name], attrs=attrs)
+    b.emit(call.name, "Concat", parts, call.outputs, {"axis": axis})
 
 
 @rule("Squeeze", "Unsqueeze")
@@ -169,6 +196,10 @@ def clip(b: Builder, call: Call) -> None:
 def expand(b: Builder, call: Call) -> None:
     """The target becomes an attribute, already broadcast against the input."""
     source, target = b.type(call.inputs[0]).shape, call.int_list(b, "shape", 1)
+    new, old = call.batch_ratio
+    exported = call.inputs[0] in b.batched and call.operand(1) not in b.batched and len(target) == len(source)
+    if new != old and exported and source[:1] == (new,) and target[0] == old:
+        target = (new, *target[1:])
     try:
         full = tuple(int(d) for d in np.broadcast_shapes(source, target))
     except ValueError:

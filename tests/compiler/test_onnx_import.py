@@ -93,6 +93,27 @@ def test_batch_reaches_a_reshape_that_was_exported_with_one(tmp_path: Path) -> N
         import_onnx(path, batch=5)
 
 
+def test_batch_of_a_fixed_export_equals_single_runs(tmp_path: Path) -> None:
+    """Class token, split heads with -1 and merged heads: the result of a batch is that of its members."""
+    nodes = [
+        helper.make_node("Concat", ["token", "x"], ["t"], axis=1),
+        helper.make_node("Reshape", ["t", "split"], ["h"]),
+        helper.make_node("Transpose", ["h"], ["ht"], perm=[0, 2, 3, 1]),
+        helper.make_node("MatMul", ["h0", "ht"], ["p"]),
+        helper.make_node("Transpose", ["h"], ["h0"], perm=[0, 2, 1, 3]),
+        helper.make_node("Reshape", ["p", "merge"], ["y"]),
+    ]
+    nodes[3], nodes[4] = nodes[4], nodes[3]
+    inits = [init("token", np.ones((1, 1, 6), np.float32)), init("split", np.int64([1, 4, -1, 3]))]
+    path = save(tmp_path, nodes, [value("x", (1, 3, 6))], ["y"], [*inits, init("merge", np.int64([2, -1]))])
+    x = np.arange(90, dtype=np.float32).reshape(5, 3, 6) / 50
+    single = import_onnx(path)
+    wanted = np.concatenate([run_graph(single, {"x": x[i : i + 1]})["y"] for i in range(5)])
+    found = run_graph(import_onnx(path, batch=5), {"x": x})["y"]
+    assert found.shape == (10, 16)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("shapes", "batch", "reason"),
     [({"z": (1, 3)}, None, "inputs are x"), ({"x": (1, 2, 3)}, None, "3 extents"), (None, 0, "at least 1")],
