@@ -75,7 +75,7 @@ def reshape(b: Builder, call: Call) -> None:
         raise call.fail(f"target shape {target} is not valid")
     new, old = call.batch_ratio
     if new != old and call.inputs[0] in b.batched and call.operand(1) not in b.batched:
-        target = _rebatched(target, source.elements, new, old)
+        target = _rebatched(target, source.shape, new, old)
     fixed = math.prod(d for d in target if d != -1)
     if -1 in target:
         if fixed == 0 or source.elements % fixed:
@@ -87,16 +87,22 @@ def reshape(b: Builder, call: Call) -> None:
     b.emit(call.name, "Reshape", call.inputs[:1], call.outputs, {"shape": tuple(target)})
 
 
-def _rebatched(target: list[int], elements: int, new: int, old: int) -> list[int]:
-    """Return a target that was exported for batch `old`, with its first extent, which holds the batch, for `new`."""
+def _rebatched(target: list[int], source: tuple[int, ...], new: int, old: int) -> list[int]:
+    """Return a target exported for batch `old` made for `new`: at the axis where the source has it, else at the first.
+
+    A target that fits as it is, or in which the batch cannot be found, is returned unchanged.
+    """
+    elements = math.prod(source)
     fixed = math.prod(d for d in target if d != -1)
     if not target or elements * old % new or (-1 not in target and fixed == elements):
         return target
     before = elements * old // new
     exported = [before // fixed if d == -1 else d for d in target] if fixed else target
-    if math.prod(exported) != before or exported[0] * new % old:
+    same = [i for i, (s, d) in enumerate(zip(source, exported)) if s == new and d == old]
+    axis = same[0] if same else 0
+    if math.prod(exported) != before or exported[axis] * new % old or (not same and source[0] % new):
         return target
-    return [exported[0] * new // old, *exported[1:]]
+    return [*exported[:axis], exported[axis] * new // old, *exported[axis + 1 :]]
 
 
 @rule("Concat")
@@ -111,6 +117,26 @@ def concat(b: Builder, call: Call) -> None:
                 attrs = {"shape": (new, *extents[1:])}
                 parts[index] = b.emit(f"{call.name}/repeat{index}", "Expand", [name], attrs=attrs)
     b.emit(call.name, "Concat", parts, call.outputs, {"axis": axis})
+
+
+@rule("GatherElements", "GatherND")
+def gather_batch(b: Builder, call: Call) -> None:
+    """Constant indices that were exported for a batch of 1 are repeated for the batch of `--batch`."""
+    new, old = call.batch_ratio
+    data, index = call.inputs[:2]
+    if new == old or data not in b.batched or index in b.batched:
+        b.emit(call.name, call.op, call.inputs, call.outputs, call.attrs)
+        return
+    known, extents = b.value(index), b.type(data).shape
+    nd = call.op == "GatherND"
+    movable = old == 1 and known is not None and known.shape[:1] == (1,) and extents[0] == new
+    if known is None or not movable or call.attrs.get("batch_dims", 0) or (nd and known[..., 0].any()):
+        raise call.fail("its constant indices were exported for another batch; export the model with a dynamic batch")
+    wide = np.repeat(known, new, axis=0)
+    if nd:
+        wide[..., 0] += np.arange(new).reshape((-1,) + (1,) * (wide.ndim - 2))
+    repeated = b.array(f"{call.name}/indices", wide, "int64")
+    b.emit(call.name, call.op, [data, repeated], call.outputs, call.attrs)
 
 
 @rule("Squeeze", "Unsqueeze")

@@ -26,6 +26,10 @@ def _geometry(node: Node, types: Types) -> tuple[int, int, int, int]:
             raise fail(node, f"attribute {name} = {node.attrs[name]!r} is not supported; use the default")
     if optional(types, 4) is not None or optional(types, 7) is not None:
         raise fail(node, "sequence_lens and peepholes are not supported; export without them")
+    for index in (5, 6):
+        state = optional(types, index)
+        if state is not None and state.shape != (directions, x.shape[1], hidden):
+            raise fail(node, f"input {index} {list(state.shape)} must be [{directions}, {x.shape[1]}, {hidden}]")
     return x.shape[0], x.shape[1], directions, hidden
 
 

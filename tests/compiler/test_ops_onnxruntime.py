@@ -381,7 +381,9 @@ def test_quantised(case: Case, tmp_path: Path) -> None:
 
 
 def test_every_operator_has_a_case() -> None:
-    """The completeness test: a registered operator without a case here fails."""
+    """The completeness test: a registered ONNX operator without a case here fails."""
     arithmetic = [*UNARY, *BINARY, *SOFTMAX, *CONV, *MATMUL, *POOL, *NORM]
     movement = [*REDUCE, *LAYOUT, *INDEX, *RESIZE, *RECURRENT, *ATTENTION]
-    assert set(OPS) - {case.op for case in (*arithmetic, *movement, *QUANT)} == set()
+    onnx_operators = {op for op in OPS if onnx.defs.has(op)}
+    assert len(onnx_operators) > 100
+    assert onnx_operators - {case.op for case in (*arithmetic, *movement, *QUANT)} == set()
