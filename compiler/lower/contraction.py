@@ -1,0 +1,277 @@
+"""Lowering of Conv and MatMul groups: operands become strided views, grouped weights block-diagonal tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from compiler.graph import Constant, Node, TensorType
+from compiler.kernels.contraction import Contraction, Epilogue, Operand, build
+from compiler.lower.context import Call, Context, NoKernel, row_major, rule, scalar_value
+from compiler.tiling import search
+from isa.machine import Machine
+
+Array = npt.NDArray[Any]
+
+# Activations that commute with rounding, so that the drain may apply them before it rounds.
+FOLDED = {"Relu": "relu", "Clip": "clip", "LeakyRelu": "leaky_relu"}
+# Element-wise operators as vector operations, for epilogues.
+UNARY = {
+    "Relu": "relu", "Clip": "clip", "LeakyRelu": "leaky_relu", "Sigmoid": "sigmoid", "Tanh": "tanh", "Gelu": "gelu",
+    "HardSwish": "hardswish", "HardSigmoid": "hard_sigmoid", "Mish": "mish", "Elu": "elu", "Softplus": "softplus",
+    "Erf": "erf", "Exp": "exp", "Sqrt": "sqrt", "Neg": "neg", "Abs": "abs",
+}  # fmt: skip
+BINARY = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Max": "max", "Min": "min"}
+SCALAR_FORM = {"add": "adds", "mul": "muls", "max": "maxs", "min": "mins"}
+
+
+@dataclass
+class _Axes:
+    """Dimensions of a contraction's output by letter, with the strides of its operands."""
+
+    extents: dict[str, int]
+    out_shape: tuple[int, ...]
+    out_strides: dict[str, int]
+
+
+def activation(node: Node) -> tuple[str, float, float]:
+    """(vector operation, f0, f1) of a unary node; raises NoKernel when the ISA has none."""
+    if node.op not in UNARY:
+        raise NoKernel(f"{node.name}: no vector operation for {node.op}")
+    a = node.attrs
+    if node.op == "Clip":
+        return "clip", float(a.get("min", -3.0e38)), float(a.get("max", 3.0e38))
+    if node.op == "Gelu" and a.get("approximate", "none") == "tanh":
+        return "gelu_tanh", 0.0, 0.0
+    if node.op == "HardSigmoid":
+        return "hard_sigmoid", float(a.get("alpha", 0.2)), float(a.get("beta", 0.5))
+    if node.op in ("LeakyRelu", "Elu"):
+        return UNARY[node.op], float(a.get("alpha", 0.01 if node.op == "LeakyRelu" else 1.0)), 0.0
+    return UNARY[node.op], 0.0, 0.0
+
+
+@rule("Conv")
+def lower_conv(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
+    """Lower a 2-D channels-last convolution with its epilogue."""
+    node = nodes[0]
+    if node.attrs.get("layout") != "NHWC" or len(context.type_of(node.inputs[0]).shape) != 4:
+        raise NoKernel(f"{node.name}: only 2-D channels-last convolutions have a kernel")
+    x, w = node.inputs[0], node.inputs[1]
+    batch, in_h, in_w, channels = context.type_of(x).shape
+    kh, kw, per_group, filters = context.type_of(w).shape
+    _, h, wide, _ = context.type_of(node.outputs[0]).shape
+    groups = int(node.attrs.get("group", 1))
+    if groups > 1:
+        w, merged = _pack_groups(context, node, groups)
+    else:
+        merged = 1
+    blocks, c, n = groups // merged, per_group * merged, filters // groups * merged
+    pads = tuple(node.attrs.get("pads", (0, 0, 0, 0)))
+    a = _operand(context, x, {"x": in_h * in_w * channels, "y": c, "h": in_w * channels, "w": channels, "c": 1})
+    weight = _operand(context, w, {"y": kh * kw * c * n * (groups > 1), "kh": kw * c * n, "kw": c * n, "c": n, "n": 1})
+    axes = _Axes(
+        {"x": batch, "y": blocks, "h": h, "w": wide, "n": n}, (batch, h, wide, filters),
+        {"x": h * wide * filters, "y": n, "h": wide * filters, "w": filters, "n": 1},
+    )
+    window = {
+        "kh": kh, "kw": kw, "in_h": in_h, "in_w": in_w, "stride": tuple(node.attrs.get("strides", (1, 1))),
+        "pad": (pads[0], pads[1]), "dilation": tuple(node.attrs.get("dilations", (1, 1))), "c": c,
+    }
+    return _finish(context, nodes, a, weight, (x, w), axes, window)
+
+
+def _pack_groups(context: Context, node: Node, groups: int) -> tuple[str, int]:
+    """Merge groups into block-diagonal tiles that fill the array: [blocks, kh, kw, c, n]; (name, groups a block)."""
+    source = context.graph.constants.get(node.inputs[1])
+    if source is None:
+        raise NoKernel(f"{node.name}: grouped convolution with computed weights")
+    kh, kw, per_group, filters = source.type.shape
+    per_out = filters // groups
+    matrix = context.machine.core.matrix
+    merged = max(m for m in range(1, groups + 1)
+                 if groups % m == 0 and (m == 1 or (m * per_group <= matrix.rows and m * per_out <= matrix.cols)))
+    blocks = groups // merged
+    packed_type = TensorType((blocks, kh, kw, merged * per_group, merged * per_out), source.type.dtype,
+                             source.type.scale, source.type.zero_point)
+
+    def pack(values: Array) -> Array:
+        packed = np.zeros(packed_type.shape, values.dtype)
+        for g in range(groups):
+            block, j = divmod(g, merged)
+            part = values[:, :, :, g * per_out : (g + 1) * per_out]
+            packed[block, :, :, j * per_group : (j + 1) * per_group, j * per_out : (j + 1) * per_out] = part
+        return packed
+
+    return context.add_constant(f"{node.inputs[1]}.packed", source.map(packed_type, pack), weight=True), merged
+
+
+@rule("MatMul")
+def lower_matmul(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
+    """Lower a matrix product, dense or batched (two batch dimensions after merging), with its epilogue."""
+    node = nodes[0]
+    left, right = node.inputs[0], node.inputs[1]
+    a_shape, b_shape = context.type_of(left).shape, context.type_of(right).shape
+    out_shape = context.type_of(node.outputs[0]).shape
+    if min(len(a_shape), len(b_shape)) < 2:
+        raise NoKernel(f"{node.name}: a product with a vector has no kernel")
+    trans_a, trans_b = bool(node.attrs.get("transA", 0)), bool(node.attrs.get("transB", 0))
+    m, k = (a_shape[-1], a_shape[-2]) if trans_a else (a_shape[-2], a_shape[-1])
+    n = b_shape[-2] if trans_b else b_shape[-1]
+    strides_a, strides_b, strides_o = row_major(a_shape), row_major(b_shape), row_major(out_shape)
+    batch = _merge_batch(out_shape[:-2], a_shape[:-2], strides_a, b_shape[:-2], strides_b, strides_o)
+    if not trans_a and len(batch) == 1 and batch[0][2] == 0 and batch[0][1] == m * k and batch[0][3] == m * n:
+        m, batch = m * batch[0][0], []  # rows of all batches in one matrix
+    if len(batch) > 2:
+        raise NoKernel(f"{node.name}: {len(batch)} batch dimensions do not merge into two")
+    batch = [(1, 0, 0, 0)] * (2 - len(batch)) + batch
+    extents = {"x": batch[0][0], "y": batch[1][0], "h": m, "w": 1, "n": n}
+    a_strides = {"x": batch[0][1], "y": batch[1][1], "h": 1 if trans_a else k, "c": a_shape[-1] if trans_a else 1}
+    b_strides = {"x": batch[0][2], "y": batch[1][2], "c": 1 if trans_b else n, "n": k if trans_b else 1}
+    o_strides = {"x": batch[0][3], "y": batch[1][3], "h": n, "n": 1}
+    window = {"kh": 1, "kw": 1, "in_h": m, "in_w": 1, "stride": (1, 1), "pad": (0, 0), "dilation": (1, 1), "c": k}
+    axes = _Axes(extents, out_shape, o_strides)
+    a, weight = _operand(context, left, a_strides), _operand(context, right, b_strides)
+    if weight.space != "spm" and context.machine.path(weight.space, "wfifo") is None:
+        if context.machine.path(weight.space, "spm") is None:
+            raise NoKernel(f"{node.name}: {right} lies in {weight.space}, from where the array cannot take weights")
+    elif weight.space == "spm" and context.machine.path("spm", "wfifo") is None:
+        raise NoKernel(f"{node.name}: the weight port of {context.machine.name} cannot read the scratchpad")
+    return _finish(context, nodes, a, weight, (left, right), axes, window)
+
+
+def _merge_batch(out: tuple[int, ...], a: tuple[int, ...], a_strides: tuple[int, ...], b: tuple[int, ...],
+                 b_strides: tuple[int, ...], o_strides: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
+    """Batch dimensions as (extent, strides of A, B, out), broadcast ones with stride 0, neighbours merged."""
+    rank = len(out)
+    rows: list[tuple[int, int, int, int]] = []
+    for i, extent in enumerate(out):
+        if extent == 1:
+            continue
+        strides = []
+        for shape, source in ((a, a_strides), (b, b_strides)):
+            j = i - (rank - len(shape))
+            strides.append(source[j] if j >= 0 and shape[j] > 1 else 0)
+        row = (extent, strides[0], strides[1], o_strides[i])
+        if rows and all(p == q * extent for p, q in zip(rows[-1][1:], row[1:])):
+            rows[-1] = (rows[-1][0] * extent, *row[1:])
+        else:
+            rows.append(row)
+    return rows
+
+
+def _operand(context: Context, name: str, strides: Mapping[str, int]) -> Operand:
+    tensor = context.type_of(name) if name in context.graph.tensors else context.new_constants[name].type
+    return Operand(context.space_of(name), tensor.dtype, dict(strides), tensor.scale, tensor.zero_point)
+
+
+def _finish(context: Context, nodes: tuple[Node, ...], a: Operand, weight: Operand, sources: tuple[str, str],
+            axes: _Axes, window: dict[str, Any]) -> list[Call]:
+    """Add the epilogue, choose the tiling, and return the call."""
+    node, matrix = nodes[0], context.machine.core.matrix
+    operand_dtype = a.dtype if context.matrix_dtype == "" else context.matrix_dtype
+    if operand_dtype not in matrix.passes:
+        raise NoKernel(f"{node.name}: the array of {context.machine.name} does not multiply {operand_dtype}")
+    out_name = nodes[-1].outputs[0]
+    out = _operand(context, out_name, axes.out_strides)
+    bind = {"a": (sources[0], 0), "weight": (sources[1], 0), "out": (out_name, 0)}
+    epilogue = _epilogue(context, nodes, axes, bind)
+    e = axes.extents
+    spec = Contraction(e["x"], e["y"], e["h"], e["w"], e["n"], a=a, weight=weight, out=out, operand_dtype=operand_dtype,
+                       acc_dtype=matrix.accumulate[operand_dtype], epilogue=epilogue, **window)
+    tiling = search(spec, context.machine, context.budget)
+    make = partial(_make, spec, tiling, context.machine)
+    return [Call(("contraction", repr(spec), tiling), make, bind)]
+
+
+def _make(spec: Contraction, tiling: Any, machine: Machine, name: str) -> Any:
+    return build(spec, tiling, machine, name)
+
+
+def _epilogue(context: Context, nodes: tuple[Node, ...], axes: _Axes, bind: dict[str, tuple[str, int]]) -> Epilogue:
+    anchor = nodes[0]
+    bias = len(anchor.inputs) > 2 and bool(anchor.inputs[2])
+    if bias:
+        bind["bias"] = (_vector(context, anchor.inputs[2], axes.extents["y"]), 0)
+    scales = "weight_scales" in anchor.attrs
+    if scales:
+        bind["scales"] = (_channel_scales(context, anchor), 0)
+    act, f0, f1 = "none", 0.0, 0.0
+    rest = list(nodes[1:])
+    if rest and rest[0].op in FOLDED and _same_steps(context, anchor, rest[0]):
+        act, f0, f1 = activation(rest[0])
+        anchor = rest.pop(0)
+    after: list[tuple[str, float, float, int]] = []
+    operands: list[Operand] = []
+    mids = [context.type_of(anchor.outputs[0]).scale]
+    previous = anchor.outputs[0]
+    for node in rest:
+        after.append(_step(context, node, previous, axes, operands, bind))
+        previous = node.outputs[0]
+        mids.append(context.type_of(previous).scale)
+    return Epilogue(bias, scales, act, f0, f1, tuple(after), tuple(operands), tuple(mids))
+
+
+def _same_steps(context: Context, anchor: Node, node: Node) -> bool:
+    """True when rounding before or after the activation gives the same stored value."""
+    before, behind = context.type_of(anchor.outputs[0]), context.type_of(node.outputs[0])
+    exact = node.op in ("Relu", "Clip") or before.dtype == "fp32"
+    return before.dtype == behind.dtype and before.scale == behind.scale and exact
+
+
+def _step(context: Context, node: Node, previous: str, axes: _Axes, operands: list[Operand],
+          bind: dict[str, tuple[str, int]]) -> tuple[str, float, float, int]:
+    """One element-wise operation of the epilogue; the other operand is a scalar, a vector or a tensor."""
+    if node.op not in BINARY:
+        return (*activation(node), -1)
+    op = BINARY[node.op]
+    others = [x for x in node.inputs if x != previous]
+    if len(node.inputs) != 2 or (node.inputs[0] != previous and op in ("sub", "div")):
+        raise NoKernel(f"{node.name}: operand order of {node.op} does not fit an epilogue")
+    if not others:
+        raise NoKernel(f"{node.name}: {node.op} of a value with itself")
+    value = scalar_value(context, others[0])
+    if value is not None and op in SCALAR_FORM:
+        return SCALAR_FORM[op], value, 0.0, -1
+    strides = _broadcast(context.type_of(others[0]).shape, axes)
+    bind[f"e{len(operands)}"] = (others[0], 0)
+    operands.append(_operand(context, others[0], strides))
+    return op, 0.0, 0.0, len(operands) - 1
+
+
+def _broadcast(shape: tuple[int, ...], axes: _Axes) -> dict[str, int]:
+    """Strides by letter of a tensor that broadcasts to the output; raises NoKernel when the letters do not fit."""
+    if shape == axes.out_shape:
+        return dict(axes.out_strides)
+    padded = (1,) * (len(axes.out_shape) - len(shape)) + shape
+    if all(x == 1 for x in padded[:-1]) and padded[-1] == axes.out_shape[-1]:
+        return {"y": axes.extents["n"] if axes.extents["y"] * axes.extents["n"] == padded[-1] else 0, "n": 1}
+    raise NoKernel(f"an epilogue operand of shape {shape} does not broadcast simply to {axes.out_shape}")
+
+
+def _vector(context: Context, name: str, blocks: int) -> str:
+    """The fp32 copy of a per-channel constant, where copy engines can fetch it."""
+    constant = context.graph.constants.get(name)
+    if constant is None:
+        raise NoKernel(f"{name}: a computed bias has no kernel")
+    flat = TensorType((constant.type.elements,), "fp32")
+    if blocks > 1 and constant.type.elements % blocks:
+        raise NoKernel(f"{name}: bias of {constant.type.elements} elements over {blocks} groups")
+    key = f"{name}.fp32"
+    if key not in context.new_constants:
+        context.add_constant(key, constant.map(flat, lambda v: np.asarray(v, np.float32).reshape(-1)))
+    return key
+
+
+def _channel_scales(context: Context, anchor: Node) -> str:
+    """Scale of every output channel's accumulator: that of the input times that of the filter."""
+    name = str(anchor.attrs["weight_scales"])
+    step = context.type_of(anchor.inputs[0]).scale
+    source: Constant = context.graph.constants[name]
+    key = f"{anchor.name}.scales"
+    flat = TensorType((source.type.elements,), "fp32")
+    return context.add_constant(key, source.map(flat, lambda v: (np.asarray(v, np.float32) * np.float32(step)).reshape(-1)))

@@ -1,0 +1,179 @@
+"""Tile search for contractions: a small space, a closed-form cost, the best point that fits.
+
+The cost is the classic overlap of a tiled pipeline: the slowest of array, DRAM traffic and drain, plus what cannot
+overlap (the first tile's load and the last tile's way out).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from compiler.kernels.contraction import Contraction, Tiling, tap_block, unit_grid
+from isa.dtypes import dtype
+from isa.errors import CapacityError
+from isa.machine import Machine
+
+DRAIN_LAG_SLOTS = 2
+EPILOGUE_SLOTS = 3
+STEP_CYCLES = 60  # scalar work of one step of the loop, as the code generator emits it
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Estimated cycles of one core, bytes over DRAM of the whole chip, bytes of scratchpad and accumulators."""
+
+    cycles: float
+    dram_bytes: int
+    spm_bytes: int
+    acc_bytes: int
+
+
+def search(spec: Contraction, machine: Machine, budget: Mapping[str, int]) -> Tiling:
+    """Return the cheapest tiling that fits `budget` bytes by space; raises CapacityError when none does."""
+    return _search(_Key(spec, machine, tuple(sorted(budget.items()))))
+
+
+@dataclass(frozen=True)
+class _Key:
+    spec: Contraction
+    machine: Machine
+    budget: tuple[tuple[str, int], ...]
+
+    def __hash__(self) -> int:
+        return hash((repr(self.spec), self.machine.name, self.budget))
+
+
+@lru_cache(maxsize=4096)
+def _search(key: _Key) -> Tiling:
+    spec, machine, budget = key.spec, key.machine, dict(key.budget)
+    best: tuple[float, Tiling] | None = None
+    smallest: Cost | None = None
+    for tiling in candidates(spec, machine):
+        cost = estimate(spec, tiling, machine)
+        if smallest is None or cost.spm_bytes + cost.acc_bytes < smallest.spm_bytes + smallest.acc_bytes:
+            smallest = cost
+        if not _fits(cost, machine, budget):
+            continue
+        if best is None or cost.cycles < best[0]:
+            best = (cost.cycles, tiling)
+    if best is None:
+        assert smallest is not None
+        raise CapacityError(
+            f"{spec.h}x{spec.w}x{spec.n} contraction over {spec.kh}x{spec.kw}x{spec.c}: its smallest tiling needs "
+            f"{smallest.spm_bytes} bytes of scratchpad and {smallest.acc_bytes} of accumulators; "
+            f"{machine.name} has {budget} for kernels: enlarge core.spaces, or lower the resolution or batch"
+        )
+    return best[1]
+
+
+def _fits(cost: Cost, machine: Machine, budget: Mapping[str, int]) -> bool:
+    acc_space = machine.core.matrix.acc_space
+    if acc_space == "spm":
+        return cost.spm_bytes + cost.acc_bytes <= budget["spm"]
+    return cost.spm_bytes <= budget["spm"] and cost.acc_bytes <= budget[acc_space]
+
+
+def steps_of(total: int, unit: int) -> list[int]:
+    """Tile extents to try: the unit times powers of two, and the whole."""
+    tiles = {total}
+    tile = unit
+    while tile < total:
+        tiles.add(tile)
+        tile *= 2
+    return sorted(tiles)
+
+
+def candidates(spec: Contraction, machine: Machine) -> Iterator[Tiling]:
+    """Every tiling worth a look."""
+    matrix = machine.core.matrix
+    splits = [k for k in ("x", "y", "h", "n") if getattr(spec, k) > 1] if machine.cores > 1 else [""]
+    heights = sorted(set(steps_of(spec.h, 1)) | {-(-spec.h // 3), -(-spec.h // 7), -(-spec.h // 14)})
+    batch = "".join(k for k in "xy")
+    orders = {(*batch, "n", "h"), (*batch, "h", "n"), ("n", *batch, "h"), ("y", "n", "x", "h")}
+    if spec.h == 1 or spec.n <= matrix.cols:
+        orders = {(*batch, "n", "h"), ("n", *batch, "h")}
+    for h in heights:
+        for n in steps_of(spec.n, matrix.cols):
+            for c in steps_of(spec.c, matrix.rows):
+                for order in sorted(orders):
+                    for split in splits or [""]:
+                        yield Tiling(h, n, c, (*order, "c"), split)
+
+
+def estimate(spec: Contraction, tiling: Tiling, machine: Machine) -> Cost:
+    """Closed-form cost of a tiling."""
+    totals = {"x": spec.x, "y": spec.y, "h": spec.h, "n": spec.n, "c": spec.c}
+    tiles = {"x": 1, "y": 1, "h": min(tiling.h, spec.h), "n": min(tiling.n, spec.n), "c": min(tiling.c, spec.c)}
+    counts = {k: -(-totals[k] // tiles[k]) for k in totals}
+    share = counts[tiling.split] / -(-counts[tiling.split] // machine.cores) if tiling.split else 1.0
+    loads = {name: _loads(letters, tiling.order, counts, tiles, totals) for name, letters in _USES.items()}
+    size = {"a": dtype(spec.a.dtype).size_bytes, "weight": dtype(spec.weight.dtype).size_bytes,
+            "out": dtype(spec.out.dtype).size_bytes}
+    in_rows = min((tiles["h"] - 1) * spec.stride[0] + (spec.kh - 1) * spec.dilation[0] + 1, spec.in_h)
+    a_tile = in_rows * spec.in_w * tiles["c"] * size["a"]
+    w_tile = spec.kh * spec.kw * tiles["c"] * tiles["n"] * size["weight"]
+    o_tile = tiles["h"] * spec.w * tiles["n"] * size["out"]
+    traffic = {"a": loads["a"] * a_tile, "weight": loads["weight"] * w_tile, "out": loads["out"] * o_tile}
+    extra = len(spec.epilogue.operands)
+    dram = sum(v for k, v in traffic.items() if getattr(spec, k).space == "dram") + extra * traffic["out"]
+    rate = machine.dram_bytes_per_second / (machine.clock_mhz * 1e6)
+    compute = _array_cycles(spec, tiles, counts, machine) / share
+    steps = 1
+    for k in counts:
+        steps *= counts[k]
+    first = (a_tile * (spec.a.space != "spm") + w_tile) / rate * (machine.cores if tiling.split else 1)
+    cycles = max(compute, dram / rate, _drain_cycles(spec, machine) / share)
+    cycles += first + o_tile / rate + STEP_CYCLES * steps / share
+    spm = _slots(loads["a"]) * a_tile * (spec.a.space != "spm") + _slots(loads["weight"]) * w_tile * _buffered(spec, machine)
+    kept = spec.out.space != "spm" or bool(spec.epilogue.after)
+    spm += _slots(loads["out"], DRAIN_LAG_SLOTS) * o_tile * kept + EPILOGUE_SLOTS * extra * o_tile + 8 * tiles["n"] * 4
+    separate = bool(spec.epilogue.after) and machine.core.drain is not None
+    spm += DRAIN_LAG_SLOTS * o_tile * separate + 1024
+    acc = _slots(loads["out"], DRAIN_LAG_SLOTS) * tiles["h"] * spec.w * tiles["n"] * dtype(spec.acc_dtype).size_bytes
+    return Cost(cycles, int(dram), int(spm), int(acc + 256))
+
+
+_USES = {"a": "xyhc", "weight": "xycn", "out": "xyhn"}
+
+
+def _loads(letters: str, order: tuple[str, ...], counts: dict[str, int], tiles: dict[str, int], totals: dict[str, int]) -> int:
+    """How often a tile that depends on `letters` is fetched: every loop down to the innermost that it depends on."""
+    moving = [k for k in order if counts[k] > 1]
+    depth = max((i + 1 for i, k in enumerate(moving) if k in letters), default=0)
+    times = 1
+    for k in moving[:depth]:
+        times *= counts[k]
+    return times
+
+
+def _slots(loads: int, most: int = 2) -> int:
+    return most if loads > 1 else 1
+
+
+def _buffered(spec: Contraction, machine: Machine) -> bool:
+    return machine.path(spec.weight.space, "wfifo") is None
+
+
+def _array_cycles(spec: Contraction, tiles: dict[str, int], counts: dict[str, int], machine: Machine) -> float:
+    matrix = machine.core.matrix
+    gh, gw, gc = tap_block(spec, matrix.rows, tiles["c"])
+    units_n, units_h = unit_grid(machine, tiles["n"])
+    passes = -(-spec.kh // gh) * -(-spec.kw // gw) * -(-tiles["c"] // gc) * counts["c"]
+    blocks = -(-tiles["n"] // (matrix.cols * units_n)) * counts["n"]
+    rows = -(-tiles["h"] // units_h) * spec.w
+    load = matrix.rows if matrix.weight_load_cycles is None else matrix.weight_load_cycles
+    if not _buffered(spec, machine):  # tiles come from DRAM at its pace
+        tile_bytes = matrix.rows * matrix.cols * dtype(spec.weight.dtype).size_bytes
+        load = int(max(load, tile_bytes / (machine.dram_bytes_per_second / (machine.clock_mhz * 1e6))))
+    stream = max(rows * matrix.passes.get(spec.operand_dtype, 1.0), load)
+    return spec.x * spec.y * counts["h"] * blocks * passes * stream
+
+
+def _drain_cycles(spec: Contraction, machine: Machine) -> float:
+    elements = spec.x * spec.y * spec.h * spec.w * spec.n * (1 + len(spec.epilogue.after))
+    if machine.core.drain is not None:
+        return elements / machine.core.drain.elements_per_cycle
+    vector = machine.core.vector
+    return elements / (vector.lanes * vector.sublanes) if vector else 0.0
