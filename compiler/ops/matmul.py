@@ -1,4 +1,8 @@
-"""Matrix products: MatMul, Gemm, Einsum. Integer operands of 8 bits or less accumulate exactly in int32."""
+"""Matrix products: MatMul, Gemm, Einsum. Integer operands of 8 bits or less accumulate exactly in int32.
+
+Beyond ONNX, MatMul takes a bias [N] as third input and attributes `transA`, `transB` (0 or 1): that operand is stored
+with its last two axes exchanged. The passes make these forms; importers never do.
+"""
 
 from __future__ import annotations
 
@@ -48,28 +52,44 @@ def _narrow(result: Array, like: Array) -> Array:
     return result.astype(np.int32 if like.dtype.itemsize == 1 else like.dtype)
 
 
+def _as_read(node: Node, label: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of a MatMul operand as the product reads it."""
+    if not node.attrs.get(label, 0):
+        return shape
+    if len(shape) < 2:
+        raise fail(node, f"{label} needs a matrix, not {list(shape)}")
+    return (*shape[:-2], shape[-1], shape[-2])
+
+
 def _infer_matmul(node: Node, types: Types, values: Values) -> list[TensorType]:
-    a, b = want(node, types, 0), want(node, types, 1)
-    if not a.shape or not b.shape:
+    first, bias = want(node, types, 0), optional(types, 2)
+    a, b = _as_read(node, "transA", first.shape), _as_read(node, "transB", want(node, types, 1).shape)
+    if not a or not b:
         raise fail(node, "scalars cannot be multiplied as matrices")
-    left = a.shape if len(a.shape) > 1 else (1, *a.shape)
-    right = b.shape if len(b.shape) > 1 else (*b.shape, 1)
+    left = a if len(a) > 1 else (1, *a)
+    right = b if len(b) > 1 else (*b, 1)
     if left[-1] != right[-2]:
-        raise fail(node, f"inner extents differ: {list(a.shape)} x {list(b.shape)}")
-    rows = left[-2:-1] if len(a.shape) > 1 else ()
-    cols = right[-1:] if len(b.shape) > 1 else ()
+        raise fail(node, f"inner extents differ: {list(a)} x {list(b)}")
+    if bias is not None and (bias.shape != right[-1:] or len(b) < 2):
+        raise fail(node, f"bias {list(bias.shape)} must be [{right[-1]}]")
+    rows = left[-2:-1] if len(a) > 1 else ()
+    cols = right[-1:] if len(b) > 1 else ()
     shape = (*broadcast(node, left[:-2], right[:-2]), *rows, *cols)
-    return [TensorType(shape, accumulator_dtype(a.dtype))]
+    return [TensorType(shape, accumulator_dtype(first.dtype))]
 
 
 def _matmul(node: Node, values: Values) -> list[Array]:
-    a, b = computed(values)
-    return [_narrow(exact_matmul(a, b), a)]
+    operands = computed(values)
+    a, b, bias = operands[0], operands[1], optional(operands, 2)
+    a = np.swapaxes(a, -1, -2) if node.attrs.get("transA", 0) else a
+    b = np.swapaxes(b, -1, -2) if node.attrs.get("transB", 0) else b
+    y = _narrow(exact_matmul(a, b), a)
+    return [y if bias is None else np.asarray(y + bias)]
 
 
 def _matmul_work(node: Node, inputs: Types, outputs: Sequence[TensorType]) -> Work:
-    macs = outputs[0].elements * want(node, inputs, 0).shape[-1]
-    return Work(macs, 2 * macs)
+    macs = outputs[0].elements * _as_read(node, "transA", want(node, inputs, 0).shape)[-1]
+    return Work(macs, 2 * macs + (outputs[0].elements if optional(inputs, 2) is not None else 0))
 
 
 def _gemm_extents(node: Node, types: Types) -> tuple[int, int, int]:

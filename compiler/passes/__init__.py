@@ -1,0 +1,1 @@
+"""Graph passes, one a file: `run(graph, ...) -> Graph`, valid in, valid out. `pipeline` gives their order."""

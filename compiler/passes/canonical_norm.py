@@ -1,0 +1,118 @@
+"""Rules of `canonical` for normalisations: all work along one last axis; a lone BatchNormalization is x*a + b."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from compiler.graph import Array, Constant, Node, TensorType
+from compiler.passes.edit import Editor
+from isa.dtypes import dtype as dtype_of
+
+
+def _last_axis(edit: Editor, node: Node) -> bool:
+    """Softmax and LogSoftmax along another axis: transpose, compute, transpose back."""
+    x = edit.current(node.inputs[0])
+    rank = len(edit.shape(x))
+    axis = int(node.attrs.get("axis", -1)) % rank
+    if axis == rank - 1:
+        edit.keep(node, attrs={**node.attrs, "axis": -1})
+        return True
+    perm = (*(i for i in range(rank) if i != axis), axis)
+    back = tuple(int(i) for i in np.argsort(perm))
+    y = edit.emit(f"{node.name}.turn", "Transpose", (x,), perm=perm)
+    y = edit.emit(node.name, node.op, (y,), **{**node.attrs, "axis": -1})
+    edit.emit(f"{node.name}.back", "Transpose", (y,), node.outputs[0], perm=back)
+    return True
+
+
+def _layer(edit: Editor, node: Node) -> bool:
+    """LayerNormalization and RMSNormalization over several trailing axes: flatten them into one."""
+    x, *rest = (edit.current(n) for n in node.inputs)
+    shape = edit.shape(x)
+    axis = int(node.attrs.get("axis", -1)) % len(shape)
+    width = int(np.prod(shape[axis:], dtype=np.int64))
+    if axis == len(shape) - 1:
+        edit.keep(node, attrs={**node.attrs, "axis": -1})
+        return True
+    if len(node.outputs) > 1 or any(not edit.constant(n) or edit.shape(n) != shape[axis:] for n in rest if n):
+        return False
+    flat = [edit.mapped(n, "flat", (width,), lambda v: v.reshape(-1)) if n else "" for n in rest]
+    y = edit.emit(f"{node.name}.flat", "Reshape", (x,), shape=(*shape[:axis], width))
+    y = edit.emit(node.name, node.op, (y, *flat), **{**node.attrs, "axis": -1})
+    edit.emit(f"{node.name}.back", "Reshape", (y,), node.outputs[0], shape=shape)
+    return True
+
+
+def _grouped(edit: Editor, node: Node) -> bool:
+    """InstanceNormalization and GroupNormalization: a LayerNormalization of rows, then scale and shift by channel."""
+    x, scale, bias = (edit.current(n) for n in node.inputs)
+    shape = edit.shape(x)
+    channels = shape[1]
+    groups = int(node.attrs.get("num_groups", channels))
+    known = edit.constant(scale) and edit.constant(bias)
+    if not known or len(node.outputs) > 1 or node.attrs.get("layout", "NCHW") != "NCHW":
+        return False
+    width = int(np.prod(shape[2:], dtype=np.int64)) * channels // groups
+    dtype = edit.tensors[scale].dtype
+    one, zero = (
+        edit.add_constant(f"{node.name}.{label}", _filled(width, value, dtype))
+        for label, value in (("one", 1.0), ("zero", 0.0))
+    )
+    y = edit.emit(f"{node.name}.rows", "Reshape", (x,), shape=(shape[0] * groups, width))
+    epsilon = float(node.attrs.get("epsilon", 1e-5))
+    y = edit.emit(f"{node.name}.normal", "LayerNormalization", (y, one, zero), axis=-1, epsilon=epsilon)
+    y = edit.emit(f"{node.name}.back", "Reshape", (y,), shape=shape)
+    column = (channels,) + (1,) * (len(shape) - 2)
+    scale, bias = (edit.mapped(n, "column", column, lambda v: v.reshape(column)) for n in (scale, bias))
+    y = edit.emit(f"{node.name}.scale", "Mul", (y, scale))
+    edit.emit(node.name, "Add", (y, bias), node.outputs[0])
+    return True
+
+
+def _filled(width: int, value: float, dtype: str) -> Constant:
+    return Constant(TensorType((width,), dtype), lambda: np.full((width,), value, dtype_of(dtype).numpy))
+
+
+def _batch_norm(edit: Editor, node: Node) -> bool:
+    """What `bn_fold` could not fold: one multiply and one add by channel, the constants made lazily."""
+    x, *parameters = (edit.current(n) for n in node.inputs)
+    if node.attrs.get("layout", "NCHW") != "NCHW" or not all(edit.constant(n) for n in parameters):
+        return False
+    column = (edit.shape(x)[1],) + (1,) * (len(edit.shape(x)) - 2)
+    scale, shift = affine(edit, parameters, float(node.attrs.get("epsilon", 1e-5)))
+    kind = TensorType(column, "fp32")
+    factor = edit.add_constant(f"{node.name}.factor", scale.map(kind, lambda v: v.reshape(column)))
+    offset = edit.add_constant(f"{node.name}.offset", shift.map(kind, lambda v: v.reshape(column)))
+    y = edit.emit(f"{node.name}.scale", "Mul", (x, factor))
+    edit.emit(node.name, "Add", (y, offset), node.outputs[0])
+    return True
+
+
+def affine(edit: Editor, parameters: list[str], epsilon: float) -> tuple[Constant, Constant]:
+    """Batch normalisation as x * factor + offset, both lazy fp32 [C]; stripped where a parameter is.
+
+    factor = scale / sqrt(variance + epsilon), offset = bias - mean * factor (Ioffe and Szegedy 2015).
+    """
+    constants = [edit.constants[n] for n in parameters]
+    kind = TensorType(constants[0].type.shape, "fp32")
+    if any(c.stripped for c in constants):
+        return Constant(kind), Constant(kind)
+    scale, bias, mean, variance = constants
+
+    def factor() -> Array:
+        wide = scale.value().astype(np.float64) / np.sqrt(variance.value().astype(np.float64) + epsilon)
+        return wide.astype(np.float32)
+
+    def offset() -> Array:
+        wide = scale.value().astype(np.float64) / np.sqrt(variance.value().astype(np.float64) + epsilon)
+        return (bias.value() - mean.value() * wide).astype(np.float32)
+
+    return Constant(kind, factor), Constant(kind, offset)
+
+
+RULES = {
+    **dict.fromkeys(("Softmax", "LogSoftmax"), _last_axis),
+    **dict.fromkeys(("LayerNormalization", "RMSNormalization"), _layer),
+    **dict.fromkeys(("InstanceNormalization", "GroupNormalization"), _grouped),
+    "BatchNormalization": _batch_norm,
+}

@@ -1,0 +1,116 @@
+"""Vertical fusion by operator class: labels `Node.group`, one kernel a group (TVM's rule table, Chen et al. 2018).
+
+Valid in: canonical graphs. Valid out: every node has a group; the nodes of a group are neighbours in the order, and the
+groups form a DAG in that order. Only the last node's output leaves a group of several nodes.
+
+    complex       anchor; takes the elementwise nodes after it as its epilogue
+    elementwise   chains of up to MAX_CHAIN nodes
+    reduction, layout, opaque   alone
+    Reshape       alone, in a group called 'view:...': an alias, no kernel
+
+A follower joins when it is the only reader of the value so far, keeps its shape, and its other operands fit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from compiler.graph import Graph, Node
+from compiler.ops import op_def
+from isa.dtypes import dtype as dtype_of
+
+MAX_CHAIN = 8
+VIEW = "view:"
+# Elementwise operators that a kernel cannot apply to the result of another one, or whose parameters are not pointwise.
+_ALONE = ("QuantizeLinear", "DequantizeLinear", "BatchNormalization")
+# What the epilogue of a matrix product may hold: activations, and arithmetic with a residual or a vector.
+_BINARY_EPILOGUE = ("Add", "Sub", "Mul", "Div", "Min", "Max", "PRelu", "Pow")
+
+
+def run(graph: Graph, fusion: bool = True) -> Graph:
+    """Label groups and bring the nodes of each together; with `fusion=False` every node is its own group."""
+    readers = graph.consumers()
+    group: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.name in group:
+            continue
+        if node.op == "Reshape":
+            group[node.name] = VIEW + node.name
+            continue
+        members = _grow(graph, node, readers, group) if fusion else [node]
+        group.update((member.name, node.name) for member in members)
+    last = {group[node.name]: index for index, node in enumerate(graph.nodes)}
+    # Ordering groups by their last node keeps the order topological: values leave a group through that node only.
+    order = sorted(graph.nodes, key=lambda node: last[group[node.name]])
+    return graph.with_nodes(replace(node, group=group[node.name]) for node in order)
+
+
+def groups(graph: Graph) -> dict[str, tuple[Node, ...]]:
+    """Nodes by group, in execution order."""
+    found: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        found.setdefault(node.group or node.name, []).append(node)
+    return {name: tuple(nodes) for name, nodes in found.items()}
+
+
+def activation_bytes(graph: Graph) -> int:
+    """Bytes of activations that kernels read and write if nothing stays on chip between groups; views are free."""
+    total = 0
+    for name, nodes in groups(graph).items():
+        if name.startswith(VIEW):
+            continue
+        inside = {n for node in nodes for n in node.outputs if n}
+        readers = graph.consumers()
+        members = {node.name for node in nodes}
+        reads = {n for node in nodes for n in node.inputs if n and n not in inside and n not in graph.constants}
+        writes = {
+            n
+            for n in inside
+            if n in graph.outputs or n not in readers or any(r.name not in members for r in readers[n])
+        }
+        total += sum(graph.tensors[n].size_bytes for n in reads | writes)
+    return total
+
+
+def _grow(graph: Graph, node: Node, readers: dict[str, list[Node]], group: dict[str, str]) -> list[Node]:
+    """The node and the followers that join it."""
+    op_class = op_def(node.op).op_class
+    members = [node]
+    if op_class not in ("complex", "elementwise") or node.op in _ALONE or len(node.outputs) != 1:
+        return members
+    while len(members) < MAX_CHAIN:
+        value = members[-1].outputs[0]
+        followers = readers.get(value, [])
+        if len(followers) != 1 or value in graph.outputs or followers[0].name in group:
+            break
+        follower = followers[0]
+        if not _joins(graph, follower, value, epilogue=op_class == "complex"):
+            break
+        members.append(follower)
+    return members
+
+
+def _joins(graph: Graph, node: Node, value: str, epilogue: bool) -> bool:
+    if op_def(node.op).op_class != "elementwise" or node.op in _ALONE or len(node.outputs) != 1:
+        return False
+    before, after = graph.tensors[value], graph.tensors[node.outputs[0]]
+    if before.shape != after.shape:
+        return False
+    others = [n for n in node.inputs if n and n != value]
+    if not epilogue:
+        return True
+    # The result passes through the accumulator: it stays a float, and each other operand fits as residual or vector.
+    if not dtype_of(after.dtype).is_float and dtype_of(before.dtype).is_float:
+        return False
+    if others and node.op not in _BINARY_EPILOGUE:
+        return False
+    return all(_residual_or_vector(graph, n, after.shape) for n in others)
+
+
+def _residual_or_vector(graph: Graph, name: str, shape: tuple[int, ...]) -> bool:
+    """The whole shape, one value, or a constant vector along the last axis (channels, once NHWC)."""
+    found = graph.tensors[name].shape
+    padded = (1,) * (len(shape) - len(found)) + found
+    if padded == shape or graph.tensors[name].elements == 1:
+        return True
+    return name in graph.constants and padded[-1] == shape[-1] and all(d == 1 for d in padded[:-1])
