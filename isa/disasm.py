@@ -196,7 +196,7 @@ def _record_line(directive: str, row: Any) -> str:
         value = getattr(row, field.name)
         if field.name == "name":
             words.append(text_of(value))
-        elif repr(value) != repr(field.default):  # repr: -0.0 is not 0.0
+        elif value != field.default:
             words.append(f"{field.name}={text_of(value)}")
     return " ".join(words)
 

@@ -42,7 +42,7 @@ def descriptors(draw: Any) -> Any:
 
     optional = st.one_of(st.just(-1), REGISTER)
     small = st.integers(-(1 << 31), (1 << 31) - 1)
-    record = descriptor(
+    return descriptor(
         draw(st.sampled_from(SPACES)), draw(st.sampled_from(list(DTYPES.values()))).code,
         tuple(row(st.integers(0, 1 << 62), n)), tuple(row(INT64, n)),
         rows=draw(st.integers(0, n)), base=draw(INT64), base_reg=draw(optional), ext_reg=row(optional, n),
@@ -51,7 +51,6 @@ def descriptors(draw: Any) -> Any:
         **{name: row(optional, 2) for name in ("origin_reg", "limit_reg")},
         pad_value=draw(REAL), scale=draw(REAL), zero_point=draw(INT64),
     )  # fmt: skip
-    return record
 
 
 @st.composite
@@ -122,7 +121,8 @@ def programs(draw: Any) -> Program:
         rows.append(row)
     args += draw(st.lists(INT64, max_size=20))
     tensor = st.builds(Tensor, NAME, NAME, INT64, SHAPE, NAME, NAME, REAL, INT64, st.lists(REAL, max_size=3).map(tuple))
-    operator = st.builds(Operator, NAME, NAME, SHAPE, NAMES, NAME, INT64, INT64, INT64, NAMES, NAMES, st.booleans(), INT64)
+    numbers = (INT64, INT64, INT64)
+    operator = st.builds(Operator, NAME, NAME, SHAPE, NAMES, NAME, *numbers, NAMES, NAMES, st.booleans(), INT64)
     return Program(
         draw(NAME), draw(NAME), np.array(instrs, INSTR), np.array(descs, DESC), tuple(kernels), np.array(rows, LAUNCH),
         np.array(args, np.int64), tuple(draw(st.lists(tensor, max_size=2, unique_by=lambda t: t.name))),

@@ -11,7 +11,7 @@ from program_strategies import assert_equal, programs
 
 from isa import assemble, disassemble, instr_text
 from isa.errors import ProgramError
-from isa.program import DESC, INSTR, LAUNCH, Kernel, Program, instruction
+from isa.program import DESC, INSTR, LAUNCH, Kernel, Program, Tensor, instruction
 from isa.table import ACTIVATIONS, FLAG_NAMES, STOP, TABLE, Op, code
 
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -68,6 +68,25 @@ def test_instruction_text(fields: dict[str, int], text: str) -> None:
     # `r9` and `relu` are parameters whose names mean something else: their registers keep their numbers.
     text = text.replace("r9", "r1")
     assert instr_text(with_instruction(**fields), 0) == text
+
+
+def test_parameters_with_one_name_stay_registers() -> None:
+    program = with_instruction(op=code("mov"), dst=1, a=0)
+    twice = replace(program, kernels=(Kernel("k", 0, 1, ("n", "n")),))
+    assert instr_text(twice, 0) == "mov r1, r0"
+    assert_equal(twice, assemble(disassemble(twice)))
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_kernels_with_one_name_are_launched_by_number(index: int) -> None:
+    program = assemble(".kernel k\nhalt\n.end\n.kernel k\nhalt\n.end\n.launch kernel=" + str(index))
+    assert_equal(program, assemble(disassemble(program)))
+
+
+def test_a_negative_zero_scale_is_kept() -> None:
+    tensor = Tensor("t", "dram", 0, (1,), "int8", "temp", -0.0, 0, (-0.0,))
+    program = replace(with_instruction(op=code("halt")), tensors=(tensor,))
+    assert_equal(program, assemble(disassemble(program)))
 
 
 def test_instruction_text_out_of_range() -> None:
