@@ -210,6 +210,7 @@ class Memory(_Part):
     channels: Annotated[int, Field(gt=0, le=4096)]
     capacity_bytes: Positive
     interleave_bytes: Positive = 256
+    private_channels: bool = False  # every core owns its share of the channels
     rotate_channels: bool = True  # shift the channel by one every round of units: power-of-two pitches then spread
     model: Literal["cycle", "ideal"] = "cycle"
     request_latency_cycles: Positive = 1  # core clock, core to controller; also the engine's lookahead window

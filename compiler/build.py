@@ -1,0 +1,414 @@
+"""From a graph with labelled groups to a Program: lowering, homes and addresses of tensors, launches.
+
+Groups run one after another. A group with a rule becomes kernel launches; one without (or whose rule finds no kernel)
+becomes a host launch if the machine leaves that operator to its host, else an estimate: closed-form time, reference
+values, and its name in the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from compiler import lower
+from compiler.bundle import pack
+from compiler.codegen import Compiled, generate, pipeline_slots
+from compiler.emit import DescriptorPool
+from compiler.graph import Constant, Graph, Node
+from compiler.lower.context import RULES, Call, Context, NoKernel
+from compiler.nest import Nest, render
+from compiler.ops import op_def
+from compiler.passes.memory import plan
+from isa.errors import CapacityError, CompileError
+from isa.machine import Machine
+from isa.params import Params, resolve
+from isa.program import (
+    INSTR,
+    LAUNCH,
+    LAUNCH_ESTIMATE,
+    LAUNCH_HOST,
+    LAUNCH_KERNEL,
+    HostOp,
+    Kernel,
+    Operator,
+    Program,
+    Tensor,
+)
+
+Array = npt.NDArray[Any]
+ALIGN_BYTES = 256
+RESIDENT_SHARE = 0.75  # of the scratchpad may hold tensors between kernels; the rest is the kernels' own
+VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"}
+assert lower is not None  # importing it registers the rules
+
+
+@dataclass(frozen=True)
+class Group:
+    """The nodes of one fused kernel, in order."""
+
+    name: str
+    nodes: tuple[Node, ...]
+
+    @property
+    def anchor(self) -> Node:
+        """The node that decides how the group is lowered: the contraction, reduction or normalisation in it."""
+        heavy = [n for n in self.nodes if op_def(n.op).op_class not in ("elementwise", "layout", "metadata")]
+        return heavy[0] if heavy else self.nodes[0]
+
+
+@dataclass
+class Built:
+    """A program with what only the compiler knows: constants by tensor name, the nests, and notes for the user."""
+
+    program: Program
+    constants: Mapping[str, Constant]
+    graph: Graph
+    nests: Mapping[str, Nest]
+    assumptions: tuple[str, ...] = ()
+
+    def dump(self) -> str:
+        """The tile programs as text."""
+        return "\n".join(render(n) for n in self.nests.values())
+
+
+@dataclass
+class _Launch:
+    """One launch before addresses are known."""
+
+    kind: int
+    operator: Operator
+    kernel: str = ""
+    nest: Nest | None = None
+    bind: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    cycles: int = 0
+    link_bytes: int = 0
+    host_op: HostOp | None = None
+
+
+def groups_of(graph: Graph) -> list[Group]:
+    """Split a graph into its groups, in an order in which every group's inputs exist.
+
+    Groups are convex, so ordering them by what they read (depth first, in program order) is always possible.
+    """
+    members: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        members.setdefault(node.group or node.name, []).append(node)
+    owner = {out: name for name, nodes in members.items() for n in nodes for out in n.outputs if out}
+    waits = {name: {owner[i] for n in nodes for i in n.inputs if i in owner} - {name} for name, nodes in members.items()}
+    done: list[Group] = []
+    while waits:
+        ready = next((name for name, needed in waits.items() if not needed & waits.keys()), None)
+        if ready is None:
+            raise CompileError(f"graph {graph.name}: the groups {sorted(waits)[:4]} wait for each other")
+        del waits[ready]
+        done.append(Group(ready, tuple(members[ready])))
+    return done
+
+
+def build_program(graph: Graph, machine: Machine, matrix_dtype: str = "", name: str = "") -> Built:
+    """Compile a labelled graph; raises CompileError or CapacityError naming the node."""
+    return _Builder(graph, machine, matrix_dtype, name or graph.name).run()
+
+
+class _Builder:
+    def __init__(self, graph: Graph, machine: Machine, matrix_dtype: str, name: str) -> None:
+        self.graph, self.machine, self.name = graph, machine, name
+        self.params: Params = resolve(machine)
+        self.roots = _view_roots(graph)
+        self.groups = [g for g in groups_of(graph) if not all(n.op in VIEWS for n in g.nodes)]
+        self.homes = self._homes()
+        budget = {k: v.size_bytes for k, v in machine.core.spaces.items()}
+        budget["spm"] -= self.resident_bytes
+        self.context = Context(machine, graph, self.homes, budget, matrix_dtype)
+        self.pool = DescriptorPool()
+        self.kernels: dict[Any, tuple[str, Compiled, Nest]] = {}
+        self.launches: list[_Launch] = []
+        self.assumptions: list[str] = []
+
+    def run(self) -> Built:
+        for group in self.groups:
+            self._group(group)
+        addresses, memory = self._addresses()
+        instrs, kernels = self._code()
+        launches, args, host_ops = self._launch_table(addresses, kernels)
+        program = Program(
+            self.name, self.machine.name, instrs, self.pool.array(), tuple(kernels.values()), launches, args,
+            self._tensors(addresses), tuple(x.operator for x in self.launches), tuple(host_ops), (), memory,
+        )
+        constants = {**self.graph.constants, **self.context.new_constants}
+        nests = {name: nest for name, _, nest in self.kernels.values()}
+        return Built(program, constants, self.graph, nests, tuple(dict.fromkeys(self.assumptions)))
+
+    # Where tensors live
+
+    def root(self, name: str) -> str:
+        """The tensor whose storage a view shares."""
+        return self.roots.get(name, name)
+
+    def _homes(self) -> dict[str, str]:
+        """Space of every tensor: constants in DRAM (or with the host), activations where the machine keeps them."""
+        machine, graph = self.machine, self.graph
+        homes: dict[str, str] = {}
+        small = "dram" if machine.path("dram", "spm") else "host"
+        for name, constant in graph.constants.items():
+            homes[name] = "dram" if len(constant.type.shape) >= 2 and machine.path("dram", "wfifo") else small
+        outside = "host" if machine.activation_space == "spm" and not machine.path("dram", "spm") else "dram"
+        inner: list[str] = []
+        for name in (*graph.inputs, *(t for n in graph.nodes for t in n.outputs if t)):
+            if self.root(name) != name:
+                continue
+            fixed = name in graph.inputs or any(self.root(o) == name for o in graph.outputs)
+            homes[name] = outside if fixed or machine.activation_space == "dram" else "spm"
+            if homes[name] == "spm":
+                inner.append(name)
+        self.resident_bytes = self._fit_resident(homes, inner, outside)
+        for name in graph.tensors:
+            homes.setdefault(name, homes.get(self.root(name), outside))
+            if self.root(name) != name:
+                homes[name] = homes[self.root(name)]
+        return homes
+
+    def _fit_resident(self, homes: dict[str, str], inner: list[str], outside: str) -> int:
+        """Keep in the scratchpad what fits its share; the largest tensors go outside until it does."""
+        if not inner:
+            return 0
+        limit = int(self.machine.core.spaces["spm"].size_bytes * RESIDENT_SHARE)
+        while True:
+            chosen = plan(self._lifetimes([n for n in inner if homes[n] == "spm"]), ALIGN_BYTES)
+            if chosen.peak_bytes <= limit:
+                self.resident_plan = chosen
+                return -(-chosen.peak_bytes // ALIGN_BYTES) * ALIGN_BYTES
+            biggest = max((n for n in inner if homes[n] == "spm"), key=lambda n: self.graph.tensors[n].size_bytes)
+            homes[biggest] = outside
+
+    def _lifetimes(self, names: Sequence[str]) -> list[tuple[str, int, int, int]]:
+        """(name, bytes, first and last group that touches it) of tensors; graph inputs and outputs live for ever."""
+        wanted = set(names)
+        first: dict[str, int] = {}
+        last: dict[str, int] = {}
+        for i, group in enumerate(self.groups):
+            for node in group.nodes:
+                for name in (*node.inputs, *node.outputs):
+                    root = self.root(name)
+                    if root in wanted:
+                        first.setdefault(root, i)
+                        last[root] = i
+        for name in self.graph.inputs:
+            first[self.root(name)] = 0
+        for name in self.graph.outputs:
+            last[self.root(name)] = len(self.groups)
+        return [(n, self.graph.tensors[n].size_bytes, first[n], last[n]) for n in names if n in first and n in last]
+
+    # Groups
+
+    def _group(self, group: Group) -> None:
+        try:
+            if group.anchor.op in self.machine.host.ops:
+                raise NoKernel(f"{group.anchor.op} is left to the host")
+            calls = self._lower(group)
+        except NoKernel as reason:
+            self._without_kernel(group, str(reason))
+            return
+        except CapacityError as error:
+            raise CapacityError(f"{group.name}: {error}") from None
+        operator = self._operator(group)
+        for i, call in enumerate(calls):
+            name, _, nest = self._kernel(call)
+            bind = {k: (self.root(v), offset) for k, (v, offset) in call.bind.items()}
+            part = operator if i == 0 else _part(operator, i)
+            part = _with_macs(part, nest.macs_padded)
+            self.launches.append(_Launch(LAUNCH_KERNEL, part, name, nest, bind))
+
+    def _lower(self, group: Group) -> list[Call]:
+        found = RULES.get(group.anchor.op)
+        if found is None:
+            raise NoKernel(f"no kernel for {group.anchor.op}")
+        try:
+            return found(self.context, group.nodes)
+        except NoKernel:
+            if len(group.nodes) == 1:
+                raise
+        return [call for node in group.nodes for call in self._lower(Group(node.name, (node,)))]
+
+    def _kernel(self, call: Call) -> tuple[str, Compiled, Nest]:
+        if call.key not in self.kernels:
+            name = f"k{len(self.kernels)}_{str(call.key[0]) if isinstance(call.key, tuple) else 'kernel'}"
+            nest = call.build(name)
+            nest = nest.with_slots(pipeline_slots(nest))
+            self.kernels[call.key] = (name, generate(nest, self.params, self.pool, self.context.budget), nest)
+        return self.kernels[call.key]
+
+    def _without_kernel(self, group: Group, reason: str) -> None:
+        """A host launch or an estimate for each node of the group."""
+        host = group.anchor.op in self.machine.host.ops
+        operator = self._operator(group, approximated=not host)
+        touched = self._outer_tensors(group)
+        size = sum(self.graph.tensors[n].size_bytes for side in touched for n in side)
+        clock = self.machine.clock_mhz * 1e6
+        if host:
+            link = self.machine.host
+            seconds = link.op_latency_us * 1e-6 + size / link.bytes_per_second + operator.flops / link.flops_per_second
+            cycles = int(seconds * clock)
+        else:
+            rate = self.machine.dram_bytes_per_second / clock
+            vector = self.machine.core.vector
+            lanes = vector.lanes * vector.sublanes * self.machine.cores if vector else self.machine.cores
+            cycles = int(max(size / rate, operator.flops / lanes)) + self.machine.memory.request_latency_cycles
+            self.assumptions.append(f"{group.anchor.op} is estimated: {reason}")
+        names = tuple(n.name for n in group.nodes)
+        inputs, outputs = (tuple(dict.fromkeys(self.root(n) for n in side)) for side in touched)
+        self.launches.append(_Launch(
+            LAUNCH_HOST if host else LAUNCH_ESTIMATE, operator, cycles=cycles, link_bytes=size if host else 0,
+            host_op=HostOp(names, inputs, outputs),
+        ))
+
+    def _outer_tensors(self, group: Group) -> tuple[list[str], list[str]]:
+        """Tensors that enter and leave a group."""
+        made = {o for n in group.nodes for o in n.outputs if o}
+        inputs = list(dict.fromkeys(i for n in group.nodes for i in n.inputs if i and i not in made))
+        inside = {n.name for n in group.nodes}
+        readers = self.graph.consumers()
+        leaving = [o for n in group.nodes for o in n.outputs if o and (
+            o in self.graph.outputs or any(r.name not in inside for r in readers.get(o, [])))]
+        return inputs, leaving
+
+    def _operator(self, group: Group, approximated: bool = False) -> Operator:
+        types = self.graph.tensors
+        macs = flops = 0
+        for node in group.nodes:
+            work = op_def(node.op).work(
+                node, [types.get(i) if i else None for i in node.inputs], [types[o] for o in node.outputs if o])
+            macs, flops = macs + work.macs, flops + work.flops
+        inputs, outputs = self._outer_tensors(group)
+        size = sum(types[n].size_bytes for n in (*inputs, *outputs))
+        kind = "+".join(dict.fromkeys(n.op for n in group.nodes))
+        last = group.nodes[-1].outputs[0]
+        return Operator(
+            group.anchor.name, kind, types[last].shape, tuple(n.name for n in group.nodes),
+            self.context.matrix_dtype or types[group.anchor.inputs[0]].dtype if group.anchor.inputs else types[last].dtype,
+            macs, flops, size, tuple(dict.fromkeys(self.root(i) for i in inputs)),
+            tuple(dict.fromkeys(self.root(o) for o in outputs)), approximated,
+        )
+
+    # Putting it together
+
+    def _addresses(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Address of every tensor that a launch touches; peak bytes by space."""
+        used = {n for x in self.launches for n, _ in x.bind.values()}
+        used |= {n for x in self.launches if x.host_op for n in (*x.host_op.inputs, *x.host_op.outputs)}
+        used |= {self.root(o) for o in (*self.graph.outputs, *self.graph.inputs)}
+        addresses: dict[str, int] = {}
+        top = {"dram": 0, "host": 0}
+        constants = {**self.graph.constants, **self.context.new_constants}
+        for name in sorted(used):
+            if name in constants:
+                space = self.homes[name]
+                addresses[name] = top[space]
+                top[space] += -(-max(1, constants[name].type.size_bytes) // ALIGN_BYTES) * ALIGN_BYTES
+        for space in ("dram", "host"):
+            names = sorted(n for n in used if n not in constants and self.homes[n] == space)
+            chosen = plan(self._lifetimes(names), ALIGN_BYTES)
+            addresses |= {n: top[space] + a for n, a in chosen.addresses.items()}
+            top[space] += chosen.peak_bytes
+        if self.resident_bytes:
+            start = self.machine.core.spaces["spm"].size_bytes - self.resident_bytes
+            addresses |= {n: start + a for n, a in self.resident_plan.addresses.items()}
+            top["spm"] = self.resident_bytes
+        if top["dram"] > self.machine.memory.capacity_bytes:
+            raise CapacityError(
+                f"{self.name}: needs {top['dram']} bytes of DRAM, {self.machine.name} has "
+                f"{self.machine.memory.capacity_bytes}: use a smaller batch or dtype"
+            )
+        return addresses, top
+
+    def _code(self) -> tuple[Array, dict[str, Kernel]]:
+        records: list[Array] = []
+        kernels: dict[str, Kernel] = {}
+        descs = self.pool.array()
+        for name, compiled, _ in self.kernels.values():
+            start = len(records)
+            records += pack(compiled.emitter.finish(start), self.machine, start, descs)
+            kernels[name] = Kernel(name, start, len(records), compiled.params, compiled.scratch_bytes)
+        return (np.array(records, INSTR) if records else np.zeros(0, INSTR)), kernels
+
+    def _launch_table(self, addresses: dict[str, int], kernels: dict[str, Kernel]) -> tuple[Array, Array, list[HostOp]]:
+        table = np.zeros(len(self.launches), LAUNCH)
+        order = {name: i for i, name in enumerate(kernels)}
+        args: list[int] = []
+        host_ops: list[HostOp] = []
+        for i, launch in enumerate(self.launches):
+            row = table[i]
+            row["kind"], row["operator"], row["host_op"], row["kernel"] = launch.kind, i, -1, -1
+            row["cycles"], row["link_bytes"], row["args"] = launch.cycles, launch.link_bytes, len(args)
+            if launch.host_op is not None:
+                row["host_op"] = len(host_ops)
+                host_ops.append(launch.host_op)
+                continue
+            assert launch.nest is not None
+            kernel = kernels[launch.kernel]
+            cores = core_arguments(launch.nest, launch.bind, addresses, kernel.params, self.machine.cores)
+            row["kernel"], row["grid"], row["nargs"] = order[launch.kernel], len(cores), len(kernel.params)
+            args += [value for core in cores for value in core]
+        return table, np.array(args, np.int64), host_ops
+
+    def _tensors(self, addresses: dict[str, int]) -> tuple[Tensor, ...]:
+        constants = {**self.graph.constants, **self.context.new_constants}
+        rows = []
+        outputs = {self.root(o) for o in self.graph.outputs}
+        for name, address in addresses.items():
+            kind = constants[name].type if name in constants else self.graph.tensors[name]
+            role = "weight" if name in constants else "input" if name in self.graph.inputs else (
+                "output" if name in outputs else "temp")
+            rows.append(Tensor(name, self.homes[name], address, kind.shape, kind.dtype, role, kind.scale, kind.zero_point))
+        return tuple(rows)
+
+
+def core_arguments(nest: Nest, bind: Mapping[str, tuple[str, int]], addresses: Mapping[str, int],
+                   params: Sequence[str], cores: int) -> list[list[int]]:
+    """Argument rows, one a core that has work: tensor addresses, steps, and the core's range of the split loop."""
+    split = next((x for x in nest.loops if x.split), None)
+    inner = 1
+    for loop in nest.loops:
+        inner *= 1 if loop.split else loop.count
+    rows = []
+    share = -(-split.count // cores) * split.tile if split else 0
+    for core in range(cores if split else 1):
+        values = {k: addresses[name] + offset for k, (name, offset) in bind.items()}
+        values["steps"] = inner
+        if split:
+            low, high = min(core * share, split.total), min((core + 1) * share, split.total)
+            values |= {f"lo_{split.name}": low, f"hi_{split.name}": high}
+            values["steps"] = inner * -(-(high - low) // split.tile)
+            if low >= high and core:
+                continue
+        rows.append([values[p] for p in params])
+    return rows
+
+
+def _view_roots(graph: Graph) -> dict[str, str]:
+    """Views share the storage of what they are views of."""
+    roots: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.op in VIEWS:
+            roots[node.outputs[0]] = roots.get(node.inputs[0], node.inputs[0])
+    return roots
+
+
+def _part(operator: Operator, index: int) -> Operator:
+    """A further launch of the same operator: its work was counted with the first."""
+    return replace(operator, name=f"{operator.name}#{index}", macs=0, flops=0, min_bytes=0)
+
+
+def _with_macs(operator: Operator, padded: int) -> Operator:
+    return replace(operator, padded_macs=padded)
+
+
+def check_supported(graph: Graph) -> None:
+    """Raise CompileError when a graph has no outputs or a tensor without a type."""
+    if not graph.outputs:
+        raise CompileError(f"graph {graph.name} has no outputs")
+    graph.verify()

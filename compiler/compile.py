@@ -1,0 +1,75 @@
+"""The whole compiler on one screen: import, number format, passes, program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy.typing as npt
+
+from compiler.build import Built, build_program
+from compiler.graph import Graph
+from compiler.passes import dtype as dtype_pass
+from compiler.passes import quantise
+from compiler.passes.pipeline import Options, optimise
+from isa.dtypes import DTYPES
+from isa.errors import CompileError
+from isa.machine import Machine
+
+Array = npt.NDArray[Any]
+Dump = Callable[[str, Graph], None]
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """What came out: the program with its constants, the graph it computes, and the graph before number formats.
+
+    `reference` is the optimised fp32 graph: what the model means without quantisation or rounding.
+    """
+
+    built: Built
+    graph: Graph
+    reference: Graph
+    dtype: str
+    stages: tuple[str, ...] = field(default_factory=tuple)
+
+
+def compile_graph(
+    graph: Graph,
+    machine: Machine,
+    dtype: str = "",
+    matrix_dtype: str = "",
+    calibration: Mapping[str, Array] | None = None,
+    options: Options | None = None,
+    dump: Dump | None = None,
+) -> Compilation:
+    """Compile a graph for a machine.
+
+    `dtype` is what floating-point tensors are stored in (default: the machine's); an integer dtype quantises, with the
+    ranges that `calibration` inputs show (none: nominal ranges, enough for timing). `matrix_dtype` is what the array
+    multiplies when that differs. `dump(stage, graph)` sees the graph after each step. Raises CompileError.
+    """
+    wanted = dtype or machine.default_dtype
+    if wanted not in DTYPES:
+        raise CompileError(f"unknown dtype {wanted!r}; known: {', '.join(DTYPES)}")
+    if (matrix_dtype or wanted) not in machine.core.matrix.passes:
+        raise CompileError(
+            f"the array of {machine.name} does not multiply {matrix_dtype or wanted}; "
+            f"it offers {', '.join(machine.core.matrix.passes)}"
+        )
+    stages = []
+    optimised = graph
+    for name, optimised in optimise(graph, options):
+        stages.append(name)
+        if dump is not None:
+            dump(name, optimised)
+    if DTYPES[wanted].is_float:
+        typed = dtype_pass.run(optimised, wanted)
+    else:
+        ranges = None if calibration is None else quantise.calibrate(optimised, [calibration])
+        typed = quantise.run(optimised, ranges)
+    if dump is not None:
+        dump(wanted, typed)
+    built = build_program(typed, machine, matrix_dtype, graph.name)
+    return Compilation(built, typed, optimised, wanted, (*stages, wanted))

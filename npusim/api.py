@@ -1,0 +1,169 @@
+"""The library's front door: `npusim.run(model, hw, ...)` and its relatives, with the names of the command line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from compiler.compile import Compilation, compile_graph
+from compiler.frontend import load_model
+from compiler.graph import Graph
+from compiler.passes.pipeline import Options
+from isa.errors import ConfigError
+from isa.loader import load_machine
+from isa.machine import Machine
+from isa.params import resolve
+from isa.verify import verify
+from npusim.record import CheckResult, Result
+
+Progress = Callable[[str, int, int], None]  # stage, done, total
+FIDELITIES = ("roofline", "analytic", "cycle")
+RUN_KEYS = {
+    "cores": "cores to use (on chips whose cores own their DRAM channels, the same share of those)",
+    "matrix_dtype": "what the array multiplies, when tensors are stored in another dtype",
+    "fusion": "true or false: fuse operators into kernels",
+}
+
+
+def run_settings(settings: Sequence[str]) -> dict[str, str]:
+    """The `run.*` settings among `key=value` settings, without their prefix; raises ConfigError for unknown ones."""
+    found = {}
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        if not key.startswith("run."):
+            continue
+        if key[4:] not in RUN_KEYS or not value:
+            raise ConfigError(f"unknown setting {setting!r}; there are {', '.join(f'run.{k}=...' for k in RUN_KEYS)}")
+        found[key[4:]] = value
+    return found
+
+
+def machine_for(hw: str, settings: Sequence[str] = ()) -> tuple[Machine, dict[str, str]]:
+    """Return the machine with `key=value` settings applied, and the `run.*` settings apart from it."""
+    options = run_settings(settings)
+    machine = load_machine(hw, [s for s in settings if not s.startswith("run.")]).machine
+    if "cores" in options:
+        machine = with_cores(machine, options.pop("cores"))
+    return machine, options
+
+
+def with_cores(machine: Machine, text: str) -> Machine:
+    """The machine with fewer cores; private DRAM channels go with their core. Raises ConfigError for a bad number."""
+    if not text.isdigit() or not 1 <= int(text) <= machine.cores:
+        raise ConfigError(f"run.cores={text}: {machine.name} has {machine.cores} cores, give 1 to {machine.cores}")
+    cores = int(text)
+    memory = machine.memory
+    if memory.private_channels:
+        share = {"channels": memory.channels * cores // machine.cores,
+                 "capacity_bytes": memory.capacity_bytes * cores // machine.cores}
+        if memory.ideal_bytes_per_cycle is not None:
+            share["ideal_bytes_per_cycle"] = memory.ideal_bytes_per_cycle * cores / machine.cores
+        memory = memory.model_copy(update=share)
+    return machine.model_copy(update={"cores": cores, "memory": memory})
+
+
+def compile(  # the name users expect
+    model: str | Graph,
+    hw: str | Machine,
+    *,
+    settings: Sequence[str] = (),
+    dtype: str = "",
+    batch: int | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    seed: int = 0,
+    calibrated: bool = False,
+    dump: Callable[[str, Graph], None] | None = None,
+) -> Compilation:
+    """Compile a model for a chip; `calibrated` quantises with the ranges of seeded inputs (needs the weights)."""
+    machine, options = machine_for(hw, settings) if isinstance(hw, str) else (hw, run_settings(settings))
+    graph = load_model(model, shapes, batch) if isinstance(model, str) else model
+    calibration = None
+    if calibrated:
+        from npusim.inputs import generate
+
+        calibration = generate(graph, seed)
+    fuse = options.get("fusion", "true") != "false"
+    compilation = compile_graph(
+        graph, machine, dtype, options.get("matrix_dtype", ""), calibration, Options(fusion=fuse), dump
+    )
+    verify(compilation.built.program, machine)
+    return compilation
+
+
+def run(
+    model: str | Graph,
+    hw: str,
+    *,
+    out: str | Path | None = None,
+    check: bool = False,
+    allow_approx: bool = False,
+    settings: Sequence[str] = (),
+    dtype: str = "",
+    batch: int | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    seed: int = 0,
+    fidelity: str = "cycle",
+    progress: Progress | None = None,
+    dump: Callable[[str, Graph], None] | None = None,
+) -> Result:
+    """Compile a model, simulate it on a chip, and write reports into `out` if given.
+
+    `check` also executes the program for its values and compares them with the reference (Result.check). Raises an
+    NpuError of `isa.errors` for anything that a user can mend.
+    """
+    started = time.perf_counter()
+    if fidelity not in FIDELITIES:
+        raise ConfigError(f"unknown fidelity {fidelity!r}; there are {', '.join(FIDELITIES)}")
+    machine, options = machine_for(hw, settings)
+    graph = load_model(model, shapes, batch) if isinstance(model, str) else model
+    rest = [f"run.{k}={v}" for k, v in options.items()]
+    compilation = compile(graph, machine, settings=rest, dtype=dtype, seed=seed, calibrated=check, dump=dump)
+    result = simulate(compilation, machine, fidelity, progress)
+    checked = _check(compilation, graph, machine, seed, allow_approx) if check else None
+    result = replace(result, model=model if isinstance(model, str) else graph.name, check=checked,
+                     wall_s=time.perf_counter() - started, extra={"batch": batch or 1})
+    if out is not None:
+        from npusim.report import write_reports
+
+        write_reports(result, Path(out))
+    return result
+
+
+def simulate(compilation: Compilation, machine: Machine, fidelity: str = "cycle", progress: Progress | None = None) -> Result:
+    """Simulate a compiled model and gather its Result."""
+    program = compilation.built.program
+    if fidelity == "cycle":
+        from npusim.engine.run import run as engine
+
+        total = len(program.launches)
+        step = None if progress is None else lambda done, cycle: progress("simulating", done, total)
+        record = engine(program, resolve(machine), progress=step)
+    else:
+        from npusim.closed_form import estimate
+
+        record = estimate(program, machine, fidelity)
+    host = sum(int(x["cycles"]) for x in program.launches if int(x["kind"]) == 1) / machine.clock_mhz
+    return Result(
+        program.name, machine.name, compilation.dtype, fidelity, machine, program, record,
+        assumptions=compilation.built.assumptions, host_us=host,
+        graph_macs=sum(o.macs for o in program.operators), graph_flops=sum(o.flops for o in program.operators),
+    )
+
+
+def _check(compilation: Compilation, graph: Graph, machine: Machine, seed: int, allow_approx: bool) -> CheckResult:
+    from compiler.frontend.onnx_import import check_finite
+    from npusim.check import check as compare
+    from npusim.inputs import generate
+
+    check_finite(graph)
+    return compare(compilation, machine, generate(graph, seed), allow_approx)
+
+
+def validate(*args: Any, **kwargs: Any) -> Any:
+    """Compare with measurements; see npusim.validate."""
+    from npusim.validate import validate as run_validation
+
+    return run_validation(*args, **kwargs)

@@ -1,0 +1,218 @@
+"""`--check`: the program that was timed is executed for its values and compared, operator by operator, with numpy.
+
+Each operator's reference starts from the program's own inputs to it and rounds where the program rounds, so an error
+cannot hide behind an earlier one. The bound is |err| <= 1 ulp of every rounding on the way + 2 K eps sum |a||b| for the
+accumulation of a contraction (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from compiler.build import Built, Group, groups_of
+from compiler.compile import Compilation
+from compiler.graph import Graph, Node
+from compiler.ops import op_def, run_graph
+from isa.dtypes import DType, dtype
+from isa.machine import Machine
+from isa.program import LAUNCH_HOST, LAUNCH_KERNEL, HostOp, Tensor
+from npusim.functional import execute
+from npusim.hazards import check_hazards
+from npusim.inputs import initial, real, stored
+from npusim.record import CheckResult
+
+Array = npt.NDArray[Any]
+CONTRACTIONS = ("Conv", "MatMul")
+MUST_EXECUTE = ("complex", "elementwise")  # operator classes that may not be approximated
+EXECUTED_SHARE = 0.95
+GROWTH = 1.2  # bound on the slope of every activation of the ISA (GELU: 1.13)
+INTERNAL_EPS = 2.0**-16  # relative error of a normalisation's or softmax's fp32 arithmetic, rows up to 64 K elements
+
+
+def check(compilation: Compilation, machine: Machine, feeds: Mapping[str, Array], allow_approx: bool = False) -> CheckResult:
+    """Execute and compare; see the module's docstring. `feeds` are real-valued graph inputs."""
+    built, graph = compilation.built, compilation.graph
+    values = execute(built.program, machine, initial(built, dict(feeds)), _host_function(built, graph), keep=lambda t: True)
+    tensors = _Tensors(built, values.tensors)
+    rows = [_compare(graph, group, tensors) for group in groups_of(graph)]
+    rows = [r for r in rows if r]
+    share, refused = executed_share(built, graph)
+    outputs = _outputs(compilation, tensors, feeds)
+    hazards = tuple(f.message for f in check_hazards(built.program, machine))
+    worst = max(rows, key=lambda r: r["max_err"] / max(r["bound"], 1e-30), default={"max_err": 0.0, "bound": 0.0})
+    complete = allow_approx or (share >= EXECUTED_SHARE and not refused)
+    ok = all(r["ok"] for r in rows) and complete and not hazards
+    return CheckResult(ok, float(worst["max_err"]), float(worst["bound"]), share, outputs, hazards, tuple(rows))
+
+
+class _Tensors:
+    """Real values of graph tensors: what the program left in memory, constants, and views of either."""
+
+    def __init__(self, built: Built, found: Mapping[str, Array]) -> None:
+        self.built, self.found = built, dict(found)
+        self.views = {n.outputs[0]: n.inputs[0] for n in built.graph.nodes
+                      if n.op in ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")}
+
+    def __contains__(self, name: str) -> bool:
+        return self._root(name) in self.found
+
+    def _root(self, name: str) -> str:
+        while name in self.views:
+            name = self.views[name]
+        return name
+
+    def raw(self, name: str) -> Array:
+        """Stored values in the shape of the graph tensor."""
+        root = self._root(name)
+        values = self.found[root] if root in self.found else self.built.constants[root].value()
+        return np.asarray(values).reshape(self.built.graph.tensors[name].shape)
+
+    def real(self, name: str) -> Array:
+        """Real values."""
+        return real(self.raw(name), self.built.graph.tensors[name])
+
+
+def _host_function(built: Built, graph: Graph) -> Any:
+    """The callback for operators without a kernel: the reference on stored values."""
+    nodes = {n.name: n for n in graph.nodes}
+
+    def compute(op: HostOp, given: list[tuple[Tensor, Array]]) -> list[Array]:
+        known = {t.name: np.asarray(v) for t, v in given}
+        tensors = _Tensors(built, known)
+        made: dict[str, Array] = {}
+        for name in op.node_names:
+            for out, value, _ in evaluate(graph, nodes[name], tensors, made):
+                made[out] = value
+        wanted = {built_root(built, out): value for out, value in made.items()}
+        return [stored(wanted[o], graph.tensors[o]).reshape(graph.tensors[o].shape) for o in op.outputs]
+
+    return compute
+
+
+def built_root(built: Built, name: str) -> str:
+    """The tensor whose storage `name` shares."""
+    return _Tensors(built, {})._root(name)
+
+
+def evaluate(graph: Graph, node: Node, tensors: _Tensors, made: Mapping[str, Array]) -> list[tuple[str, Array, Array | None]]:
+    """(output, rounded real value, sum |a||b| of a contraction or None) of one node; `made` overrides tensors."""
+    given = [None if not i else made[i] if i in made else tensors.real(i) for i in node.inputs]
+    magnitude = None
+    if "weight_scales" in node.attrs:
+        results = [_quantised(graph, node, tensors, given)]
+    else:
+        results = op_def(node.op).evaluate(node, given)
+        if node.op in CONTRACTIONS:
+            sizes = [None if x is None else np.abs(x) for x in given]
+            magnitude = np.asarray(op_def(node.op).evaluate(node, sizes)[0])
+    rounded = []
+    for out, value in zip(node.outputs, results):
+        if out:
+            kind = graph.tensors[out]
+            rounded.append((out, real(stored(np.asarray(value), kind), kind), magnitude))
+    return rounded
+
+
+def _quantised(graph: Graph, node: Node, tensors: _Tensors, given: list[Array | None]) -> Array:
+    """A contraction of int8 operands: exact integer accumulation, then one scaling in fp32."""
+    kind = graph.tensors[node.inputs[0]]
+    data = np.asarray(given[0], np.float64) / kind.scale
+    weight = tensors.raw(node.inputs[1]).astype(np.float64)
+    exact = op_def(node.op).evaluate(node, [np.rint(data), weight])[0]
+    scales = np.asarray(graph.constants[str(node.attrs["weight_scales"])].value(), np.float32).reshape(-1)
+    result = np.asarray(exact, np.float64) * (scales * np.float32(kind.scale)).astype(np.float64)
+    if len(given) > 2 and given[2] is not None:
+        result = result + np.asarray(given[2], np.float64).reshape(-1)
+    return result
+
+
+def _compare(graph: Graph, group: Group, tensors: _Tensors) -> dict[str, Any]:
+    """Compare one group's result with its reference; {} when the group only renames storage."""
+    out = group.nodes[-1].outputs[0]
+    if out not in tensors or all(n.op in ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity") for n in group.nodes):
+        return {}
+    made: dict[str, Array] = {}
+    error: Array | float = 0.0
+    for node in group.nodes:
+        for name, value, magnitude in evaluate(graph, node, tensors, made):
+            error = _propagate(graph, node, made, tensors, error, value, magnitude)
+            made[name] = value
+    got, expected = np.asarray(tensors.real(out), np.float64), np.asarray(made[out], np.float64)
+    bound = np.broadcast_to(error, expected.shape)
+    both_infinite = (got == expected) | (np.isnan(got) & np.isnan(expected))
+    with np.errstate(invalid="ignore"):
+        distance = np.where(both_infinite, 0.0, np.abs(got - expected))
+    excess = np.where(np.isnan(distance), np.inf, distance - bound)
+    at = np.unravel_index(int(np.argmax(excess)), excess.shape) if excess.size else ()
+    ok = not excess.size or bool(excess[at] <= 0)
+    return {
+        "name": group.anchor.name, "op": group.anchor.op, "ok": ok, "max_err": float(np.max(distance, initial=0.0)),
+        "bound": float(bound[at]) if excess.size else 0.0,
+        "worst": "" if ok else f"{out}{[int(i) for i in at]}: {got[at]!r} instead of {expected[at]!r}",
+    }
+
+
+def ulp(values: Array, kind: DType, scale: float) -> Array:
+    """Distance to the next stored value: a quantisation step, or the spacing of floats of that magnitude."""
+    if not kind.is_float:
+        return np.full(np.shape(values), scale if scale != 1.0 else 0.0)
+    smallest = {"fp16": 2.0**-24, "fp8_e4m3": 2.0**-9, "fp8_e5m2": 2.0**-16}.get(kind.name, 2.0**-133)
+    magnitude = np.abs(np.asarray(values, np.float64))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        exponent = np.floor(np.log2(np.where(magnitude > 0, magnitude, smallest)))
+    return np.maximum(2.0 ** (np.nan_to_num(exponent, posinf=0.0) - kind.mantissa_bits), smallest)
+
+
+def _propagate(graph: Graph, node: Node, made: Mapping[str, Array], tensors: _Tensors, error: Array | float,
+               value: Array, magnitude: Array | None) -> Array | float:
+    """Error bound of a node's result from that of its input inside the group."""
+    kind = graph.tensors[node.outputs[0]]
+    step = ulp(value, dtype(kind.dtype), kind.scale)
+    if magnitude is not None:
+        terms = int(np.prod(graph.tensors[node.inputs[1]].shape)) // max(1, kind.shape[-1])
+        return step + 2.0 * terms * 2.0**-24 * magnitude
+    if op_def(node.op).op_class in ("reduction", "opaque") or "Norm" in node.op or "Softmax" in node.op:
+        return step + INTERNAL_EPS * float(np.max(np.abs(np.nan_to_num(value)), initial=0.0)) + INTERNAL_EPS
+    if node.op in ("Mul", "Div"):
+        other = [i for i in node.inputs if i not in made]
+        factor = np.abs(tensors.real(other[0])) if other else 1.0
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.nan_to_num(error * factor if node.op == "Mul" else error / factor) + step
+    internal = 2.0**-20 * np.abs(np.nan_to_num(np.asarray(value, np.float64)))  # fp32 functions of vector and numpy differ
+    return GROWTH * error + step + internal
+
+
+def executed_share(built: Built, graph: Graph) -> tuple[float, list[str]]:
+    """(share of MACs and of bytes, the smaller, that went through instructions; operators that may not be approximated).
+
+    What the real chip leaves to its host is outside of both.
+    """
+    done = {"macs": 0, "bytes": 0}
+    total = {"macs": 0, "bytes": 0}
+    refused = []
+    classes = {n.name: op_def(n.op).op_class for n in graph.nodes}
+    for launch in built.program.launches:
+        operator = built.program.operators[int(launch["operator"])]
+        if int(launch["kind"]) == LAUNCH_HOST:
+            continue
+        executed = int(launch["kind"]) == LAUNCH_KERNEL
+        for key, amount in (("macs", operator.macs), ("bytes", operator.min_bytes)):
+            total[key] += amount
+            done[key] += amount * executed
+        if not executed and any(classes[n] in MUST_EXECUTE or "Pool" in operator.op_type for n in operator.nodes):
+            refused.append(f"{operator.name} ({operator.op_type})")
+    return min((done[k] / total[k] for k in total if total[k]), default=1.0), refused
+
+
+def _outputs(compilation: Compilation, tensors: _Tensors, feeds: Mapping[str, Array]) -> dict[str, float]:
+    """Distance of every graph output to the fp32 reference."""
+    exact = run_graph(compilation.reference, feeds)
+    found = {}
+    for name in compilation.graph.outputs:
+        got = np.asarray(tensors.real(name), np.float64)
+        found[name] = float(np.max(np.abs(got - np.asarray(exact[name], np.float64)), initial=0.0))
+    return found
