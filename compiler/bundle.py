@@ -14,37 +14,32 @@ import numpy.typing as npt
 
 from isa.machine import Machine
 from isa.program import DESC
-from isa.table import BY_CODE, CROSS_LANE, DMA, DRAIN, MATRIX, SCALAR, STOP, SYNC, VECTOR, WEIGHTS, code
+from isa.table import BY_CODE, STOP, code
+from isa.verify import slot_limits, slot_of
 
 Array = npt.NDArray[Any]
-SLOT = {SCALAR: "scalar", WEIGHTS: "matrix", MATRIX: "matrix", VECTOR: "vector", CROSS_LANE: "vector", DRAIN: "vector",
-        DMA: "dma", SYNC: "misc"}
 BRANCHES = {code(n) for n in ("br", "bz", "bnz", "loop")}
 ALONE = {code(n) for n in ("wait", "barrier", "fence", "halt", "endl")}
-
-
-def slot_of(op_code: int) -> str:
-    """The bundle slot that an operation takes."""
-    return SLOT[BY_CODE[op_code].pipe]
 
 
 def pack(records: Sequence[Array], machine: Machine, start: int, descs: Array | None = None) -> list[Array]:
     """Set STOP flags; `start` is the address of the first record. Branch targets begin bundles."""
     if machine.core.bundle is None:
         return list(records)
+    limits = slot_limits(machine)
     targets = {int(r["imm"]) - start for r in records if int(r["op"]) in BRANCHES}
     room: dict[str, int] = {}
     written: set[int] = set()
     previous: Array | None = None
     for i, record in enumerate(records):
         op = int(record["op"])
-        slot = slot_of(op)
+        slot = slot_of(BY_CODE[op].pipe, machine)
         reads, writes = registers(record, descs)
         fits = room.get(slot, 0) > 0 and not (reads | writes) & written and i not in targets and op not in ALONE
         if previous is not None and not fits:
             previous["flags"] |= STOP
         if previous is None or not fits:
-            room, written = dict(machine.core.bundle), set()
+            room, written = dict(limits), set()
         room[slot] = room.get(slot, 1) - 1
         written |= writes
         record["flags"] &= ~np.uint16(STOP)
