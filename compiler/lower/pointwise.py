@@ -1,0 +1,306 @@
+"""Lowering rules of element-wise operators: a group of them becomes one chain of vector operations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from compiler.graph import Array, Constant, Node, TensorType
+from compiler.kernels.pointwise import Pointwise, Step, build
+from compiler.kernels.tiles import Operand, collapse
+from compiler.lower.context import Call, Context, NoKernel, row_major, rule, scalar_value
+from compiler.lower.views import broadcast_strides, call, only, operand
+from compiler.ops.spatial import channel_last
+from isa.dtypes import dtype as dtype_of
+
+FP32 = TensorType((), "fp32")
+EXACT = ("int32", "int64")  # pairs of these are computed as integers, immediates would not be
+
+_UNARY = {
+    "Neg": "neg", "Abs": "abs", "Reciprocal": "recip", "Exp": "exp", "Log": "log", "Sqrt": "sqrt", "Relu": "relu",
+    "Sigmoid": "sigmoid", "HardSwish": "hardswish", "Mish": "mish", "Softplus": "softplus", "Tanh": "tanh",
+    "Erf": "erf", "Floor": "floor", "Ceil": "ceil", "Round": "round", "Sign": "sign", "Sin": "sin", "Cos": "cos",
+    "Not": "not", "IsNaN": "isnan", "Identity": "copy", "Dropout": "copy",
+}  # fmt: skip
+_BINARY = {
+    "Add": "add", "Sum": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Min": "min", "Max": "max", "Pow": "pow",
+    "Mod": "mod", "And": "and", "Or": "or", "Xor": "xor", "Equal": "eq", "Less": "lt", "LessOrEqual": "le",
+    "Greater": "gt", "GreaterOrEqual": "ge", "PRelu": "prelu",
+}  # fmt: skip
+_IMMEDIATE = {"Add": "adds", "Sum": "adds", "Mul": "muls", "Min": "mins", "Max": "maxs"}
+
+
+class Chain:
+    """Vector operations under construction: graph tensors become inputs, results are kept by name."""
+
+    def __init__(self, context: Context, shape: tuple[int, ...]) -> None:
+        self.context, self.shape = context, shape
+        self.inputs: dict[str, Operand] = {}
+        self.steps: list[Step] = []
+        self.results: dict[str, int] = {}  # tensor -> index of its step
+
+    def read(self, name: str) -> int:
+        """Operand number of a graph tensor: the result of an earlier node of the group, or an input."""
+        if name in self.results:
+            return -1 - self.results[name]
+        if name not in self.inputs:
+            strides = broadcast_strides(self.context.type_of(name).shape, self.shape)
+            self.inputs[name] = operand(self.context, name, strides)
+        return list(self.inputs).index(name)
+
+    def read_as(self, name: str, value: Operand) -> int:
+        """Operand number of a tensor seen otherwise than its type says (strides, scale)."""
+        self.inputs[f"{name}\n"] = value
+        return list(self.inputs).index(f"{name}\n")
+
+    def put(self, op: str, *srcs: int, to: TensorType = FP32, f0: float = 0.0, f1: float = 0.0) -> int:
+        """Append an operation whose result is rounded to the format of `to`; returns its operand number."""
+        self.steps.append(Step(op, srcs, to.dtype, to.scale, to.zero_point, f0, f1))
+        return -len(self.steps)
+
+
+Emit = Callable[[Chain, Node, TensorType], int]
+EMIT: dict[str, Emit] = {}
+
+
+def _emits(*names: str) -> Callable[[Emit], Emit]:
+    def register(function: Emit) -> Emit:
+        EMIT.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+@_emits(*_UNARY)
+def _unary(chain: Chain, node: Node, to: TensorType) -> int:
+    return chain.put(_UNARY[node.op], chain.read(node.inputs[0]), to=to)
+
+
+@_emits("And", "Or", "Xor", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "PRelu")
+def _plain_binary(chain: Chain, node: Node, to: TensorType) -> int:
+    return chain.put(_BINARY[node.op], *(chain.read(n) for n in node.inputs), to=to)
+
+
+@_emits("Add", "Sum", "Mul", "Min", "Max")
+def _variadic(chain: Chain, node: Node, to: TensorType) -> int:
+    """Left to right in fp32 (integers in their own type); a scalar constant is an immediate."""
+    kept = list(node.inputs)
+    scalars: list[float] = []
+    if to.dtype not in EXACT:
+        for name in node.inputs:
+            value = scalar_value(chain.context, name)
+            if value is not None and len(kept) > 1:
+                kept.remove(name)
+                scalars.append(value)
+    middle = TensorType((), to.dtype) if to.dtype in EXACT else FP32
+    work: list[tuple[str, int | None, float]] = [(_BINARY[node.op], chain.read(n), 0.0) for n in kept[1:]]
+    work += [(_IMMEDIATE[node.op], None, v) for v in scalars]
+    value_now = chain.read(kept[0])
+    for i, (op, other, f0) in enumerate(work):
+        target = to if i == len(work) - 1 else middle
+        value_now = chain.put(op, value_now, *([] if other is None else [other]), to=target, f0=f0)
+    return value_now if work else chain.put("copy", value_now, to=to)
+
+
+@_emits("Sub")
+def _sub(chain: Chain, node: Node, to: TensorType) -> int:
+    a, b = node.inputs
+    left, right = (None if to.dtype in EXACT else scalar_value(chain.context, n) for n in (a, b))
+    if right is not None:
+        return chain.put("adds", chain.read(a), to=to, f0=-right)
+    if left is not None:
+        return chain.put("affine", chain.read(b), to=to, f0=-1.0, f1=left)
+    return chain.put("sub", chain.read(a), chain.read(b), to=to)
+
+
+@_emits("Div")
+def _div(chain: Chain, node: Node, to: TensorType) -> int:
+    """Integers truncate toward zero; they are divided as reals, which is exact below 2^24 only."""
+    a, b = node.inputs
+    if not dtype_of(to.dtype).is_float and to.scale == 1.0 and to.zero_point == 0:
+        if to.dtype in EXACT:
+            raise NoKernel(f"{node.name}: the vector unit has no {to.dtype} division")
+        return _truncate(chain, chain.put("div", chain.read(a), chain.read(b)), to)
+    left, right = scalar_value(chain.context, a), scalar_value(chain.context, b)
+    if right and math.isfinite(right) and math.frexp(abs(right))[0] == 0.5:  # a power of two: its reciprocal is exact
+        return chain.put("muls", chain.read(a), to=to, f0=1.0 / right)
+    if left == 1.0:
+        return chain.put("recip", chain.read(b), to=to)
+    return chain.put("div", chain.read(a), chain.read(b), to=to)
+
+
+def _truncate(chain: Chain, value: int, to: TensorType) -> int:
+    """Round toward zero: sign(x) * floor(|x|)."""
+    sign = chain.put("sign", value)
+    size = chain.put("floor", chain.put("abs", value))
+    return chain.put("mul", size, sign, to=to)
+
+
+@_emits("Pow")
+def _pow(chain: Chain, node: Node, to: TensorType) -> int:
+    if to.dtype in EXACT:
+        raise NoKernel(f"{node.name}: the vector unit has no {to.dtype} power")
+    exponent = scalar_value(chain.context, node.inputs[1])
+    base = chain.read(node.inputs[0])
+    if exponent is None:
+        return chain.put("pow", base, chain.read(node.inputs[1]), to=to)
+    simple = {2.0: "square", 0.5: "sqrt", -1.0: "recip"}.get(exponent)
+    return chain.put(simple, base, to=to) if simple else chain.put("pows", base, to=to, f0=exponent)
+
+
+@_emits("Mod")
+def _mod(chain: Chain, node: Node, to: TensorType) -> int:
+    if node.attrs.get("fmod", 0) or to.dtype in EXACT:
+        raise NoKernel(f"{node.name}: the vector unit has no fmod and no {to.dtype} remainder")
+    return chain.put("mod", *(chain.read(n) for n in node.inputs), to=to)
+
+
+@_emits("LeakyRelu", "Elu", "HardSigmoid", "Selu")
+def _with_attributes(chain: Chain, node: Node, to: TensorType) -> int:
+    x, get = chain.read(node.inputs[0]), node.attrs.get
+    if node.op == "LeakyRelu":
+        return chain.put("leaky_relu", x, to=to, f0=get("alpha", 0.01))
+    if node.op == "Elu":
+        return chain.put("elu", x, to=to, f0=get("alpha", 1.0))
+    if node.op == "Selu":
+        value = chain.put("elu", x, f0=get("alpha", 1.67326319217681884765625))
+        return chain.put("muls", value, to=to, f0=get("gamma", 1.05070102214813232421875))
+    return chain.put("hard_sigmoid", x, to=to, f0=get("alpha", 0.2), f1=get("beta", 0.5))
+
+
+@_emits("Gelu")
+def _gelu(chain: Chain, node: Node, to: TensorType) -> int:
+    tanh = node.attrs.get("approximate", "none") == "tanh"
+    return chain.put("gelu_tanh" if tanh else "gelu", chain.read(node.inputs[0]), to=to)
+
+
+@_emits("Softsign")
+def _softsign(chain: Chain, node: Node, to: TensorType) -> int:
+    x = chain.read(node.inputs[0])
+    return chain.put("div", x, chain.put("adds", chain.put("abs", x), f0=1.0), to=to)
+
+
+@_emits("Clip")
+def _clip(chain: Chain, node: Node, to: TensorType) -> int:
+    """Limits are attributes or constant inputs; either may be absent."""
+    limits: list[float | None] = []
+    for index, name in ((1, "min"), (2, "max")):
+        given = node.attrs.get(name)
+        if index < len(node.inputs) and node.inputs[index]:
+            given = scalar_value(chain.context, node.inputs[index])
+            if given is None:
+                raise NoKernel(f"{node.name}: limit {node.inputs[index]!r} must be constant")
+        limits.append(None if given is None else float(given))
+    x = chain.read(node.inputs[0])
+    low, high = limits
+    if low is not None and high is not None:
+        return chain.put("clip", x, to=to, f0=low, f1=high)
+    if low is None and high is None:
+        return chain.put("copy", x, to=to)
+    return chain.put("maxs", x, to=to, f0=low) if low is not None else chain.put("mins", x, to=to, f0=high or 0.0)
+
+
+@_emits("Where")
+def _where(chain: Chain, node: Node, to: TensorType) -> int:
+    return chain.put("select", *(chain.read(n) for n in node.inputs), to=to)
+
+
+@_emits("Cast")
+def _cast(chain: Chain, node: Node, to: TensorType) -> int:
+    x = chain.read(node.inputs[0])
+    source = dtype_of(chain.context.type_of(node.inputs[0]).dtype)
+    if source.is_float and not dtype_of(to.dtype).is_float and to.dtype != "bool":
+        return _truncate(chain, x, to)
+    return chain.put("copy", x, to=to)
+
+
+@_emits("QuantizeLinear", "DequantizeLinear")
+def _quantize(chain: Chain, node: Node, to: TensorType) -> int:
+    """A conversion by the scale of one operand; only one scale for the whole tensor."""
+    scale = scalar_value(chain.context, node.inputs[1])
+    zero = scalar_value(chain.context, node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else 0.0
+    if scale is None or zero is None:
+        raise NoKernel(f"{node.name}: scale and zero point must be one constant each")
+    if node.op == "QuantizeLinear":
+        return chain.put("copy", chain.read(node.inputs[0]), to=TensorType((), to.dtype, scale, int(zero)))
+    name = node.inputs[0]
+    if name in chain.results:
+        raise NoKernel(f"{node.name}: reads {name} of its own group under another scale")
+    kind = chain.context.type_of(name)
+    strides = broadcast_strides(kind.shape, chain.shape)
+    stored = Operand(chain.context.space_of(name), kind.dtype, strides, scale, int(zero))
+    return chain.put("copy", chain.read_as(name, stored), to=to)
+
+
+@_emits("BatchNormalization")
+def _batch_norm(chain: Chain, node: Node, to: TensorType) -> int:
+    """x * factor + offset, one of each a channel, computed from the statistics when their values are asked for."""
+    context = chain.context
+    names = node.inputs[1:5]
+    only(context, names, node.name)
+    held = [context.graph.constants[n] for n in names]
+    shape = context.type_of(node.inputs[0]).shape
+    channels = held[0].type.shape[0]
+    stripped = any(c.stripped for c in held)
+
+    def factor() -> Array:
+        scale, _, _, variance = (np.asarray(c.value(), np.float32) for c in held)
+        return np.asarray(scale / np.sqrt(variance + np.float32(node.attrs.get("epsilon", 1e-5))))
+
+    def offset() -> Array:
+        _, bias, mean, _ = (np.asarray(c.value(), np.float32) for c in held)
+        return np.asarray(bias - mean * factor())
+
+    axis = len(shape) - 1 if channel_last(node) else 1
+    strides = broadcast_strides(tuple(channels if i == axis else 1 for i in range(len(shape))), chain.shape)
+    vectors = []
+    for suffix, values in (("factor", factor), ("offset", offset)):
+        name = f"{node.name}.{suffix}"
+        constant = Constant(TensorType((channels,), "fp32"), None if stripped else values)
+        context.add_constant(name, constant)
+        chain.inputs[name] = Operand(context.space_of(name), "fp32", strides)
+        vectors.append(list(chain.inputs).index(name))
+    return chain.put("add", chain.put("mul", chain.read(node.inputs[0]), vectors[0]), vectors[1], to=to)
+
+
+def _outputs(context: Context, nodes: Sequence[Node]) -> list[str]:
+    """Tensors of a group that someone outside of it reads."""
+    inside = {n.name for n in nodes}
+    wanted = {name for n in context.graph.nodes if n.name not in inside for name in n.inputs}
+    wanted |= set(context.graph.outputs)
+    return [name for n in nodes for name in n.outputs[:1] if name in wanted]
+
+
+@rule(*EMIT)
+def pointwise(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
+    """A group of element-wise nodes, in topological order."""
+    results = [context.type_of(n.outputs[0]).shape for n in nodes]
+    shape = tuple(int(d) for d in np.broadcast_shapes(*results))
+    if 0 in shape:
+        return []
+    chain = Chain(context, shape)
+    for node in nodes:
+        if node.op not in EMIT:
+            raise NoKernel(f"{node.name}: {node.op} is not an element-wise operation of the vector unit")
+        EMIT[node.op](chain, node, context.type_of(node.outputs[0]))
+        chain.results[node.outputs[0]] = len(chain.steps) - 1
+    names = _outputs(context, nodes)
+    if any(context.type_of(n).shape != shape for n in names):
+        raise NoKernel(f"{nodes[0].name}: results of different shapes leave one group")
+    outs = [operand(context, n, row_major(shape)) for n in names]
+    extents, strides = collapse(shape, *(o.strides for o in (*chain.inputs.values(), *outs)))
+    placed = [_restrided(o, s) for o, s in zip((*chain.inputs.values(), *outs), strides)]
+    count = len(chain.inputs)
+    spec = Pointwise(
+        extents, tuple(placed[:count]), tuple(chain.steps),
+        tuple((chain.results[n], o) for n, o in zip(names, placed[count:])),
+    )  # fmt: skip
+    bind = {f"in{i}": (n.rstrip("\n"), 0) for i, n in enumerate(chain.inputs)}
+    bind |= {f"out{i}": (n, 0) for i, n in enumerate(names)}
+    return [call(context, spec, build, bind)]
+
+
+def _restrided(value: Operand, strides: tuple[int, ...]) -> Operand:
+    return Operand(value.space, value.dtype, strides, value.scale, value.zero_point)
