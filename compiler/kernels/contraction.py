@@ -47,6 +47,7 @@ class Epilogue:
     f1: float = 0.0
     after: tuple[tuple[str, float, float, int], ...] = ()
     operands: tuple[Operand, ...] = ()
+    vector_y: int = 0  # elements from one y (group) to the next in bias and scales; 0: all share them
     mid_scales: tuple[float, ...] = ()  # scale of the tile after the drain and after each operation (quantised tiles)
 
 
@@ -363,11 +364,12 @@ class _Builder:
         """A per-column fp32 vector in the scratchpad, broadcast over rows."""
         if not present:
             return None
-        level = self.level("n")
+        step = self.s.epilogue.vector_y
+        level = self.level("yn" if step else "n")
         most = self.most["n"]
         extents = ((self.extent["n"], most),)
         self.buffers.append(Buffer(name.upper(), "spm", "fp32", most * 4, level))
-        source = Ref(name, "fp32", (Dim(*extents[0], 4),), pos("n") * 4)
+        source = Ref(name, "fp32", (Dim(*extents[0], 4),), pos("y") * (4 * step) + pos("n") * 4)
         self.loads.append(Placed(Stmt("cp", dense(name.upper(), "fp32", 4, extents), (source,)), level))
         return Ref(name.upper(), "fp32", (Dim(self.extent["h"], self.most["h"], 0), Dim(self.s.w, self.s.w, 0), Dim(*extents[0], 4)))
 

@@ -213,7 +213,9 @@ def _epilogue(context: Context, nodes: tuple[Node, ...], axes: _Axes, bind: dict
         after.append(_step(context, node, previous, axes, operands, bind))
         previous = node.outputs[0]
         mids.append(context.type_of(previous).scale)
-    return Epilogue(bias, scales, act, f0, f1, tuple(after), tuple(operands), tuple(mids))
+    e = axes.extents
+    per_group = e["n"] if axes.out_strides["y"] == e["n"] and e["y"] * e["n"] == axes.out_shape[-1] else 0
+    return Epilogue(bias, scales, act, f0, f1, tuple(after), tuple(operands), per_group, tuple(mids))
 
 
 def _same_steps(context: Context, anchor: Node, node: Node) -> bool:
