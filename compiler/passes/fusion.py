@@ -17,14 +17,18 @@ from dataclasses import replace
 
 from compiler.graph import Graph, Node
 from compiler.ops import op_def
-from isa.dtypes import dtype as dtype_of
 
 MAX_CHAIN = 8
 VIEW = "view:"
 # Elementwise operators that a kernel cannot apply to the result of another one, or whose parameters are not pointwise.
 _ALONE = ("QuantizeLinear", "DequantizeLinear", "BatchNormalization")
-# What the epilogue of a matrix product may hold: activations, and arithmetic with a residual or a vector.
-_BINARY_EPILOGUE = ("Add", "Sub", "Mul", "Div", "Min", "Max", "PRelu", "Pow")
+# What may follow a matrix product in its kernel: activations, and arithmetic with a residual or a vector.
+_UNARY_EPILOGUE = (
+    "Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "Gelu", "HardSwish", "HardSigmoid", "Mish", "Elu", "Softplus",
+    "Erf", "Exp", "Sqrt", "Neg", "Abs",
+)  # fmt: skip
+_SCALAR_EPILOGUE = ("Add", "Mul", "Min", "Max")
+_BINARY_EPILOGUE = (*_SCALAR_EPILOGUE, "Sub", "Div")
 
 
 def run(graph: Graph, fusion: bool = True) -> Graph:
@@ -99,18 +103,22 @@ def _joins(graph: Graph, node: Node, value: str, epilogue: bool) -> bool:
     others = [n for n in node.inputs if n and n != value]
     if not epilogue:
         return True
-    # The result passes through the accumulator: it stays a float, and each other operand fits as residual or vector.
-    if not dtype_of(after.dtype).is_float and dtype_of(before.dtype).is_float:
+    if len(node.inputs) == 1:
+        return node.op in _UNARY_EPILOGUE
+    if node.op not in _BINARY_EPILOGUE or len(others) != 1 or len(node.inputs) != 2:
         return False
-    if others and node.op not in _BINARY_EPILOGUE:
+    if node.op not in _SCALAR_EPILOGUE and node.inputs[0] != value:
         return False
-    return all(_residual_or_vector(graph, n, after.shape) for n in others)
+    return _fits(graph, node, others[0], after.shape)
 
 
-def _residual_or_vector(graph: Graph, name: str, shape: tuple[int, ...]) -> bool:
-    """The whole shape, one value, or a constant vector along the last axis (channels, once NHWC)."""
-    found = graph.tensors[name].shape
-    padded = (1,) * (len(shape) - len(found)) + found
-    if padded == shape or graph.tensors[name].elements == 1:
+def _fits(graph: Graph, node: Node, name: str, shape: tuple[int, ...]) -> bool:
+    """True for a residual of the whole shape, a known scalar, or a constant vector along the last axis (channels)."""
+    found, constant = graph.tensors[name].shape, graph.constants.get(name)
+    if found == shape:
         return True
-    return name in graph.constants and padded[-1] == shape[-1] and all(d == 1 for d in padded[:-1])
+    if constant is None:
+        return False
+    if constant.type.elements == 1 and not constant.stripped:
+        return node.op in _SCALAR_EPILOGUE
+    return bool(found) and found[-1] == shape[-1] and all(d == 1 for d in found[:-1])

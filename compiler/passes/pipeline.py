@@ -6,7 +6,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from compiler.graph import Graph
-from compiler.passes import bn_fold, canonical, fusion, layout
+from compiler.passes import (
+    bn_fold,
+    canonical,
+    composites,
+    cse,
+    dce,
+    folding,
+    fusion,
+    layout,
+    matmul_fuse,
+    redundant,
+    shapes,
+    simplify,
+)
 from isa.errors import CompileError
 
 Step = tuple[str, Callable[[Graph], Graph]]
@@ -14,19 +27,30 @@ Step = tuple[str, Callable[[Graph], Graph]]
 
 @dataclass(frozen=True)
 class Options:
-    """What the pipeline may do."""
+    """What the pipeline may do; `fold_elements` bounds what constant folding may create."""
 
+    fast_math: bool = False
     channel_last: bool = True
     fusion: bool = True
+    fold_elements: int = folding.MAX_ELEMENTS
 
 
 def steps(options: Options) -> list[Step]:
     """Every step that `options` ask for, in order."""
-    found: list[Step] = [("bn_fold", bn_fold.run), ("canonical", canonical.run)]
-    if options.channel_last:
-        found.append(("layout", layout.run))
-    found.append(("fusion", lambda graph: fusion.run(graph, options.fusion)))
-    return found
+    return [
+        ("shapes", shapes.run),
+        ("redundant", redundant.run),
+        ("folding", lambda graph: folding.run(graph, options.fold_elements)),
+        ("bn_fold", bn_fold.run),
+        ("composites", composites.run),
+        ("canonical", canonical.run),
+        ("simplify", lambda graph: simplify.run(graph, options.fast_math)),
+        *([("layout", layout.run)] if options.channel_last else []),
+        ("matmul_fuse", matmul_fuse.run),
+        ("cse", cse.run),
+        ("cleanup", lambda graph: dce.run(folding.run(redundant.run(graph), options.fold_elements))),
+        ("fusion", lambda graph: fusion.run(graph, options.fusion)),
+    ]
 
 
 def optimise(graph: Graph, options: Options | None = None) -> Iterator[tuple[str, Graph]]:

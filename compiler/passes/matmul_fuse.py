@@ -1,0 +1,104 @@
+"""Takes into MatMul what stands around it: a bias added after it, transposes of its operands, flattening views.
+
+Valid in: any graph. Valid out: no Add of a constant vector is the only reader of a MatMul without bias; no MatMul reads
+a Transpose that only exchanges the last two axes (attributes transA and transB have it read in place).
+"""
+
+from __future__ import annotations
+
+from compiler.graph import Graph, Node
+from compiler.passes import dce
+from compiler.passes.edit import Editor
+from isa.dtypes import dtype as dtype_of
+
+
+def run(graph: Graph) -> Graph:
+    """Fuse transposes, then flattening views, then biases."""
+    return dce.run(_biases(_views(_transposes(graph))))
+
+
+def _transposes(graph: Graph) -> Graph:
+    edit, producers = Editor(graph), graph.producers()
+    for node in graph.nodes:
+        if node.op != "MatMul":
+            edit.keep(node)
+            continue
+        inputs, attrs = list(node.inputs), dict(node.attrs)
+        for index, label in ((0, "transA"), (1, "transB")):
+            source = producers.get(inputs[index])
+            if source is not None and source.op == "Transpose" and _swaps_last_two(graph, source):
+                inputs[index] = source.inputs[0]
+                attrs[label] = 1 - int(attrs.get(label, 0))
+        edit.keep(node, inputs=tuple(inputs), attrs={k: v for k, v in attrs.items() if v or k not in _FLAGS})
+    return edit.finish()
+
+
+_FLAGS = ("transA", "transB")
+
+
+def _swaps_last_two(graph: Graph, node: Node) -> bool:
+    rank = len(graph.tensors[node.outputs[0]].shape)
+    swapped = (*range(rank - 2), rank - 1, rank - 2)
+    return rank >= 2 and tuple(node.attrs.get("perm", range(rank - 1, -1, -1))) == swapped
+
+
+def _views(graph: Graph) -> Graph:
+    """Rows flattened before a product and spread after it: the product takes the operand as it is."""
+    edit, producers, readers = Editor(graph), graph.producers(), graph.consumers()
+    for node in graph.nodes:
+        product = producers.get(node.inputs[0]) if node.op == "Reshape" else None
+        source = _rows(graph, producers, product) if product is not None else ""
+        if product is None or not source or len(readers[node.inputs[0]]) != 1 or node.inputs[0] in graph.outputs:
+            edit.keep(node)
+            continue
+        wanted, width = graph.tensors[node.outputs[0]].shape, graph.tensors[product.outputs[0]].shape[-1:]
+        if wanted != graph.tensors[source].shape[:-1] + width:
+            edit.keep(node)
+            continue
+        edit.emit(product.name, "MatMul", (source, *product.inputs[1:]), node.outputs[0], **product.attrs)
+    return dce.run(edit.finish())
+
+
+def _rows(graph: Graph, producers: dict[str, Node], node: Node) -> str:
+    """The tensor whose leading axes a Reshape joins to make the left operand of a product with a matrix, or ''."""
+    view = producers.get(node.inputs[0])
+    if node.op != "MatMul" or view is None or view.op != "Reshape" or node.attrs.get("transA", 0):
+        return ""
+    source, flat = graph.tensors[view.inputs[0]].shape, graph.tensors[node.inputs[0]].shape
+    matrix = len(graph.tensors[node.inputs[1]].shape) == 2 and len(flat) == 2
+    return view.inputs[0] if matrix and len(source) > 2 and source[-1] == flat[-1] else ""
+
+
+def _biases(graph: Graph) -> Graph:
+    edit, readers = Editor(graph), graph.consumers()
+    done: set[str] = set()
+    for node in graph.nodes:
+        if node.name in done:
+            continue
+        found = _bias(graph, readers, node) if node.op == "MatMul" and len(node.inputs) == 2 else None
+        if found is None:
+            edit.keep(node)
+            continue
+        add, bias = found
+        width = graph.tensors[add.outputs[0]].shape[-1]
+        if graph.tensors[bias].shape != (width,):
+            bias = edit.mapped(bias, "flat", (width,), lambda v: v.reshape(-1))
+        edit.keep(node, inputs=(*node.inputs, bias), outputs=add.outputs)
+        done.add(add.name)
+    return edit.finish()
+
+
+def _bias(graph: Graph, readers: dict[str, list[Node]], node: Node) -> tuple[Node, str] | None:
+    """The Add of a constant vector that alone reads the product, and the vector."""
+    product = node.outputs[0]
+    following, kind = readers.get(product, []), graph.tensors[product]
+    if product in graph.outputs or len(following) != 1 or not dtype_of(kind.dtype).is_float or len(kind.shape) < 2:
+        return None
+    add = following[0]
+    others = [n for n in add.inputs if n != product]
+    if add.op != "Add" or len(others) != 1 or others[0] not in graph.constants:
+        return None
+    shape = graph.tensors[others[0]].shape
+    vector = bool(shape) and shape[-1] == kind.shape[-1] and all(d == 1 for d in shape[:-1])
+    same = graph.tensors[add.outputs[0]].shape == kind.shape and len(graph.tensors[node.inputs[1]].shape) >= 2
+    return (add, others[0]) if vector and same else None
