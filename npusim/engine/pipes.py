@@ -5,6 +5,7 @@ from __future__ import annotations
 from isa.params import INDEX
 from isa.table import DMA, MATRIX, PIPE_CLASS_NAMES, WEIGHTS
 from npusim.engine.account import account, fell_idle
+from npusim.engine.costs import DATAFLOW, DATAFLOW_OS
 from npusim.engine.dispatch import MATRIX_PIPE
 from npusim.engine.layout import (
     BUSY,
@@ -22,6 +23,8 @@ from npusim.engine.layout import (
     FREE,
     K_DROPPED,
     K_EVENTS,
+    K_FROM,
+    K_TO,
     K_TRAFFIC,
     LOADING,
     M_FIFO,
@@ -132,6 +135,14 @@ def shift_from_fifo(v, pipes, ops, units, c, u, now):
 
 
 @kernel
+def array_drains(v, ops, units, c, u, slot, now):
+    """True when a new fold must wait because the last one's results are not out yet: arrays without fold overlap."""
+    if v[FOLD_OVERLAP] or units[c, u, M_LAST_DONE] <= now:
+        return False
+    return ops[c, slot, O_NEXT_TILE] != 0 or v[DATAFLOW] == DATAFLOW_OS
+
+
+@kernel
 def blocked(v, cores, pipes, ops, units, c, p, slot, now):
     """Why the instruction cannot start now: a cause, or -1."""
     if ops[c, slot, O_DEPS] != 0:
@@ -145,6 +156,8 @@ def blocked(v, cores, pipes, ops, units, c, p, slot, now):
         units[c, u, M_SHADOW] == READY or (units[c, u, M_SHADOW] == LOADING and units[c, u, M_SHADOW_END] <= now)
     ):
         return WAIT_WEIGHTS
+    if kind == MATRIX and array_drains(v, ops, units, c, u, slot, now):
+        return WAIT_MATRIX
     if kind == WEIGHTS:
         if ops[c, slot, O_KIND] == MEMORY:
             if units[c, u, M_RESERVED] >= v[FIFO_TILES]:
@@ -249,6 +262,8 @@ def retire(cores, pipes, ops, units, events, clock, c, p, now):
 @kernel
 def log(ops, events, clock, c, p, slot, now):
     """Keep the executed instruction as an event while there is room."""
+    if now <= clock[K_FROM] or ops[c, slot, O_START] >= clock[K_TO]:
+        return
     n = clock[K_EVENTS]
     if n >= events.shape[0]:
         clock[K_DROPPED] += 1
