@@ -12,10 +12,13 @@ from compiler.compile import Compilation, compile_graph
 from compiler.frontend import load_model
 from compiler.graph import Graph
 from compiler.passes.pipeline import Options
+from isa.dtypes import DTYPES
+from isa.dtypes import dtype as dtype_of
 from isa.errors import ConfigError
 from isa.loader import load_machine
 from isa.machine import Machine
 from isa.params import resolve
+from isa.program import LAUNCH_HOST, Program
 from isa.verify import verify
 from npusim.record import CheckResult, Result
 
@@ -23,7 +26,7 @@ Progress = Callable[[str, int, int], None]  # stage, done, total
 FIDELITIES = ("roofline", "analytic", "cycle")
 RUN_KEYS = {
     "cores": "cores to use (on chips whose cores own their DRAM channels, the same share of those)",
-    "matrix_dtype": "what the array multiplies, when tensors are stored in another dtype",
+    "matrix_dtype": "what the array rounds floating-point operands to before it multiplies them, at that dtype's rate",
     "fusion": "true or false: fuse operators into kernels",
 }
 
@@ -47,7 +50,23 @@ def machine_for(hw: str, settings: Sequence[str] = ()) -> tuple[Machine, dict[st
     machine = load_machine(hw, [s for s in settings if not s.startswith("run.")]).machine
     if "cores" in options:
         machine = with_cores(machine, options.pop("cores"))
+    if "matrix_dtype" in options:
+        machine = with_matrix_dtype(machine, options.pop("matrix_dtype"))
     return machine, options
+
+
+def with_matrix_dtype(machine: Machine, name: str) -> Machine:
+    """The machine whose arrays round every wider float operand to `name`; raises ConfigError when they do not take it."""
+    matrix = machine.core.matrix
+    if name not in matrix.passes or not dtype_of(name).is_float:
+        raise ConfigError(f"run.matrix_dtype={name}: the array of {machine.name} multiplies {', '.join(matrix.passes)}")
+    wider = [d.name for d in DTYPES.values() if d.is_float and d.bits > dtype_of(name).bits]
+    changed = matrix.model_copy(update={
+        "passes": {**matrix.passes, **dict.fromkeys(wider, matrix.passes[name])},
+        "accumulate": {**matrix.accumulate, **dict.fromkeys(wider, matrix.accumulate[name])},
+        "multiply_as": {**matrix.multiply_as, **dict.fromkeys(wider, name)},
+    })
+    return machine.model_copy(update={"core": machine.core.model_copy(update={"matrix": changed})})
 
 
 def with_cores(machine: Machine, text: str) -> Machine:
@@ -87,7 +106,7 @@ def compile(  # the name users expect
         calibration = generate(graph, seed)
     fuse = options.get("fusion", "true") != "false"
     compilation = compile_graph(
-        graph, machine, dtype, options.get("matrix_dtype", ""), calibration, Options(fusion=fuse), dump
+        graph, machine, dtype, calibration, Options(fusion=fuse), dump
     )
     verify(compilation.built.program, machine)
     return compilation
@@ -106,13 +125,15 @@ def run(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     seed: int = 0,
     fidelity: str = "cycle",
+    trace_window: tuple[int, int] | None = None,
     progress: Progress | None = None,
     dump: Callable[[str, Graph], None] | None = None,
 ) -> Result:
     """Compile a model, simulate it on a chip, and write reports into `out` if given.
 
-    `check` also executes the program for its values and compares them with the reference (Result.check). Raises an
-    NpuError of `isa.errors` for anything that a user can mend.
+    `check` also executes the program for its values and compares them with the reference (Result.check).
+    `trace_window` (start and end core cycle) limits the instructions in the trace. Raises an NpuError of `isa.errors`
+    for anything that a user can mend.
     """
     started = time.perf_counter()
     if fidelity not in FIDELITIES:
@@ -121,7 +142,9 @@ def run(
     graph = load_model(model, shapes, batch) if isinstance(model, str) else model
     rest = [f"run.{k}={v}" for k, v in options.items()]
     compilation = compile(graph, machine, settings=rest, dtype=dtype, seed=seed, calibrated=check, dump=dump)
-    result = simulate(compilation, machine, fidelity, progress)
+    result = simulate(compilation, machine, fidelity, progress, trace_window)
+    if check and progress is not None:
+        progress("checking", 0, 1)
     checked = _check(compilation, graph, machine, seed, allow_approx) if check else None
     result = replace(result, model=model if isinstance(model, str) else graph.name, check=checked,
                      wall_s=time.perf_counter() - started, extra={"batch": batch or 1})
@@ -132,25 +155,48 @@ def run(
     return result
 
 
-def simulate(compilation: Compilation, machine: Machine, fidelity: str = "cycle", progress: Progress | None = None) -> Result:
-    """Simulate a compiled model and gather its Result."""
-    program = compilation.built.program
+def simulate(
+    compilation: Compilation,
+    machine: Machine,
+    fidelity: str = "cycle",
+    progress: Progress | None = None,
+    trace_window: tuple[int, int] | None = None,
+) -> Result:
+    """Simulate a compiled model and gather its Result; `trace_window` is as in `run`."""
+    built = compilation.built
+    return simulate_program(
+        built.program, machine, compilation.dtype, built.assumptions, fidelity, progress, trace_window
+    )
+
+
+def simulate_program(
+    program: Program,
+    machine: Machine,
+    dtype: str,
+    assumptions: tuple[str, ...] = (),
+    fidelity: str = "cycle",
+    progress: Progress | None = None,
+    trace_window: tuple[int, int] | None = None,
+) -> Result:
+    """Simulate a legal program and gather its Result; `dtype` is the label of its reports."""
     if fidelity == "cycle":
         from npusim.engine.run import run as engine
 
         total = len(program.launches)
-        step = None if progress is None else lambda done, cycle: progress("simulating", done, total)
-        record = engine(program, resolve(machine), progress=step)
+        step = None if progress is None else lambda done, cycle: progress("simulating", done + 1, total)
+        if progress is not None:
+            progress("simulating", 0, total)
+        record = engine(program, resolve(machine), progress=step, window=trace_window)
     else:
         from npusim.closed_form import estimate
 
         record = estimate(program, machine, fidelity)
-    host = sum(int(x["cycles"]) for x in program.launches if int(x["kind"]) == 1) / machine.clock_mhz
+    host = sum(int(x["cycles"]) for x in program.launches if int(x["kind"]) == LAUNCH_HOST) / machine.clock_mhz
     return Result(
-        program.name, machine.name, compilation.dtype, fidelity, machine, program, record,
-        assumptions=compilation.built.assumptions, host_us=host,
+        program.name, machine.name, dtype, fidelity, machine, program, record,
+        assumptions=assumptions, host_us=host,
         graph_macs=sum(o.macs for o in program.operators), graph_flops=sum(o.flops for o in program.operators),
-    )
+    )  # fmt: skip
 
 
 def _check(compilation: Compilation, graph: Graph, machine: Machine, seed: int, allow_approx: bool) -> CheckResult:

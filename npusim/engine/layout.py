@@ -90,7 +90,8 @@ V_OP_LANES = V_OP_PIPE + MAX_CODE
 V_COUNT = V_OP_LANES + MAX_CODE
 # `clock` [.]: the outer loop.
 (K_NOW, K_MEMORY_UNTIL, K_EVENTS, K_DROPPED, K_CORE, K_Q, K_R, K_F) = range(8)  # K_Q..K_F: the core clock's edges
-K_TRAFFIC = 8  # this launch: bytes by path, then array rows streamed, then instructions by pipe class
+K_FROM, K_TO = 8, 9  # instructions that touch these cycles become events
+K_TRAFFIC = 10  # this launch: bytes by path, then array rows streamed, then instructions by pipe class
 # Status of a call.
 DONE, FULL, DEADLOCK, BAD_CODE, BUDGET = range(5)
 
@@ -145,7 +146,8 @@ def make_state(params: Params, instrs: Array, descs: Array, max_events: int) -> 
     cores, pipes, units = params["cores"], len(params.pipes), params["matrix_count"]
     if len(params.paths) > MAX_PATHS or len(params.dma) > MAX_ENGINES:
         raise ConfigError(
-            f"core.paths has {len(params.paths)} rows (at most {MAX_PATHS}), core.dma {len(params.dma)} (at most {MAX_ENGINES})"
+            f"core.paths has {len(params.paths)} rows (at most {MAX_PATHS}), "
+            f"core.dma {len(params.dma)} (at most {MAX_ENGINES})"
         )
 
     def zeros(*shape: int) -> Array:
@@ -158,6 +160,7 @@ def make_state(params: Params, instrs: Array, descs: Array, max_events: int) -> 
         clock=zeros(K_TRAFFIC + MAX_PATHS + 16),
     )
     state.clock[K_Q : K_F + 1] = clock_parts(params["core_khz"])
+    state.clock[K_TO] = FAR
     for pipe in params.pipes:
         row = state.pipe[:, pipe.index]
         row[:, P_CLASS], row[:, P_UNIT] = min(pipe.pipe_class, DMA), pipe.unit

@@ -26,8 +26,11 @@ def run(
     params: Params,
     max_events: int = MAX_EVENTS,
     progress: Callable[[int, int], None] | None = None,
+    window: tuple[int, int] | None = None,
 ) -> Record:
     """Simulate a program cycle by cycle; `progress(launch, cycle)` is called after each launch.
+
+    `window` (start and end core cycle) keeps only instructions that ran in it as events.
 
     Raises DeadlockError or SimulationError naming launch, cycle, core and instruction.
     """
@@ -36,6 +39,8 @@ def run(
 
     started = time.process_time()
     state = make_state(params, program.instrs, program.descs, max_events)
+    if window is not None:
+        state.clock[at.K_FROM], state.clock[at.K_TO] = window
     memory = make_memory(params.machine, rotate_channels=params.machine.memory.rotate_channels)
     in_flight = int(params.dma[:, 1] @ params.dma[:, 2]) + params["matrix_count"] * params["weight_outstanding"]
     port = make_port(*(2 * params["cores"] * in_flight + 64,) * 2)
@@ -137,7 +142,8 @@ def _prepare(program: Program, params: Params, state: State, record: Array, now:
         if core >= grid:
             state.core[core, at.C_HALTED], state.core[core, at.C_CAUSE] = 1, at.DRAINED
             continue
-        state.core[core, at.C_REGS : at.C_REGS + nargs] = program.args[first + core * nargs : first + (core + 1) * nargs]
+        mine = first + core * nargs
+        state.core[core, at.C_REGS : at.C_REGS + nargs] = program.args[mine : mine + nargs]
     state.pipe[:, :, at.P_ACCOUNTED], state.pipe[:, :, at.P_BUSY_UNTIL] = start, start
     state.pipe[:, :, at.P_IDLE] = 1
     state.pipe[:, :, at.P_REASON] = at.DISPATCH
