@@ -32,7 +32,8 @@ def broadcast_strides(shape: Sequence[int], over: Sequence[int]) -> tuple[int, .
 def call(context: Context, spec: Spec, build: Build[Spec], bind: Mapping[str, tuple[str, int]]) -> Call:
     """A kernel call. The nest is built at once, so that a machine that lacks something is known in the rule."""
     nest = build(spec, context.machine, context.budget, "kernel")
-    return Call((build.__module__, build.__name__, spec), lambda name: replace(nest, name=name), bind)
+    label = build.__module__.rsplit(".", 1)[-1]
+    return Call((label, spec), lambda name: replace(nest, name=name), bind)
 
 
 def only(context: Context, names: Sequence[str], what: str) -> None:
@@ -40,3 +41,13 @@ def only(context: Context, names: Sequence[str], what: str) -> None:
     missing = [n for n in names if n not in context.graph.constants]
     if missing:
         raise NoKernel(f"{what}: {', '.join(missing)} must be constant")
+
+
+def near(context: Context, name: str) -> str:
+    """The tensor, or for a constant that no copy engine can fetch into the scratchpad, a copy of it that one can."""
+    constant = context.graph.constants.get(name)
+    space = context.space_of(name)
+    path = context.machine.path(space, "spm")
+    if constant is None or space == "spm" or (path is not None and path.pipe != "weights"):
+        return name
+    return context.add_constant(f"{name}.near", constant)

@@ -59,12 +59,12 @@ def lower(graph: Graph, hw: str, budget: int | None = None) -> tuple[Context, li
     chip = machine(hw)
     home = chip.activation_space
     homes = {name: home for name in graph.tensors}
-    context = Context(chip, graph, homes, {}, chip.default_dtype)
+    room = {k: v.size_bytes for k, v in chip.core.spaces.items()}
+    room["spm"] = budget or (room["spm"] // 2 if home == "spm" else room["spm"])
+    context = Context(chip, graph, homes, room)
     homes.update({name: context.constant_space(False) for name in graph.constants})
     if home == "spm":
         homes.update({name: "host" for name in graph.inputs[1:]})
-    context.budget = {k: v.size_bytes for k, v in chip.core.spaces.items()}
-    context.budget["spm"] = budget or (context.budget["spm"] // 2 if home == "spm" else context.budget["spm"])
     return context, RULES[graph.nodes[0].op](context, graph.nodes)
 
 
