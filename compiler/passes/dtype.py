@@ -1,31 +1,52 @@
-"""Number format of the run: every fp32 tensor becomes `dtype`, constants lazily; integers stay.
+"""Gives every floating-point tensor the dtype of the run.
 
-Valid in: any graph. Valid out: the same graph in another floating-point format.
+Valid in: any graph. Valid out: each float tensor has that dtype, constants rounded when their values are asked for;
+integers, indices and bools are untouched. A Cast between floats becomes one to the run dtype, for `redundant` to drop.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
-from compiler.graph import Constant, Graph, TensorType
+import numpy as np
+
+from compiler.graph import Array, Constant, Graph, Node, TensorType
+from compiler.ops.base import is_float
+from isa.dtypes import DType, round_to
 from isa.dtypes import dtype as dtype_of
-from isa.dtypes import round_to
+from isa.errors import CompileError
+
+_DTYPE_ATTRIBUTES = ("to", "dtype")
 
 
 def run(graph: Graph, dtype: str) -> Graph:
-    """Return the graph with its fp32, fp16, bf16 and fp64 tensors stored in `dtype`."""
+    """Convert floats to `dtype`; raises CompileError when that is not a float format."""
     target = dtype_of(dtype)
-
-    def changed(kind: TensorType) -> TensorType:
-        return replace(kind, dtype=dtype) if dtype_of(kind.dtype).is_float else kind
-
-    constants: dict[str, Constant] = {}
-    for name, constant in graph.constants.items():
-        kind = changed(constant.type)
-        constants[name] = constant if kind == constant.type else constant.map(kind, lambda v: round_to(v, target))
-    nodes = [
-        replace(n, attrs={**n.attrs, "to": dtype}) if n.op == "Cast" and dtype_of(str(n.attrs["to"])).is_float else n
-        for n in graph.nodes
-    ]
-    tensors = {name: changed(kind) for name, kind in graph.tensors.items()}
+    if not target.is_float:
+        raise CompileError(f"dtype {dtype!r} is not a float format: use the quantise pass for integers")
+    tensors = {name: _converted(kind, dtype) for name, kind in graph.tensors.items()}
+    constants = {name: _rounded(constant, target) for name, constant in graph.constants.items()}
+    nodes = [_node(node, dtype) for node in graph.nodes]
     return replace(graph, nodes=tuple(nodes), tensors=tensors, constants=constants)
+
+
+def _converted(kind: TensorType, dtype: str) -> TensorType:
+    return replace(kind, dtype=dtype) if is_float(kind.dtype) else kind
+
+
+def _rounded(constant: Constant, target: DType) -> Constant:
+    kind = constant.type
+    if not is_float(kind.dtype) or kind.dtype == target.name:
+        return constant
+    return constant.map(_converted(kind, target.name), partial(_round, target))
+
+
+def _round(target: DType, values: Array) -> Array:
+    with np.errstate(over="ignore"):  # masks such as -3.4e38 become -inf in fp16, which masks as well
+        return round_to(values, target)
+
+
+def _node(node: Node, dtype: str) -> Node:
+    changes = {k: dtype for k in _DTYPE_ATTRIBUTES if isinstance(node.attrs.get(k), str) and is_float(node.attrs[k])}
+    return replace(node, attrs={**node.attrs, **changes}) if changes else node

@@ -112,7 +112,7 @@ def _to(op: str, *names: str) -> Build:
     return lambda edit, match: _emit(edit, match, op, *(match.bound[n] for n in names))
 
 
-def _float_to(op: str, *names: str) -> Build:
+def _to_float(op: str, *names: str) -> Build:
     """The same, for float results only."""
     return lambda edit, match: _floats(edit, match) and _to(op, *names)(edit, match)
 
@@ -136,10 +136,10 @@ RULES = [
     Rule("x + (-y)",           ("Add", "x", ("Neg", "y")),                     _to("Sub", "x", "y")),
     Rule("x - (-y)",           ("Sub", "x", ("Neg", "y")),                     _to("Add", "x", "y")),
     Rule("x (1 / y)",          ("Mul", "x", ("Reciprocal", "y")),              _to("Div", "x", "y")),
-    Rule("1 / x",              ("Div", 1.0, "x"),                              _float_to("Reciprocal", "x")),
+    Rule("1 / x",              ("Div", 1.0, "x"),                              _to_float("Reciprocal", "x")),
     Rule("x ** 2",             ("Pow", "x", 2.0),                              _square, shared=True),
-    Rule("x ** 0.5",           ("Pow", "x", 0.5),                              _float_to("Sqrt", "x"), shared=True),
-    Rule("x ** -1",            ("Pow", "x", -1.0),                             _float_to("Reciprocal", "x"), shared=True),
+    Rule("x ** 0.5",           ("Pow", "x", 0.5),                              _to_float("Sqrt", "x"), shared=True),
+    Rule("x ** -1",            ("Pow", "x", -1.0),                          _to_float("Reciprocal", "x"), shared=True),
     Rule("x - C",              ("Sub", "x", "C"),                              _negated, shared=True),
     Rule("x / 2**k",           ("Div", "x", "C"),                              _reciprocal, shared=True),
     Rule("(x u) v",            ("Mul", ("Mul", "x", "u"), "v"),                _hoist),
