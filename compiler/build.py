@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from compiler import lower
 from compiler.bundle import pack
-from compiler.codegen import Compiled, generate, pipeline_slots
+from compiler.codegen import Compiled, generate, pipelined
 from compiler.emit import DescriptorPool
 from compiler.graph import Constant, Graph, Node
 from compiler.lower.context import RULES, Call, Context, NoKernel
@@ -109,13 +109,13 @@ def groups_of(graph: Graph) -> list[Group]:
     return done
 
 
-def build_program(graph: Graph, machine: Machine, matrix_dtype: str = "", name: str = "") -> Built:
+def build_program(graph: Graph, machine: Machine, name: str = "") -> Built:
     """Compile a labelled graph; raises CompileError or CapacityError naming the node."""
-    return _Builder(graph, machine, matrix_dtype, name or graph.name).run()
+    return _Builder(graph, machine, name or graph.name).run()
 
 
 class _Builder:
-    def __init__(self, graph: Graph, machine: Machine, matrix_dtype: str, name: str) -> None:
+    def __init__(self, graph: Graph, machine: Machine, name: str) -> None:
         self.graph, self.machine, self.name = graph, machine, name
         self.params: Params = resolve(machine)
         self.roots = _view_roots(graph)
@@ -123,7 +123,7 @@ class _Builder:
         self.homes = self._homes()
         budget = {k: v.size_bytes for k, v in machine.core.spaces.items()}
         budget["spm"] -= self.resident_bytes
-        self.context = Context(machine, graph, self.homes, budget, matrix_dtype)
+        self.context = Context(machine, graph, self.homes, budget)
         self.pool = DescriptorPool()
         self.kernels: dict[Any, tuple[str, Compiled, Nest]] = {}
         self.launches: list[_Launch] = []
@@ -238,7 +238,7 @@ class _Builder:
         if call.key not in self.kernels:
             name = f"k{len(self.kernels)}_{str(call.key[0]) if isinstance(call.key, tuple) else 'kernel'}"
             nest = call.build(name)
-            nest = nest.with_slots(pipeline_slots(nest))
+            nest = pipelined(nest, self.params, self.context.budget)
             self.kernels[call.key] = (name, generate(nest, self.params, self.pool, self.context.budget), nest)
         return self.kernels[call.key]
 
@@ -289,7 +289,7 @@ class _Builder:
         last = group.nodes[-1].outputs[0]
         return Operator(
             group.anchor.name, kind, types[last].shape, tuple(n.name for n in group.nodes),
-            self.context.matrix_dtype or types[group.anchor.inputs[0]].dtype if group.anchor.inputs else types[last].dtype,
+            types[group.anchor.inputs[0]].dtype if group.anchor.inputs else types[last].dtype,
             macs, flops, size, tuple(dict.fromkeys(self.root(i) for i in inputs)),
             tuple(dict.fromkeys(self.root(o) for o in outputs)), approximated,
         )

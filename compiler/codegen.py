@@ -2,7 +2,8 @@
 
 All loops are flattened into one; stage i works at step s on the tile that the load stage reached at step s - i
 (software pipelining), so positions travel through a chain of registers, one link a stage. Inside a step the load stage
-comes last: it then waits for a slot while the arrays are already fed.
+comes first when its buffers have a slot to spare, so that transfers start before the arrays are fed; else it comes last
+and waits for a slot while the arrays already work.
 """
 
 from __future__ import annotations
@@ -37,19 +38,33 @@ def parameters(nest: Nest) -> tuple[str, ...]:
     return (*(t.name for t in nest.tensors), "steps", *ranges)
 
 
-def pipeline_slots(nest: Nest) -> dict[str, int]:
-    """Slots that each buffer needs so that no stage waits for a younger one: distance of its stages plus one."""
+def pipeline_slots(nest: Nest, ahead: bool = False) -> dict[str, int]:
+    """Slots that each buffer needs so that no stage waits for a younger one: distance of its stages plus one.
+
+    `ahead`: one more for what the load stage fills, because it then leads the step (see `generate`).
+    """
     slots = {}
     for buffer in nest.buffers:
         users = [i for i, s in enumerate(nest.stages)
                  if any(_mentions(p, buffer.name) for p in s.placed)]
         varies = any(x.count > 1 for x in nest.loops[: buffer.level])
-        slots[buffer.name] = (max(users) - min(users) + 1) if users and varies else 1
+        lead = int(ahead and bool(users) and users[0] == 0)
+        slots[buffer.name] = (max(users) - min(users) + 1 + lead) if users and varies else 1
     return slots
 
 
 def _mentions(placed: Placed, name: str) -> bool:
     return any(r is not None and r.base == name for s in statements(placed.body) for r in (s.dst, *s.srcs))
+
+
+def pipelined(nest: Nest, params: Params, budget: Mapping[str, int]) -> Nest:
+    """The nest with its slots: loads lead the step if the scratchpad has room for the slot that this takes."""
+    leading = nest.with_slots(pipeline_slots(nest, True), True)
+    try:
+        place(leading, params, budget)
+    except CapacityError:
+        return nest.with_slots(pipeline_slots(nest))
+    return leading
 
 
 def place(nest: Nest, params: Params, budget: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
@@ -77,7 +92,7 @@ def slot_bytes(buffer: Buffer, align: int = 64) -> int:
 
 
 def generate(nest: Nest, params: Params, pool: DescriptorPool, budget: Mapping[str, int]) -> Compiled:
-    """Generate the kernel of a nest."""
+    """Generate the kernel of a nest; its buffers have the slots of `pipelined`."""
     addresses, used = place(nest, params, budget)
     sync = plan(nest, params)
     names = parameters(nest)
@@ -120,7 +135,7 @@ class _Generator:
         e.put("addi", dst=(trips := e.scratch()), a=e.param_reg["steps"], imm=last)
         loop = e.put("loop", a=trips)
         e.close()
-        for stage in (*self.lags[1:], 0):
+        for stage in self.lags if self.nest.ahead else (*self.lags[1:], 0):
             self._stage(stage)
         self._step()
         e.put("endl")

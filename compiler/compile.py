@@ -39,7 +39,6 @@ def compile_graph(
     graph: Graph,
     machine: Machine,
     dtype: str = "",
-    matrix_dtype: str = "",
     calibration: Mapping[str, Array] | None = None,
     options: Options | None = None,
     dump: Dump | None = None,
@@ -47,15 +46,14 @@ def compile_graph(
     """Compile a graph for a machine.
 
     `dtype` is what floating-point tensors are stored in (default: the machine's); an integer dtype quantises, with the
-    ranges that `calibration` inputs show (none: nominal ranges, enough for timing). `matrix_dtype` is what the array
-    multiplies when that differs. `dump(stage, graph)` sees the graph after each step. Raises CompileError.
+    ranges that `calibration` inputs show (none: nominal ranges, enough for timing). `dump(stage, graph)` sees the graph after each step. Raises CompileError.
     """
     wanted = dtype or machine.default_dtype
     if wanted not in DTYPES:
         raise CompileError(f"unknown dtype {wanted!r}; known: {', '.join(DTYPES)}")
-    if (matrix_dtype or wanted) not in machine.core.matrix.passes:
+    if wanted not in machine.core.matrix.passes:
         raise CompileError(
-            f"the array of {machine.name} does not multiply {matrix_dtype or wanted}; "
+            f"the array of {machine.name} does not multiply {wanted}; "
             f"it offers {', '.join(machine.core.matrix.passes)}"
         )
     stages = []
@@ -71,5 +69,5 @@ def compile_graph(
         typed = quantise.run(optimised, ranges)
     if dump is not None:
         dump(wanted, typed)
-    built = build_program(typed, machine, matrix_dtype, graph.name)
+    built = build_program(typed, machine, graph.name)
     return Compilation(built, typed, optimised, wanted, (*stages, wanted))

@@ -135,15 +135,17 @@ class Nest:
     tensors: tuple[TensorArg, ...]
     stages: tuple[Stage, ...]
     macs_padded: int = 0
+    ahead: bool = False  # the load stage leads each step, one slot further ahead, instead of ending it
     notes: tuple[str, ...] = field(default_factory=tuple)
 
     def buffer(self, name: str) -> Buffer | None:
         """The buffer called `name`, or None."""
         return next((b for b in self.buffers if b.name == name), None)
 
-    def with_slots(self, slots: dict[str, int]) -> Nest:
-        """A copy whose buffers have other slot counts."""
-        return replace(self, buffers=tuple(replace(b, slots=slots.get(b.name, b.slots)) for b in self.buffers))
+    def with_slots(self, slots: dict[str, int], ahead: bool = False) -> Nest:
+        """A copy whose buffers have other slot counts, and whose load stage leads or ends the step."""
+        buffers = tuple(replace(b, slots=slots.get(b.name, b.slots)) for b in self.buffers)
+        return replace(self, buffers=buffers, ahead=ahead)
 
 
 def statements(body: Stmt | SubLoop) -> Iterator[Stmt]:

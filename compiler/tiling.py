@@ -30,9 +30,18 @@ class Cost:
     acc_bytes: int
 
 
+LOAD_SLOTS = (3, 2)  # of tiles that change: three let loads lead the step (compiler.codegen), two must do in small memories
+
+
 def search(spec: Contraction, machine: Machine, budget: Mapping[str, int]) -> Tiling:
     """Return the cheapest tiling that fits `budget` bytes by space; raises CapacityError when none does."""
-    return _search(_Key(spec, machine, tuple(sorted(budget.items()))))
+    for slots in LOAD_SLOTS:
+        try:
+            return _search(_Key(spec, machine, tuple(sorted(budget.items())), slots))
+        except CapacityError:
+            if slots == LOAD_SLOTS[-1]:
+                raise
+    raise AssertionError("LOAD_SLOTS is not empty")
 
 
 @dataclass(frozen=True)
@@ -40,9 +49,10 @@ class _Key:
     spec: Contraction
     machine: Machine
     budget: tuple[tuple[str, int], ...]
+    load_slots: int
 
     def __hash__(self) -> int:
-        return hash((repr(self.spec), self.machine.name, self.budget))
+        return hash((repr(self.spec), self.machine.name, self.budget, self.load_slots))
 
 
 @lru_cache(maxsize=4096)
@@ -51,7 +61,7 @@ def _search(key: _Key) -> Tiling:
     best: tuple[float, Tiling] | None = None
     smallest: Cost | None = None
     for tiling in candidates(spec, machine):
-        cost = estimate(spec, tiling, machine)
+        cost = estimate(spec, tiling, machine, key.load_slots)
         if smallest is None or cost.spm_bytes + cost.acc_bytes < smallest.spm_bytes + smallest.acc_bytes:
             smallest = cost
         if not _fits(cost, machine, budget):
@@ -102,13 +112,14 @@ def candidates(spec: Contraction, machine: Machine) -> Iterator[Tiling]:
                         yield Tiling(h, n, c, (*order, "c"), split)
 
 
-def estimate(spec: Contraction, tiling: Tiling, machine: Machine) -> Cost:
-    """Closed-form cost of a tiling."""
+def estimate(spec: Contraction, tiling: Tiling, machine: Machine, load_slots: int = 2) -> Cost:
+    """Closed-form cost of a tiling; `load_slots` copies of tiles that change are kept."""
     totals = {"x": spec.x, "y": spec.y, "h": spec.h, "n": spec.n, "c": spec.c}
     tiles = {"x": 1, "y": 1, "h": min(tiling.h, spec.h), "n": min(tiling.n, spec.n), "c": min(tiling.c, spec.c)}
     counts = {k: -(-totals[k] // tiles[k]) for k in totals}
     share = counts[tiling.split] / -(-counts[tiling.split] // machine.cores) if tiling.split else 1.0
-    loads = {name: _loads(letters, tiling.order, counts, tiles, totals) for name, letters in _USES.items()}
+    uses = {"a": spec.a.letters("hc"), "weight": spec.weight.letters("cn"), "out": "xyhn"}
+    loads = {name: _loads(letters, tiling.order, counts) for name, letters in uses.items()}
     size = {"a": dtype(spec.a.dtype).size_bytes, "weight": dtype(spec.weight.dtype).size_bytes,
             "out": dtype(spec.out.dtype).size_bytes}
     in_rows = min((tiles["h"] - 1) * spec.stride[0] + (spec.kh - 1) * spec.dilation[0] + 1, spec.in_h)
@@ -118,27 +129,42 @@ def estimate(spec: Contraction, tiling: Tiling, machine: Machine) -> Cost:
     traffic = {"a": loads["a"] * a_tile, "weight": loads["weight"] * w_tile, "out": loads["out"] * o_tile}
     extra = len(spec.epilogue.operands)
     dram = sum(v for k, v in traffic.items() if getattr(spec, k).space == "dram") + extra * traffic["out"]
-    rate = machine.dram_bytes_per_second / (machine.clock_mhz * 1e6)
-    compute = _array_cycles(spec, tiles, counts, machine) / share
     steps = 1
-    for k in counts:
-        steps *= counts[k]
-    first = (a_tile * (spec.a.space != "spm") + w_tile) / rate * (machine.cores if tiling.split else 1)
-    cycles = max(compute, dram / rate, _drain_cycles(spec, machine) / share)
-    cycles += first + o_tile / rate + STEP_CYCLES * steps / share
-    spm = _slots(loads["a"]) * a_tile * (spec.a.space != "spm") + _slots(loads["weight"]) * w_tile * _buffered(spec, machine)
+    for count in counts.values():
+        steps *= count
+    active = machine.cores if tiling.split else 1
+    rate = machine.dram_bytes_per_second / (machine.clock_mhz * 1e6) / active
+    away = {"a": a_tile * (spec.a.space != "spm"), "weight": w_tile * _buffered(spec, machine),
+            "out": o_tile * (1 + extra) * (spec.out.space != "spm")}
+    compute = _array_cycles(spec, tiles, counts, machine) / steps + STEP_CYCLES
+    total = _pipeline(compute, {k: (loads[k], away[k] / rate) for k in away}, steps)
+    cycles = max(total, _drain_cycles(spec, machine)) / share + sum(away.values()) / rate
+    spm = _slots(loads["a"], load_slots) * a_tile * (spec.a.space != "spm")
+    spm += _slots(loads["weight"], load_slots) * w_tile * _buffered(spec, machine)
     kept = spec.out.space != "spm" or bool(spec.epilogue.after)
-    spm += _slots(loads["out"], DRAIN_LAG_SLOTS) * o_tile * kept + EPILOGUE_SLOTS * extra * o_tile + 8 * tiles["n"] * 4
+    spm += _slots(loads["out"], DRAIN_LAG_SLOTS) * o_tile * kept + (EPILOGUE_SLOTS + load_slots - 2) * extra * o_tile + 8 * tiles["n"] * 4
     separate = bool(spec.epilogue.after) and machine.core.drain is not None
     spm += DRAIN_LAG_SLOTS * o_tile * separate + 1024
     acc = _slots(loads["out"], DRAIN_LAG_SLOTS) * tiles["h"] * spec.w * tiles["n"] * dtype(spec.acc_dtype).size_bytes
     return Cost(cycles, int(dram), int(spm), int(acc + 256))
 
 
-_USES = {"a": "xyhc", "weight": "xycn", "out": "xyhn"}
+def _pipeline(compute: float, moves: Mapping[str, tuple[int, float]], steps: int) -> float:
+    """Cycles of `steps` steps of which each overlaps its work with the tiles of the next one.
+
+    `moves` gives, by operand, in how many steps it moves a tile and how long that takes. Loops nest, so the steps that
+    move a rarely changing tile move the others too: those steps take the sum of the transfers, if that is longer.
+    """
+    cycles, done = 0.0, 0
+    waiting = sorted(moves.values())
+    for i, (count, _) in enumerate(waiting):
+        together = sum(time for _, time in waiting[i:])
+        cycles += (count - done) * max(compute, together)
+        done = count
+    return cycles + (steps - done) * compute
 
 
-def _loads(letters: str, order: tuple[str, ...], counts: dict[str, int], tiles: dict[str, int], totals: dict[str, int]) -> int:
+def _loads(letters: str, order: tuple[str, ...], counts: dict[str, int]) -> int:
     """How often a tile that depends on `letters` is fetched: every loop down to the innermost that it depends on."""
     moving = [k for k in order if counts[k] > 1]
     depth = max((i + 1 for i, k in enumerate(moving) if k in letters), default=0)

@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from compiler.build import Built, Group, groups_of
 from compiler.compile import Compilation
-from compiler.graph import Graph, Node
+from compiler.graph import Graph, Node, TensorType
 from compiler.ops import op_def, run_graph
-from isa.dtypes import DType, dtype
+from isa.dtypes import DType, dtype, round_to
 from isa.machine import Machine
 from isa.program import LAUNCH_HOST, LAUNCH_KERNEL, HostOp, Tensor
 from npusim.functional import execute
@@ -37,8 +37,8 @@ def check(compilation: Compilation, machine: Machine, feeds: Mapping[str, Array]
     """Execute and compare; see the module's docstring. `feeds` are real-valued graph inputs."""
     built, graph = compilation.built, compilation.graph
     start = initial(built, dict(feeds))
-    values = execute(built.program, machine, start, _host_function(built, graph), keep=lambda t: t.role in ("temp", "output"))
-    tensors = _Tensors(built, start | values.tensors)
+    values = execute(built.program, machine, start, _host_function(built, graph, machine), keep=lambda t: t.role in ("temp", "output"))
+    tensors = _Tensors(built, start | values.tensors, machine.core.matrix.multiply_as)
     rows = [_compare(graph, group, tensors) for group in groups_of(graph)]
     rows = [r for r in rows if r]
     share, refused = executed_share(built, graph)
@@ -53,8 +53,8 @@ def check(compilation: Compilation, machine: Machine, feeds: Mapping[str, Array]
 class _Tensors:
     """Real values of graph tensors: what the program left in memory, constants, and views of either."""
 
-    def __init__(self, built: Built, found: Mapping[str, Array]) -> None:
-        self.built, self.found = built, dict(found)
+    def __init__(self, built: Built, found: Mapping[str, Array], multiply_as: Mapping[str, str]) -> None:
+        self.built, self.found, self.multiply_as = built, dict(found), multiply_as
         self.views = {n.outputs[0]: n.inputs[0] for n in built.graph.nodes
                       if n.op in ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")}
 
@@ -77,13 +77,13 @@ class _Tensors:
         return real(self.raw(name), self.built.graph.tensors[name])
 
 
-def _host_function(built: Built, graph: Graph) -> Any:
+def _host_function(built: Built, graph: Graph, machine: Machine) -> Any:
     """The callback for operators without a kernel: the reference on stored values."""
     nodes = {n.name: n for n in graph.nodes}
 
     def compute(op: HostOp, given: list[tuple[Tensor, Array]]) -> list[Array]:
         known = {t.name: np.asarray(v) for t, v in given}
-        tensors = _Tensors(built, known)
+        tensors = _Tensors(built, known, machine.core.matrix.multiply_as)
         made: dict[str, Array] = {}
         for name in op.node_names:
             for out, value, _ in evaluate(graph, nodes[name], tensors, made):
@@ -96,13 +96,16 @@ def _host_function(built: Built, graph: Graph) -> Any:
 
 def built_root(built: Built, name: str) -> str:
     """The tensor whose storage `name` shares."""
-    return _Tensors(built, {})._root(name)
+    return _Tensors(built, {}, {})._root(name)
 
 
 def evaluate(graph: Graph, node: Node, tensors: _Tensors, made: Mapping[str, Array]) -> list[tuple[str, Array, Array | None]]:
     """(output, rounded real value, sum |a||b| of a contraction or None) of one node; `made` overrides tensors."""
     given = [None if not i else made[i] if i in made else tensors.real(i) for i in node.inputs]
     magnitude = None
+    seen = tensors.multiply_as.get(graph.tensors[node.inputs[0]].dtype) if node.op in CONTRACTIONS else None
+    if seen is not None:  # the array rounds its operands first
+        given[:2] = [real(round_to(np.asarray(x), dtype(seen)), TensorType((), seen)) for x in given[:2]]
     if "weight_scales" in node.attrs:
         results = [_quantised(graph, node, tensors, given)]
     else:

@@ -27,6 +27,10 @@ class Operand:
     scale: float = 1.0
     zero_point: int = 0
 
+    def letters(self, inner: str) -> str:
+        """The loops that choose the operand's tile: x and y where they move it, and the `inner` ones."""
+        return "".join(k for k in "xy" if self.strides.get(k)) + inner
+
     def bytes_of(self, letter: str) -> int:
         """Stride of a letter in bytes."""
         return self.strides.get(letter, 0) * dtype(self.dtype).size_bytes
@@ -215,7 +219,7 @@ class _Builder:
         extents = ((self.in_count, self.in_rows), (s.in_w, s.in_w), (self.extent["c"], c_tile))
         tile = dense("A", s.a.dtype, size, extents)
         self.a_strides = (s.in_w * c_tile * size, c_tile * size, size)
-        level = self.level("xyhc")
+        level = self.level(s.a.letters("hc"))
         self.buffers.append(Buffer("A", space, s.a.dtype, self.in_rows * s.in_w * c_tile * size, level))
         source = Ref("a", s.a.dtype, tuple(
             Dim(e, m, s.a.bytes_of(x)) for (e, m), x in zip(extents, "hwc")), row_start)
@@ -233,7 +237,7 @@ class _Builder:
         size = dtype(s.weight.dtype).size_bytes
         c_tile, n_tile = self.most["c"], self.most["n"]
         extents = ((s.kh, s.kh), (s.kw, s.kw), (self.extent["c"], c_tile), (self.extent["n"], n_tile))
-        level = self.level("xycn")
+        level = self.level(s.weight.letters("cn"))
         transposed = s.weight.strides.get("c", 0) == 1 and s.weight.strides.get("n", 0) != 1
         if transposed:  # keep the stored order, so that the copy moves long runs; the weight port reads it transposed
             extents = (extents[0], extents[1], extents[3], extents[2])

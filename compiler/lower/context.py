@@ -50,7 +50,6 @@ class Context:
     graph: Graph
     homes: dict[str, str]
     budget: Mapping[str, int]
-    matrix_dtype: str  # what the array multiplies for floating-point graphs
     new_constants: dict[str, Constant] = field(default_factory=dict)
 
     def type_of(self, name: str) -> TensorType:

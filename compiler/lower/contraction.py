@@ -173,7 +173,7 @@ def _finish(context: Context, nodes: tuple[Node, ...], a: Operand, weight: Opera
             axes: _Axes, window: dict[str, Any]) -> list[Call]:
     """Add the epilogue, choose the tiling, and return the call."""
     node, matrix = nodes[0], context.machine.core.matrix
-    operand_dtype = a.dtype if context.matrix_dtype == "" else context.matrix_dtype
+    operand_dtype = a.dtype
     if operand_dtype not in matrix.passes:
         raise NoKernel(f"{node.name}: the array of {context.machine.name} does not multiply {operand_dtype}")
     out_name = nodes[-1].outputs[0]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isa.dtypes import BY_CODE as DTYPE
-from isa.dtypes import round_to
+from isa.dtypes import DTYPES, DType, round_to
 from isa.errors import SimulationError
 from isa.table import NEXT_TILE, STATIONARY_A, TABLE
 from npusim.functional.control import Step
@@ -97,6 +97,13 @@ def _gather(state: State, core: CoreState, step: Step) -> int:
     return 0
 
 
+def _array_input(state: State, values: Array, dtype: int) -> tuple[Array, DType]:
+    """What the array sees of an operand: rounded to the dtype that it multiplies, if that is another."""
+    kind = DTYPE[dtype]
+    seen = state.multiply_as.get(kind.name)
+    return (values, kind) if seen is None else (round_to(values, DTYPES[seen]), DTYPES[seen])
+
+
 def _flat(values: Array, rows: int) -> Array:
     """Flatten the leading `rows` dimensions and the rest to a matrix."""
     height = int(np.prod(values.shape[:rows], dtype=np.int64))
@@ -106,7 +113,8 @@ def _flat(values: Array, rows: int) -> Array:
 def _load_weights(state: State, core: CoreState, step: Step) -> int:
     source = _operand(step, 1)
     values = _flat(_read(state, core, step, 1), source.rows)
-    tile = Tile((values.T if step.flags & STATIONARY_A else values).copy(), DTYPE[source.dtype])
+    values, kind = _array_input(state, values, source.dtype)
+    tile = Tile((values.T if step.flags & STATIONARY_A else values).copy(), kind)
     core.fifo.setdefault(step.unit, deque()).append(tile)
     return 0
 
@@ -124,11 +132,12 @@ def _stationary(core: CoreState, step: Step) -> Tile:
 
 def _multiply(state: State, core: CoreState, step: Step) -> int:
     first, dst = _operand(step, 1), _operand(step, 0)
-    left, left_type = _flat(_read(state, core, step, 1), first.rows), DTYPE[first.dtype]
+    left, left_type = _array_input(state, _flat(_read(state, core, step, 1), first.rows), first.dtype)
     right: Array
     if step.operands[2] is not None:
         second = step.operands[2]
-        right, right_type = _flat(_read(state, core, step, 2), second.rows), DTYPE[second.dtype]
+        values = _flat(_read(state, core, step, 2), second.rows)
+        right, right_type = _array_input(state, values, second.dtype)
     else:
         tile = _stationary(core, step)
         right, right_type = tile.values, tile.dtype

@@ -45,6 +45,7 @@ class State:
 
     def __init__(self, program: Program, params: Params) -> None:
         self.descs = program.descs
+        self.multiply_as = dict(params.machine.core.matrix.multiply_as)
         self.chip = {SPACES.index(name): poisoned(used_bytes(program, params, name)) for name in CHIP_SPACES}
         own = {i: int(size) for i, size in enumerate(params.space_bytes) if size and SPACES[i] not in CHIP_SPACES}
         self.cores = [
