@@ -17,6 +17,7 @@ from isa.machine import Machine
 
 DRAIN_LAG_SLOTS = 2
 EPILOGUE_SLOTS = 3
+DRAM_EFFICIENCY = 0.8  # of the peak, for planning: refresh, turn-arounds and row changes of tiled streams
 STEP_CYCLES = 60  # scalar work of one step of the loop, as the code generator emits it
 
 
@@ -133,7 +134,7 @@ def estimate(spec: Contraction, tiling: Tiling, machine: Machine, load_slots: in
     for count in counts.values():
         steps *= count
     active = machine.cores if tiling.split else 1
-    rate = machine.dram_bytes_per_second / (machine.clock_mhz * 1e6) / active
+    rate = DRAM_EFFICIENCY * machine.dram_bytes_per_second / (machine.clock_mhz * 1e6) / active
     away = {"a": a_tile * (spec.a.space != "spm"), "weight": w_tile * _buffered(spec, machine),
             "out": o_tile * (1 + extra) * (spec.out.space != "spm")}
     compute = _array_cycles(spec, tiles, counts, machine) / steps + STEP_CYCLES
