@@ -11,7 +11,7 @@ from compiler.graph import Array, Constant, Node, TensorType
 from compiler.kernels.pointwise import Pointwise, Step, build
 from compiler.kernels.tiles import Operand, collapse
 from compiler.lower.context import Call, Context, NoKernel, row_major, rule, scalar_value
-from compiler.lower.views import broadcast_strides, call, only, operand
+from compiler.lower.views import broadcast_strides, call, near, only, operand
 from compiler.ops.spatial import channel_last
 from isa.dtypes import dtype as dtype_of
 
@@ -45,10 +45,11 @@ class Chain:
         """Operand number of a graph tensor: the result of an earlier node of the group, or an input."""
         if name in self.results:
             return -1 - self.results[name]
-        if name not in self.inputs:
+        held = near(self.context, name)
+        if held not in self.inputs:
             strides = broadcast_strides(self.context.type_of(name).shape, self.shape)
-            self.inputs[name] = operand(self.context, name, strides)
-        return list(self.inputs).index(name)
+            self.inputs[held] = operand(self.context, held, strides)
+        return list(self.inputs).index(held)
 
     def read_as(self, name: str, value: Operand) -> int:
         """Operand number of a tensor seen otherwise than its type says (strides, scale)."""

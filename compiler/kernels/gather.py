@@ -1,0 +1,55 @@
+"""The gather kernel: rows of a table by index, fetched straight from memory (embeddings)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from compiler.kernels.tiles import SCRATCH, Grid, Operand, Streams, choose, require_path, tile_limit
+from compiler.lower.context import NoKernel
+from compiler.nest import Dim, Nest, Placed, Ref, Stage, Stmt, TensorArg
+from isa.machine import Machine
+
+
+@dataclass(frozen=True)
+class Gather:
+    """out [b, n, c] = table [b, rows, c] at row index [n]; strides of all three over (b, n or rows, c)."""
+
+    extents: tuple[int, int, int]
+    rows: int
+    table: Operand
+    index: Operand
+    out: Operand
+
+
+def build(spec: Gather, machine: Machine, budget: Mapping[str, int], name: str) -> Nest:
+    """Build the nest; raises NoKernel when the machine lacks a path, CapacityError when not even one element fits."""
+    require_path(machine, spec.table.space, SCRATCH)
+    if spec.index.dtype not in ("int32", "int64"):
+        raise NoKernel(f"{machine.name}: row indices are int32 or int64, not {spec.index.dtype}")
+    operands = [spec.index, spec.out]
+    cores = 1 if any(o.space == SCRATCH for o in (spec.table, *operands)) else machine.cores
+    b, n, c = spec.extents
+    limit = tile_limit(machine, (n, c), [replace(spec.out, strides=spec.out.strides[1:])])
+
+    def attempt(tiles: tuple[int, ...]) -> Nest:
+        return _nest(spec, Grid((b, n, c), (1, *tiles), cores), machine, name)
+
+    return choose(attempt, (n, c), [(0,), (1,)], limit, machine, budget[SCRATCH])
+
+
+def _nest(spec: Gather, grid: Grid, machine: Machine, name: str) -> Nest:
+    """Load indices, gather their rows into the scratchpad, store."""
+    streams = Streams(grid, machine, name)
+    index = streams.source("index", spec.index)
+    out = streams.target("out", spec.out)
+    streams.tensors.append(TensorArg("table", spec.table.space))
+    first, _, inner = (s * spec.table.size_bytes for s in spec.table.strides)
+    _, wide = out.dims[1:]
+    offset = grid.start(0) * first + grid.start(2) * inner
+    stride = spec.table.strides[1] * spec.table.size_bytes
+    dims = (Dim(spec.rows, spec.rows, stride), Dim(wide.extent, wide.most, inner))
+    table = Ref("table", spec.table.dtype, dims, offset)
+    rows = replace(index, dims=index.dims[1:2])
+    gather = Stmt("cpg", replace(out, dims=out.dims[1:]), (table, rows))
+    return streams.nest([Stage("gather", (Placed(gather, grid.depth),))])
