@@ -29,7 +29,7 @@ class Editor:
         self.tensors: dict[str, TensorType] = dict(graph.tensors)
         self.constants: dict[str, Constant] = dict(graph.constants)
         self._renamed: dict[str, str] = {}
-        self._node_names = {node.name for node in graph.nodes}
+        self._node_names: set[str] = set()
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -62,7 +62,8 @@ class Editor:
         return self.put(replace(node, inputs=inputs, **changes))
 
     def put(self, node: Node) -> Node:
-        """Emit a node as it is, with inferred output types."""
+        """Emit a node with inferred output types; its name gets a number when another node has taken it."""
+        node = replace(node, name=self._node_name(node.name))
         types = [self.tensors[n] if n else None for n in node.inputs]
         kinds = op_def(node.op).infer(node, types, [small_value(self.constants.get(n)) for n in node.inputs])
         for name, kind in zip(node.outputs, kinds):
@@ -78,7 +79,7 @@ class Editor:
         while given and not given[-1]:
             given.pop()
         written = output or self.fresh(name)
-        self.put(Node(self._node_name(name), op, tuple(given), (written,), attrs))
+        self.put(Node(name, op, tuple(given), (written,), attrs))
         return written
 
     def replace(self, old: str, new: str) -> None:
@@ -130,7 +131,7 @@ class Editor:
                 swap[found] = out
                 self.tensors[out] = self.tensors[found]
             else:
-                self.put(Node(self._node_name(f"{out}.copy"), "Identity", (swap.get(found, found),), (out,)))
+                self.put(Node(f"{out}.copy", "Identity", (swap.get(found, found),), (out,)))
         return self.graph.with_nodes(renamed(self.nodes, swap), self.tensors, self.constants)
 
 
