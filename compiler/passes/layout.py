@@ -54,12 +54,22 @@ class _Layout:
         self._first = {*edit.graph.inputs, *edit.graph.constants}
 
     def place(self, node: Node) -> None:
+        if self._makes_channels_first(node):
+            return
         if node.attrs.get("layout", "NCHW") == "NHWC" or not self._channel_last(node):
             for name in node.inputs:
                 if name:
                     self.first(name)
             self.edit.keep(node)
             self._first.update(n for n in node.outputs if n)
+
+    def _makes_channels_first(self, node: Node) -> bool:
+        """The model's own NHWC to NCHW: its operand is the channel-last version; the Transpose waits for a reader."""
+        rank = len(self.old.tensors[node.outputs[0]].shape)
+        if node.op != "Transpose" or rank < 4 or tuple(node.attrs.get("perm", ())) != to_first(rank):
+            return False
+        self._last[node.outputs[0]] = self.first(node.inputs[0])
+        return True
 
     def first(self, name: str) -> str:
         """The channels-first version, made if it does not exist."""

@@ -23,8 +23,9 @@ def test_shapes_are_inferred_again() -> None:
 
 
 def test_shapes_name_the_node_that_does_not_fit() -> None:
-    graph = graph_of('graph "t"\ninput %a : fp32[2,3]\ninput %b : fp32[4,5]\n%y : fp32[2,5] = MatMul(%a, %b)\noutput %y')
-    with pytest.raises(ModelError, match="node 'y'.*inner extents differ"):
+    text = 'graph "t"\ninput %a : fp32[2,3]\ninput %b : fp32[4,5]\n%y : fp32[2,5] = MatMul(%a, %b)\noutput %y'
+    graph = graph_of(text)
+    with pytest.raises(ModelError, match=r"node 'y'.*inner extents differ"):
         shapes.run(graph)
 
 

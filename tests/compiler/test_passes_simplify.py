@@ -65,7 +65,9 @@ def test_does_not_distribute_what_others_read() -> None:
 
 def test_product_of_exponentials() -> None:
     before = model(
-        f"%a : {X} = Exp(%x)", '%p : fp32[2,4] = ReduceProd(%a) {"axes": [1], "keepdims": 0}', "%y : fp32[2,4] = Neg(%p)"
+        f"%a : {X} = Exp(%x)",
+        '%p : fp32[2,4] = ReduceProd(%a) {"axes": [1], "keepdims": 0}',
+        "%y : fp32[2,4] = Neg(%p)",
     )
     after = apply(simplify.run, before)
     assert_body(
@@ -135,5 +137,5 @@ def test_rules_that_undo_each_other_are_refused() -> None:
         return lambda edit, match: bool(edit.emit(match.root.name, op, match.root.inputs, match.root.outputs[0]))
 
     rules = [Rule("there", ("Sin", "x"), to("Cos")), Rule("back", ("Cos", "x"), to("Sin"))]
-    with pytest.raises(CompileError, match="there.*undo|back.*undo"):
+    with pytest.raises(CompileError, match=r"(there|back).*undo"):
         rewrite(graph_of(model(f"%y : {X} = Sin(%x)")), rules)
