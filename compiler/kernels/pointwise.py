@@ -64,7 +64,9 @@ def build(spec: Pointwise, machine: Machine, budget: Mapping[str, int], name: st
 def _nest(spec: Pointwise, grid: Grid, machine: Machine, name: str) -> Nest:
     streams = Streams(grid, machine, name)
     values: dict[int, Ref] = {i: streams.source(f"in{i}", o) for i, o in enumerate(spec.inputs)}
-    placed_at = {-1 - j: streams.target(f"out{i}", o) for i, (j, o) in enumerate(spec.outputs)}
+    placed_at: dict[int, Ref] = {}
+    for i, (j, o) in enumerate(spec.outputs):
+        placed_at[-1 - j] = quantised(streams.target(f"out{i}", o), spec.steps[j].scale, spec.steps[j].zero_point)
     last = {v: j for j, step in enumerate(spec.steps) for v in step.srcs}
     free: list[str] = []
     temporaries: dict[str, int] = {}

@@ -44,6 +44,9 @@ class Chain:
     def read(self, name: str) -> int:
         """Operand number of a graph tensor: the result of an earlier node of the group, or an input."""
         if name in self.results:
+            step, kind = self.steps[self.results[name]], self.context.type_of(name)
+            if (step.scale, step.zero_point) != (kind.scale, kind.zero_point):
+                raise NoKernel(f"{name} is quantised and read as plain integers in one group")
             return -1 - self.results[name]
         held = near(self.context, name)
         if held not in self.inputs:
