@@ -98,7 +98,9 @@ def groups_of(graph: Graph) -> list[Group]:
     for node in graph.nodes:
         members.setdefault(node.group or node.name, []).append(node)
     owner = {out: name for name, nodes in members.items() for n in nodes for out in n.outputs if out}
-    waits = {name: {owner[i] for n in nodes for i in n.inputs if i in owner} - {name} for name, nodes in members.items()}
+    waits = {
+        name: {owner[i] for n in nodes for i in n.inputs if i in owner} - {name} for name, nodes in members.items()
+    }
     done: list[Group] = []
     while waits:
         ready = next((name for name, needed in waits.items() if not needed & waits.keys()), None)
@@ -207,11 +209,15 @@ class _Builder:
 
     def _group(self, group: Group) -> None:
         try:
-            if group.anchor.op in self.machine.host.ops:
+            if any(n.op in self.machine.host.ops for n in group.nodes):
                 raise NoKernel(f"{group.anchor.op} is left to the host")
             calls = self._lower(group)
         except NoKernel as reason:
-            self._without_kernel(group, str(reason))
+            if len(group.nodes) == 1:
+                self._without_kernel(group, str(reason))
+                return
+            for node in group.nodes:  # what cannot be fused may still run on its own
+                self._group(Group(node.name, (node,)))
             return
         except CapacityError as error:
             raise CapacityError(f"{group.name}: {error}") from None
@@ -227,12 +233,7 @@ class _Builder:
         found = RULES.get(group.anchor.op)
         if found is None:
             raise NoKernel(f"no kernel for {group.anchor.op}")
-        try:
-            return found(self.context, group.nodes)
-        except NoKernel:
-            if len(group.nodes) == 1:
-                raise
-        return [call for node in group.nodes for call in self._lower(Group(node.name, (node,)))]
+        return found(self.context, group.nodes)
 
     def _kernel(self, call: Call) -> tuple[str, Compiled, Nest]:
         if call.key not in self.kernels:
@@ -363,7 +364,9 @@ class _Builder:
             kind = constants[name].type if name in constants else self.graph.tensors[name]
             role = "weight" if name in constants else "input" if name in self.graph.inputs else (
                 "output" if name in outputs else "temp")
-            rows.append(Tensor(name, self.homes[name], address, kind.shape, kind.dtype, role, kind.scale, kind.zero_point))
+            rows.append(
+                Tensor(name, self.homes[name], address, kind.shape, kind.dtype, role, kind.scale, kind.zero_point)
+            )
         return tuple(rows)
 
 

@@ -73,5 +73,7 @@ def registers(record: Array, descs: Array | None) -> tuple[set[int], set[int]]:
 def descriptor_registers(desc: Array) -> set[int]:
     """Registers that an operand's address and extents come from."""
     assert desc.dtype == DESC
-    found = {int(desc["base_reg"]), *map(int, desc["ext_reg"]), *map(int, desc["origin_reg"]), *map(int, desc["limit_reg"])}
+    found = {int(desc["base_reg"])}
+    for name in ("ext_reg", "origin_reg", "limit_reg"):
+        found |= set(map(int, desc[name]))
     return {r for r in found if r >= 0}

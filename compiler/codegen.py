@@ -19,7 +19,6 @@ from isa.errors import CapacityError
 from isa.params import Params
 from isa.table import ACTIVATIONS, SCALAR
 
-
 SPARE_REGISTERS = 16  # kept free for temporaries when values are moved out of loops
 
 
@@ -183,7 +182,10 @@ class _Generator:
             exits.append(e.put("bnz", a=more))
             e.close()
             low = self._low(loop)
-            e.put("mov", dst=register, a=e.register(low)) if isinstance(low, Expr) else e.put("li", dst=register, imm=low)
+            if isinstance(low, Expr):
+                e.put("mov", dst=register, a=e.register(low))
+            else:
+                e.put("li", dst=register, imm=low)
         for address in exits:
             e.target(address)
 
@@ -227,7 +229,10 @@ class _Generator:
                 test = Expr("eq", (here, low))
             else:
                 high = self._high(loop)
-                test = Expr("lt", (high - 1, here + loop.tile)) if isinstance(high, Expr) else Expr("gt", (here, high - loop.tile - 1))
+                if isinstance(high, Expr):
+                    test = Expr("lt", (high - 1, here + loop.tile))
+                else:
+                    test = Expr("gt", (here, high - loop.tile - 1))
             result = test if result is None else Expr("and", (result, test))
         return result
 

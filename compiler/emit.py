@@ -19,7 +19,8 @@ from isa.table import code
 
 Array = npt.NDArray[Any]
 
-_REG_OPS = {"add": "add", "sub": "sub", "mul": "mul", "min": "min", "max": "max", "lt": "slt", "eq": "seq", "and": "and"}
+_SAME_NAME = ("add", "sub", "mul", "min", "max", "and")
+_REG_OPS = {**{name: name for name in _SAME_NAME}, "lt": "slt", "eq": "seq"}
 _IMM_OPS = {"add": "addi", "mul": "muli", "min": "mini", "max": "maxi", "div": "divi", "mod": "modi", "lt": "slti",
             "eq": "seqi", "rsub": "rsubi"}
 
@@ -206,7 +207,8 @@ class Emitter:
             "pad_value": ref.pad_value, "scale": ref.scale, "zero_point": ref.zero_point,
         }
         if ref.windows:
-            for name, values in (("origin", [w.origin for w in ref.windows]), ("limit", [w.limit for w in ref.windows])):
+            origins, limits = [w.origin for w in ref.windows], [w.limit for w in ref.windows]
+            for name, values in (("origin", origins), ("limit", limits)):
                 fields[name] = [v if isinstance(v, int) else 0 for v in values]
                 fields[name + "_reg"] = [-1 if isinstance(v, int) else self.register(v) for v in values]
             fields["axis_stride"] = [w.stride for w in ref.windows]

@@ -6,7 +6,7 @@ They are built with Python operators, folded as they are built, and turned into 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 Value = "Expr | int"
@@ -14,7 +14,7 @@ Value = "Expr | int"
 
 @dataclass(frozen=True)
 class Expr:
-    """A tree: leaves are `param`, `pos` (start element of a loop's tile), `var` (inner loop), `parity` (buffer slot)."""
+    """A tree; leaves: `param`, `pos` (first element of a loop's tile), `var` (inner loop), `parity` (buffer slot)."""
 
     op: str
     args: tuple[Expr | int | str, ...]
@@ -64,7 +64,7 @@ def binary(op: str, a: Expr | int | str, b: Expr | int | str) -> Expr | int:
     return Expr(op, (a, b))
 
 
-_FOLD = {
+_FOLD: dict[str, Callable[[int, int], int]] = {
     "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "rsub": lambda a, b: b - a, "mul": lambda a, b: a * b,
     "min": min, "max": max, "div": lambda a, b: a // b, "lt": lambda a, b: int(a < b), "eq": lambda a, b: int(a == b),
     "and": lambda a, b: a & b,

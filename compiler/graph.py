@@ -155,20 +155,7 @@ class Graph:
 
     def verify(self) -> None:
         """Raise CompileError unless names are unique, defined before use, typed, and every output exists."""
-        known = set(self.inputs) | set(self.constants)
-        seen: set[str] = set()
-        for node in self.nodes:
-            if node.name in seen:
-                raise CompileError(f"graph {self.name}: two nodes are called {node.name!r}")
-            seen.add(node.name)
-            for name in node.inputs:
-                if name and name not in known:
-                    raise CompileError(f"graph {self.name}: node {node.name} reads {name!r} before it is written")
-            for name in node.outputs:
-                if name in known:
-                    raise CompileError(f"graph {self.name}: node {node.name} writes {name!r} a second time")
-                if name:
-                    known.add(name)
+        known = self._verified_names()
         for name in known:
             if name not in self.tensors:
                 raise CompileError(f"graph {self.name}: tensor {name!r} has no type")
@@ -185,6 +172,24 @@ class Graph:
         for name in self.outputs:
             if name not in known:
                 raise CompileError(f"graph {self.name}: output {name!r} is never written")
+
+    def _verified_names(self) -> set[str]:
+        """Every tensor name, after checking that nodes are unique and read what exists by then."""
+        known = set(self.inputs) | set(self.constants)
+        seen: set[str] = set()
+        for node in self.nodes:
+            if node.name in seen:
+                raise CompileError(f"graph {self.name}: two nodes are called {node.name!r}")
+            seen.add(node.name)
+            for name in node.inputs:
+                if name and name not in known:
+                    raise CompileError(f"graph {self.name}: node {node.name} reads {name!r} before it is written")
+            for name in node.outputs:
+                if name in known:
+                    raise CompileError(f"graph {self.name}: node {node.name} writes {name!r} a second time")
+                if name:
+                    known.add(name)
+        return known
 
 
 def structural_key(nodes: Iterable[Node], graph: Graph) -> str:

@@ -15,7 +15,7 @@ from compiler.expr import Expr
 
 @dataclass(frozen=True)
 class Loop:
-    """`total` elements in tiles of `tile`; a `split` loop's range [lo, hi) differs by core and arrives as parameters."""
+    """`total` elements in tiles of `tile`; the range [lo, hi) of a `split` loop differs by core, as parameters."""
 
     name: str
     total: int
@@ -171,7 +171,8 @@ def render(nest: Nest) -> str:
     """The nest as text, for dumps and tests."""
     lines = [f"nest {nest.name}"]
     lines += [f"  loop {x.name}: {x.total} by {x.tile}{' split' if x.split else ''}" for x in nest.loops]
-    lines += [f"  buffer {b.name}: {b.space} {b.dtype} {b.size_bytes} B x{b.slots} level {b.level}" for b in nest.buffers]
+    for b in nest.buffers:
+        lines.append(f"  buffer {b.name}: {b.space} {b.dtype} {b.size_bytes} B x{b.slots} level {b.level}")
     lines += [f"  tensor {t.name}: {t.space}" for t in nest.tensors]
     for stage in nest.stages:
         lines.append(f"  stage {stage.name}")

@@ -31,7 +31,8 @@ class Cost:
     acc_bytes: int
 
 
-LOAD_SLOTS = (3, 2)  # of tiles that change: three let loads lead the step (compiler.codegen), two must do in small memories
+# Of tiles that change: three let loads lead the step (compiler.codegen), two must do in small memories.
+LOAD_SLOTS = (3, 2)
 
 
 def search(spec: Contraction, machine: Machine, budget: Mapping[str, int]) -> Tiling:
@@ -143,7 +144,8 @@ def estimate(spec: Contraction, tiling: Tiling, machine: Machine, load_slots: in
     spm = _slots(loads["a"], load_slots) * a_tile * (spec.a.space != "spm")
     spm += _slots(loads["weight"], load_slots) * w_tile * _buffered(spec, machine)
     kept = spec.out.space != "spm" or bool(spec.epilogue.after)
-    spm += _slots(loads["out"], DRAIN_LAG_SLOTS) * o_tile * kept + (EPILOGUE_SLOTS + load_slots - 2) * extra * o_tile + 8 * tiles["n"] * 4
+    spm += _slots(loads["out"], DRAIN_LAG_SLOTS) * o_tile * kept
+    spm += (EPILOGUE_SLOTS + load_slots - 2) * extra * o_tile + 8 * tiles["n"] * 4
     separate = bool(spec.epilogue.after) and machine.core.drain is not None
     spm += DRAIN_LAG_SLOTS * o_tile * separate + 1024
     acc = _slots(loads["out"], DRAIN_LAG_SLOTS) * tiles["h"] * spec.w * tiles["n"] * dtype(spec.acc_dtype).size_bytes

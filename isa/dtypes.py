@@ -80,14 +80,15 @@ def round_to(values: Array, target: DType) -> Array:
     if target.name == "tf32":
         bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
         rounded = (bits + np.uint32(0xFFF) + ((bits >> np.uint32(13)) & np.uint32(1))) & np.uint32(0xFFFFE000)
-        return rounded.view(np.float32)
+        tf32: Array = rounded.view(np.float32)
+        return tf32
     if target.name == "bool":
-        return np.asarray(values) != 0
+        return np.not_equal(values, 0)
     if target.is_float:
         limited = np.clip(values, -448.0, 448.0) if target.name == "fp8_e4m3" else values
         return np.asarray(limited).astype(target.numpy)
-    info = ml_dtypes.iinfo(target.numpy)
+    info: Any = ml_dtypes.iinfo(target.numpy)  # type: ignore[no-untyped-call]
     source = np.asarray(values)
-    if source.dtype.kind in "iub":
-        return np.clip(source, info.min, info.max).astype(target.numpy)
-    return np.clip(np.rint(source.astype(np.float64)), info.min, info.max).astype(target.numpy)
+    exact = source if source.dtype.kind in "iub" else np.rint(source.astype(np.float64))
+    limited = np.clip(exact, info.min, info.max)
+    return np.asarray(limited).astype(target.numpy)

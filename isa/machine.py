@@ -68,7 +68,7 @@ class MatrixUnit(_Part):
     dataflow: Literal["ws", "os", "is"] = "ws"
     passes: dict[str, Rate]
     accumulate: dict[str, str]  # operand dtype -> accumulator dtype
-    multiply_as: dict[str, str] = Field(default_factory=dict)  # operand dtype -> dtype that the array rounds it to first
+    multiply_as: dict[str, str] = Field(default_factory=dict)  # operand dtype -> what the array rounds it to first
     acc_space: str = "acc"  # where results accumulate
     operand_space: str = "spm"  # where streamed operands are read
     weight_fifo_tiles: Count = 1

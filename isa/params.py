@@ -110,7 +110,8 @@ def pipe_list(machine: Machine) -> tuple[Pipe, ...]:
         return f"{label}{unit}" if count > 1 else label
 
     if matrix.dataflow != "os":
-        rows += [(WEIGHTS, u, matrix.queue_depth, labelled(matrix.weights_label, u, matrix.count)) for u in range(matrix.count)]
+        name, count = matrix.weights_label, matrix.count
+        rows += [(WEIGHTS, u, matrix.queue_depth, labelled(name, u, count)) for u in range(count)]
     rows += [(MATRIX, u, matrix.queue_depth, labelled(matrix.label, u, matrix.count)) for u in range(matrix.count)]
     for pipe_class, unit in ((VECTOR, core.vector), (CROSS_LANE, core.cross_lane), (DRAIN, core.drain)):
         if unit is not None:
@@ -147,7 +148,8 @@ def resolve(machine: Machine) -> Params:
         "core_khz": round(machine.clock_mhz * 1000),
     }
     if vector is not None:
-        figures |= {"lanes": vector.lanes, "sublanes": vector.sublanes, "alus": vector.alus, "load_ports": vector.load_ports,
+        figures |= {"lanes": vector.lanes, "sublanes": vector.sublanes, "alus": vector.alus,
+                    "load_ports": vector.load_ports,
                     "store_ports": vector.store_ports, "vector_latency": vector.latency_cycles}
     if cross is not None:
         figures |= {"cross_milli": round(cross.elements_per_cycle * MILLI), "cross_latency": cross.latency_cycles}
@@ -166,7 +168,8 @@ def _paths(machine: Machine, pipes: tuple[Pipe, ...]) -> tuple[Array, Array, Arr
         engine = WEIGHTS_PORT if path.pipe == "weights" else names.index(path.pipe)
         rows.append((engine, round(path.bytes_per_cycle * MILLI), path.latency_cycles))
     engines = [
-        (next(p.index for p in pipes if p.pipe_class == DMA + i), e.count, e.outstanding, e.request_bytes, e.startup_cycles)
+        (next(p.index for p in pipes if p.pipe_class == DMA + i), e.count, e.outstanding, e.request_bytes,
+         e.startup_cycles)
         for i, e in enumerate(machine.core.dma.values())
     ]
     return path_of, np.array(rows, np.int64).reshape(-1, 3), np.array(engines, np.int64).reshape(-1, 5)

@@ -56,7 +56,7 @@ def machine_for(hw: str, settings: Sequence[str] = ()) -> tuple[Machine, dict[st
 
 
 def with_matrix_dtype(machine: Machine, name: str) -> Machine:
-    """The machine whose arrays round every wider float operand to `name`; raises ConfigError when they do not take it."""
+    """The machine whose arrays round every wider float operand to `name`; raises ConfigError if they do not take it."""
     matrix = machine.core.matrix
     if name not in matrix.passes or not dtype_of(name).is_float:
         raise ConfigError(f"run.matrix_dtype={name}: the array of {machine.name} multiplies {', '.join(matrix.passes)}")
@@ -76,7 +76,7 @@ def with_cores(machine: Machine, text: str) -> Machine:
     cores = int(text)
     memory = machine.memory
     if memory.private_channels:
-        share = {"channels": memory.channels * cores // machine.cores,
+        share: dict[str, float] = {"channels": memory.channels * cores // machine.cores,
                  "capacity_bytes": memory.capacity_bytes * cores // machine.cores}
         if memory.ideal_bytes_per_cycle is not None:
             share["ideal_bytes_per_cycle"] = memory.ideal_bytes_per_cycle * cores / machine.cores

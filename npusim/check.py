@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compiler.build import Built, Group, groups_of
+from compiler.build import VIEWS, Built, Group, groups_of
 from compiler.compile import Compilation
 from compiler.graph import Graph, Node, TensorType
 from compiler.ops import op_def, run_graph
@@ -33,11 +33,14 @@ GROWTH = 1.2  # bound on the slope of every activation of the ISA (GELU: 1.13)
 INTERNAL_EPS = 2.0**-16  # relative error of a normalisation's or softmax's fp32 arithmetic, rows up to 64 K elements
 
 
-def check(compilation: Compilation, machine: Machine, feeds: Mapping[str, Array], allow_approx: bool = False) -> CheckResult:
+def check(
+    compilation: Compilation, machine: Machine, feeds: Mapping[str, Array], allow_approx: bool = False
+) -> CheckResult:
     """Execute and compare; see the module's docstring. `feeds` are real-valued graph inputs."""
     built, graph = compilation.built, compilation.graph
     start = initial(built, dict(feeds))
-    values = execute(built.program, machine, start, _host_function(built, graph, machine), keep=lambda t: t.role in ("temp", "output"))
+    host = _host_function(built, graph, machine)
+    values = execute(built.program, machine, start, host, keep=lambda t: t.role in ("temp", "output"))
     tensors = _Tensors(built, start | values.tensors, machine.core.matrix.multiply_as)
     rows = [_compare(graph, group, tensors) for group in groups_of(graph)]
     rows = [r for r in rows if r]
@@ -99,7 +102,9 @@ def built_root(built: Built, name: str) -> str:
     return _Tensors(built, {}, {})._root(name)
 
 
-def evaluate(graph: Graph, node: Node, tensors: _Tensors, made: Mapping[str, Array]) -> list[tuple[str, Array, Array | None]]:
+def evaluate(
+    graph: Graph, node: Node, tensors: _Tensors, made: Mapping[str, Array]
+) -> list[tuple[str, Array, Array | None]]:
     """(output, rounded real value, sum |a||b| of a contraction or None) of one node; `made` overrides tensors."""
     given = [None if not i else made[i] if i in made else tensors.real(i) for i in node.inputs]
     magnitude = None
@@ -137,7 +142,7 @@ def _quantised(graph: Graph, node: Node, tensors: _Tensors, given: list[Array | 
 def _compare(graph: Graph, group: Group, tensors: _Tensors) -> dict[str, Any]:
     """Compare one group's result with its reference; {} when the group only renames storage."""
     out = group.nodes[-1].outputs[0]
-    if out not in tensors or all(n.op in ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity") for n in group.nodes):
+    if out not in tensors or all(n.op in VIEWS for n in group.nodes):
         return {}
     made: dict[str, Array] = {}
     error: Array | float = 0.0
@@ -188,12 +193,13 @@ def _propagate(graph: Graph, node: Node, made: Mapping[str, Array], tensors: _Te
         factor = np.abs(tensors.real(other[0])) if other else 1.0
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.nan_to_num(error * factor if node.op == "Mul" else error / factor) + step
-    internal = 2.0**-20 * np.abs(np.nan_to_num(np.asarray(value, np.float64)))  # fp32 functions of vector and numpy differ
+    # fp32 functions of the vector unit and of numpy differ.
+    internal = 2.0**-20 * np.abs(np.nan_to_num(np.asarray(value, np.float64)))
     return GROWTH * error + step + internal
 
 
 def executed_share(built: Built, graph: Graph) -> tuple[float, list[str]]:
-    """(share of MACs and of bytes, the smaller, that went through instructions; operators that may not be approximated).
+    """(smaller share of MACs and of bytes that went through instructions; operators that may not be approximated).
 
     What the real chip leaves to its host is outside of both.
     """

@@ -145,7 +145,8 @@ class _Builder:
         if spec.kh == 1 and spec.stride[0] == 1 and not spec.pad[0]:
             self.in_count = self.extent["h"]
         elif len([x for x in self.loops if x.name == "h" and x.count == 1 and not x.split]):
-            self.in_low, self.in_count, self.in_rows = 0, min(spec.in_h, max(0, self.whole_stop())), min(spec.in_h, max(1, self.whole_stop()))
+            stop = self.whole_stop()
+            self.in_low, self.in_count, self.in_rows = 0, min(spec.in_h, max(0, stop)), min(spec.in_h, max(1, stop))
 
     def whole_stop(self) -> int:
         """One past the last input row that any output row needs."""
@@ -182,7 +183,8 @@ class _Builder:
         self.buffers.append(Buffer("acc", self.machine.core.matrix.acc_space, self.s.acc_dtype, acc_bytes, acc_level))
         compute = Stage("compute", (Placed(self._products(a, weight), len(self.loops), "pre"),))
         drains = self._drain(acc_level)
-        tensors = [TensorArg("a", self.s.a.space), TensorArg("weight", self.s.weight.space), TensorArg("out", self.s.out.space)]
+        named = (("a", self.s.a), ("weight", self.s.weight), ("out", self.s.out))
+        tensors = [TensorArg(name, operand.space) for name, operand in named]
         for letter, present in (("bias", self.s.epilogue.bias), ("scales", self.s.epilogue.scales)):
             if present:
                 tensors.append(TensorArg(letter, self.vector_home))
@@ -211,7 +213,9 @@ class _Builder:
         s = self.s
         size = dtype(s.a.dtype).size_bytes
         c_tile = self.most["c"]
-        row_start = self.in_low * s.a.bytes_of("h") + self.origin(s.a, "xyc") if s.a.strides.get("h") else self.origin(s.a, "xyc")
+        row_start = self.origin(s.a, "xyc")
+        if s.a.strides.get("h"):
+            row_start = self.in_low * s.a.bytes_of("h") + row_start
         if s.a.space == self.machine.core.matrix.operand_space:
             self.a_strides = (s.a.bytes_of("h"), s.a.bytes_of("w"), s.a.bytes_of("c"))
             return Ref("a", s.a.dtype, (), row_start)
@@ -272,20 +276,23 @@ class _Builder:
         unit_n, unit_h = unit % self.units_n, unit // self.units_n
         chunk = -(-self.most["h"] // self.units_h)
         column = var("nj") + unit_n * matrix.cols
-        n_ext = self._clamp(self.extent["n"] - column, min(matrix.cols, self.most["n"]), exact=self._even("n", matrix.cols * self.units_n))
-        h_ext = self.extent["h"] if self.units_h == 1 else self._clamp(self.extent["h"] - unit_h * chunk, chunk, exact=False)
+        n_most = min(matrix.cols, self.most["n"])
+        n_ext = self._clamp(self.extent["n"] - column, n_most, exact=self._even("n", matrix.cols * self.units_n))
+        h_ext = self.extent["h"]
+        if self.units_h != 1:
+            h_ext = self._clamp(self.extent["h"] - unit_h * chunk, chunk, exact=False)
         c_ext = self._clamp(self.extent["c"] - var("cs"), gc, exact=self._even("c", gc))
         th_ext = gh if s.kh % gh == 0 else emin(s.kh - var("th"), gh)
         tw_ext = gw if s.kw % gw == 0 else emin(s.kw - var("tw"), gw)
         live = th_ext if self.units_h == 1 else th_ext * emin(h_ext, 1)
         kh_s, kw_s, c_s, n_s = self.w_strides
         w_ref = Ref(weight.base, weight.dtype, (
-            Dim(live, gh, kh_s), Dim(tw_ext, gw, kw_s), Dim(c_ext, gc, c_s), Dim(n_ext, min(matrix.cols, self.most["n"]), n_s),
+            Dim(live, gh, kh_s), Dim(tw_ext, gw, kw_s), Dim(c_ext, gc, c_s), Dim(n_ext, n_most, n_s),
         ), weight.offset + (var("th") * kh_s + var("tw") * kw_s + var("cs") * c_s + column * n_s), rows=3)
         a_ref = self._rows(a, (th_ext, gh), (tw_ext, gw), (c_ext, gc), (h_ext, chunk), unit_h * chunk)
         row = s.w * self.acc_row
         acc = Ref("acc", s.acc_dtype, (
-            Dim(h_ext, chunk, row), Dim(s.w, s.w, self.acc_row), Dim(n_ext, min(matrix.cols, self.most["n"]), self.acc_size),
+            Dim(h_ext, chunk, row), Dim(s.w, s.w, self.acc_row), Dim(n_ext, n_most, self.acc_size),
         ), column * self.acc_size + unit_h * chunk * row, rows=2)
         earlier = pos("c") + var("th") + var("tw") + var("cs")
         return [
@@ -375,7 +382,8 @@ class _Builder:
         self.buffers.append(Buffer(name.upper(), "spm", "fp32", most * 4, level))
         source = Ref(name, "fp32", (Dim(*extents[0], 4),), pos("y") * (4 * step) + pos("n") * 4)
         self.loads.append(Placed(Stmt("cp", dense(name.upper(), "fp32", 4, extents), (source,)), level))
-        return Ref(name.upper(), "fp32", (Dim(self.extent["h"], self.most["h"], 0), Dim(self.s.w, self.s.w, 0), Dim(*extents[0], 4)))
+        rows, columns = Dim(self.extent["h"], self.most["h"], 0), Dim(self.s.w, self.s.w, 0)
+        return Ref(name.upper(), "fp32", (rows, columns, Dim(*extents[0], 4)))
 
     def _after(self, src: Ref, final: Ref, extents: tuple[tuple[Expr | int, int], ...], level: int,
                scales: tuple[float, ...]) -> tuple[Placed, ...]:
@@ -406,11 +414,15 @@ class _Builder:
         for _, most in moving:
             count *= most
         self.buffers.append(Buffer(f"E{index}", "spm", operand.dtype, count * size, level))
-        tile = dense(f"E{index}", operand.dtype, size, tuple(moving), scale=operand.scale, zero_point=operand.zero_point)
+        tile = dense(
+            f"E{index}", operand.dtype, size, tuple(moving), scale=operand.scale, zero_point=operand.zero_point
+        )
         compact = Ref(source.base, source.dtype, tuple(
             Dim(x, m, d.stride) for (x, m), d in zip(moving, source.dims)), source.offset)
         self.loads.append(Placed(Stmt("cp", tile, (compact,)), level))
-        dims = tuple(Dim(x, m, d.stride if operand.strides.get(k) else 0) for (x, m), d, k in zip(extents, tile.dims, "hwn"))
+        dims = tuple(
+            Dim(x, m, d.stride if operand.strides.get(k) else 0) for (x, m), d, k in zip(extents, tile.dims, "hwn")
+        )
         return Ref(tile.base, tile.dtype, dims, 0, scale=operand.scale, zero_point=operand.zero_point)
 
 

@@ -205,17 +205,30 @@ def _epilogue(context: Context, nodes: tuple[Node, ...], axes: _Axes, bind: dict
     if rest and rest[0].op in FOLDED and _same_steps(context, anchor, rest[0]):
         act, f0, f1 = activation(rest[0])
         anchor = rest.pop(0)
+    _require(context, act, drained=True)
     after: list[tuple[str, float, float, int]] = []
     operands: list[Operand] = []
     mids = [context.type_of(anchor.outputs[0]).scale]
     previous = anchor.outputs[0]
     for node in rest:
         after.append(_step(context, node, previous, axes, operands, bind))
+        _require(context, after[-1][0], drained=False)
         previous = node.outputs[0]
         mids.append(context.type_of(previous).scale)
     e = axes.extents
     per_group = e["n"] if axes.out_strides["y"] == e["n"] and e["y"] * e["n"] == axes.out_shape[-1] else 0
     return Epilogue(bias, scales, act, f0, f1, tuple(after), tuple(operands), per_group, tuple(mids))
+
+
+def _require(context: Context, op: str, drained: bool) -> None:
+    """Raise NoKernel when the drain (or the vector unit that stands for it) does not offer an operation."""
+    core = context.machine.core
+    if drained and core.drain is not None:
+        offered = [*core.drain.activations, "none"]
+    else:
+        offered = [*core.vector.operations, "none"] if core.vector and core.vector.operations else [op] * bool(core.vector)
+    if op not in offered:
+        raise NoKernel(f"{context.machine.name} does not offer {op} behind its array")
 
 
 def _same_steps(context: Context, anchor: Node, node: Node) -> bool:
@@ -276,4 +289,5 @@ def _channel_scales(context: Context, anchor: Node) -> str:
     source: Constant = context.graph.constants[name]
     key = f"{anchor.name}.scales"
     flat = TensorType((source.type.elements,), "fp32")
-    return context.add_constant(key, source.map(flat, lambda v: (np.asarray(v, np.float32) * np.float32(step)).reshape(-1)))
+    scaled = source.map(flat, lambda v: (np.asarray(v, np.float32) * np.float32(step)).reshape(-1))
+    return context.add_constant(key, scaled)

@@ -1,8 +1,8 @@
 """Stall accounting: every cycle of every pipe goes into exactly one cause.
 
-A pipe's time is accounted up to `P_ACCOUNTED`. While its queue is empty its cycles take the cause of the sequencer, read
-off as the difference of the sequencer's running totals; while an instruction waits at its head they take the reason of
-that instruction; while it works they are busy.
+A pipe's time is accounted up to `P_ACCOUNTED`. While its queue is empty its cycles take the cause of the sequencer,
+read off as the difference of the sequencer's running totals; while an instruction waits at its head they take the
+reason of that instruction; while it works they are busy.
 """
 
 from __future__ import annotations

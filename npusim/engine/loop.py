@@ -179,7 +179,7 @@ def horizon(v, clock, now, requests, ring):
 
 @kernel
 def run_launch(v, code, desc, cores, pipes, ops, units, events, clock, memory, port, grid, due, budget):
-    """Run one launch from State.clock[K_NOW] until every core has ended, a buffer is full, or `budget` events passed."""
+    """Run one launch from State.clock[K_NOW] until every core has ended, a buffer is full or `budget` events passed."""
     params, banks, channels, counters, series = memory
     requests, ring, responses, heap_state = port
     q, r, f = clock[K_Q], clock[K_R], clock[K_F]
@@ -190,8 +190,9 @@ def run_launch(v, code, desc, cores, pipes, ops, units, events, clock, memory, p
             now = min(now, due[c])
         if ring[RING_HEAD] != ring[RING_TAIL] and now >= clock[K_MEMORY_UNTIL]:
             until = horizon(v, clock, now, requests, ring)
+            until_fs = edge_fs(until, q, r, f)
             status = memory_advance(
-                params, banks, channels, counters, series, requests, ring, responses, heap_state, edge_fs(until, q, r, f)
+                params, banks, channels, counters, series, requests, ring, responses, heap_state, until_fs
             )
             if status != 0:
                 return FULL

@@ -124,7 +124,8 @@ def shift_from_fifo(v, pipes, ops, units, c, u, now):
     """Let a tile from the FIFO move into the array's shadow when it can; finish a move that is over."""
     if units[c, u, M_SHADOW] == LOADING and units[c, u, M_SHADOW_END] <= now:
         units[c, u, M_SHADOW] = READY
-    if units[c, u, M_FIFO] == 0 or not stationary_free(v, pipes, ops, units, c, u, units[c, u, M_FIFO0 + units[c, u, M_FIFO_HEAD]], now):
+    oldest = units[c, u, M_FIFO0 + units[c, u, M_FIFO_HEAD]]
+    if units[c, u, M_FIFO] == 0 or not stationary_free(v, pipes, ops, units, c, u, oldest, now):
         return False
     units[c, u, M_FIFO] -= 1
     units[c, u, M_RESERVED] -= 1

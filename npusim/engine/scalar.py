@@ -17,7 +17,8 @@ from npusim.engine.layout import (
 )
 from npusim.jit import kernel
 
-LI, MOV, ADD, ADDI, SUB, RSUBI, MUL, MULI = (code(n) for n in ("li", "mov", "add", "addi", "sub", "rsubi", "mul", "muli"))
+LI, MOV, ADD, ADDI = (code(n) for n in ("li", "mov", "add", "addi"))
+SUB, RSUBI, MUL, MULI = (code(n) for n in ("sub", "rsubi", "mul", "muli"))
 DIVI, MODI, MIN, MINI, MAX, MAXI = (code(n) for n in ("divi", "modi", "min", "mini", "max", "maxi"))
 SLT, SLTI, SEQ, SEQI, AND, CSR = (code(n) for n in ("slt", "slti", "seq", "seqi", "and", "csr"))
 BR, BZ, BNZ, LOOP, ENDL = (code(n) for n in ("br", "bz", "bnz", "loop", "endl"))
