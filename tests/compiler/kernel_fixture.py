@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from compiler import lower as _rules  # noqa: F401  (importing it registers the rules)
 from compiler.codegen import generate, pipeline_slots
 from compiler.emit import DescriptorPool
 from compiler.graph import Constant, Graph, Node, TensorType
-from compiler import lower as _rules  # noqa: F401  (importing it registers the rules)
 from compiler.lower.context import RULES, Call, Context
 from compiler.nest import Nest
 from compiler.ops import op_def, run_graph
