@@ -1,0 +1,165 @@
+"""Comparison with measurements of real chips and with golden cycle counts.
+
+A table of measurements has a *kind*: which columns it needs, and what is simulated for a row. `validate` runs a shipped
+table, all of them, or any CSV file of a kind, and returns a Summary.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from isa.errors import NpuError
+from npusim.validate.bench import TIMINGS, Bench
+from npusim.validate.index import TABLES, find, table_text
+from npusim.validate.summary import Line, Outcome, Summary, summarise, text_lines, write_csv
+from npusim.validate.table import Column, Row, TableError, parse_table, read_table, spread
+
+__all__ = ["KINDS", "TABLES", "Outcome", "Summary", "TableError", "text_lines", "validate"]
+
+KINDS = ("systolic", "gemm", "conv", "vector", "copy", "workload")
+LATER = ("attention_prefill", "attention_decode", "collective", "dram", "pointer_chase", "cache_bandwidth", "stream")
+Progress = Callable[[str, int, int], None]  # what, rows done, rows in all
+
+
+class Kind(Protocol):
+    """What every module of a kind offers."""
+
+    NEEDS_HW: bool
+    COLUMNS: tuple[Column, ...]
+
+    def name_of(self, row: Row) -> str:
+        """The row in words."""
+        ...
+
+    def measure(self, row: Row, bench: Bench) -> Outcome:
+        """Simulate a row; raises NpuError when it cannot."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One table to run: its label, text rows and machine."""
+
+    label: str
+    kind: str
+    rows: list[Row]
+    bench: Bench
+
+
+def kind_of(name: str) -> Kind:
+    """The module of a kind; raises TableError for one that is unknown or not in this version."""
+    if name in LATER:
+        raise TableError(f"kind {name!r} is not in this version, which has {', '.join(KINDS)}")
+    if name not in KINDS:
+        raise TableError(f"unknown kind {name!r}; there are {', '.join(KINDS)}")
+    module: Kind = importlib.import_module(f"npusim.validate.{name}")  # type: ignore[assignment]
+    return module
+
+
+def validate(
+    kind: str | None = None,
+    csv: str | Path | None = None,
+    hw: str | None = None,
+    table: str | None = None,
+    rows: int | None = None,
+    settings: Sequence[str] = (),
+    out: str | Path | None = None,
+    timing: str = "",
+    progress: Progress | None = None,
+) -> Summary:
+    """Compare simulated with measured times, row by row.
+
+    With `csv` the file is read as `kind` and simulated on `hw`. Without, the shipped `table` is run, or all shipped
+    tables (those of `kind` and `hw`, when given). `rows` takes that many rows of a table, spread evenly. `timing` says
+    what the times of a file cover (kernel, graph, eager). `out` receives a line a row. Raises NpuError for a file,
+    kind, chip or setting that cannot be used; a row that cannot be simulated is counted as failed, with its reason.
+    """
+    if timing and timing not in TIMINGS:
+        raise TableError(f"timing {timing!r} is not one of {', '.join(TIMINGS)}")
+    if csv is not None:
+        if kind is None or table is not None:
+            raise TableError(f"a file of measurements needs --kind, one of {', '.join(KINDS)}, and no --table")
+        jobs = [_file_job(kind, Path(csv), hw, rows, settings, timing)]
+    else:
+        names = [table] if table is not None else _chosen(kind, hw)
+        jobs = [_table_job(name, hw, rows, settings, timing) for name in names]
+    total = sum(len(job.rows) for job in jobs)
+    done = 0
+    parts: dict[str, Summary] = {}
+    for job in jobs:
+        lines = []
+        for line in _run(job):
+            lines.append(line)
+            done += 1
+            if progress is not None:
+                progress(f"validate {job.label}", done, total)
+        parts[job.label] = summarise(lines)
+    result = next(iter(parts.values()))
+    if len(parts) > 1:
+        result = Summary(tuple(line for part in parts.values() for line in part.lines), (), parts)
+    if out is not None:
+        write_csv(result, Path(out))
+    return result
+
+
+def _chosen(kind: str | None, hw: str | None) -> list[str]:
+    if kind is not None:
+        kind_of(kind)
+    names = [n for n, t in TABLES.items() if kind in (None, t.kind) and (hw is None or t.hw == hw)]
+    if not names:
+        shipped = ", ".join(f"{n} ({t.kind}{', ' + t.hw if t.hw else ''})" for n, t in TABLES.items())
+        raise TableError(f"no shipped table of kind {kind or 'any'} for {hw or 'any chip'}; there are {shipped}")
+    return names
+
+
+def _file_job(
+    kind: str, path: Path, hw: str | None, count: int | None, settings: Sequence[str], timing: str
+) -> _Job:  # fmt: skip
+    module = kind_of(kind)
+    found = read_table(path, kind, module.COLUMNS)
+    return _Job(path.name, kind, spread(found, count), _bench(kind, module, found[0], hw, (settings, "", timing)))
+
+
+def _table_job(name: str, hw: str | None, count: int | None, settings: Sequence[str], timing: str) -> _Job:
+    entry = find(name)
+    module = kind_of(entry.kind)
+    found = parse_table(table_text(name), f"{name}.csv", entry.kind, module.COLUMNS)
+    options = ((*entry.settings, *settings), entry.dtype, timing or entry.timing)
+    return _Job(name, entry.kind, spread(found, count), _bench(entry.kind, module, found[0], hw or entry.hw, options))
+
+
+def _bench(kind: str, module: Kind, row: Row, hw: str | None, options: tuple[Sequence[str], str, str]) -> Bench:
+    """The machine under test; a source that is known by its header brings its own run settings, given ones win."""
+    settings, dtype, timing = options
+    if not hw:
+        if module.NEEDS_HW:
+            raise TableError(f"kind {kind} needs a chip: give --hw")
+        return Bench(None)
+    from npusim.api import machine_for
+
+    if kind == "workload":
+        from npusim.validate.workload import SOURCES
+
+        source = SOURCES.get(row.headers["measured"])
+        if source is not None:
+            settings, dtype = (*source.settings, *settings), dtype or source.dtype
+    machine, rest = machine_for(hw, settings)
+    return Bench(machine, tuple(f"run.{k}={v}" for k, v in rest.items()), dtype, timing or "kernel")
+
+
+def _run(job: _Job) -> Iterator[Line]:
+    module = kind_of(job.kind)
+    for row in job.rows:
+        name, outcome, reason = f"row {row.number}", None, ""
+        try:
+            name = module.name_of(row)
+            outcome = module.measure(row, job.bench)
+        except NpuError as error:
+            reason = " ".join(str(error).split())
+        except Exception as error:  # one row must not cost the others theirs; the reason says that it is a bug
+            reason = f"internal error, please report: {type(error).__name__}: {' '.join(str(error).split())}"
+        yield Line(job.label, row.number, name, outcome, reason)

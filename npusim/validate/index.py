@@ -1,0 +1,51 @@
+"""The shipped tables: which preset each one is measured on, how it was timed, and where its numbers come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+
+from npusim.validate.table import TableError
+
+
+@dataclass(frozen=True)
+class Table:
+    """One shipped table. `settings` are machine and run settings; `dtype` replaces the rows' own.
+
+    `timing` is what a time covers: `kernel` (device time of the kernels), `graph` (launches back to back) or `eager`.
+    """
+
+    kind: str
+    hw: str
+    settings: tuple[str, ...] = ()
+    dtype: str = ""
+    timing: str = "kernel"
+
+
+# fmt: off
+TABLES: dict[str, Table] = {
+    "scalesim_gemm":               Table("systolic", ""),
+    "scalesim_conv":               Table("systolic", ""),
+    "systolic_rtl":                Table("systolic", ""),
+    # TPU v3 at its 940 MHz, one TensorCore with its half of the HBM (workload.SOURCES); whole runs.
+    "tpu_v3_pytorchsim_artifact":  Table("workload", "tpu-v3", timing="graph"),
+    # TPU v4 at its 1050 MHz, both TensorCores; times of kernels on the device.
+    "tpu_v4_matmul_f16":           Table("gemm", "tpu-v4"),
+    "tpu_v4_elementwise_f16":      Table("vector", "tpu-v4"),
+    "tpu_v4_normalization_f16":    Table("vector", "tpu-v4"),
+    "tpu_v4_hbm_to_cmem_copy":     Table("copy", "tpu-v4"),
+}
+# fmt: on
+
+
+def table_text(name: str) -> str:
+    """The CSV text of a shipped table; raises TableError for an unknown name."""
+    find(name)
+    return resources.files("npusim.validate").joinpath("data", f"{name}.csv").read_text(encoding="utf-8")
+
+
+def find(name: str) -> Table:
+    """The entry of a shipped table; raises TableError for an unknown name."""
+    if name not in TABLES:
+        raise TableError(f"no shipped table is called {name!r}; there are {', '.join(TABLES)}")
+    return TABLES[name]
