@@ -209,7 +209,7 @@ class _Builder:
 
     def _group(self, group: Group) -> None:
         try:
-            if any(n.op in self.machine.host.ops for n in group.nodes):
+            if any(self._on_host(n) for n in group.nodes):
                 raise NoKernel(f"{group.anchor.op} is left to the host")
             calls = self._lower(group)
         except NoKernel as reason:
@@ -245,7 +245,7 @@ class _Builder:
 
     def _without_kernel(self, group: Group, reason: str) -> None:
         """A host launch or an estimate for each node of the group."""
-        host = group.anchor.op in self.machine.host.ops
+        host = self._on_host(group.anchor)
         operator = self._operator(group, approximated=not host)
         touched = self._outer_tensors(group)
         size = sum(self.graph.tensors[n].size_bytes for side in touched for n in side)
@@ -266,6 +266,13 @@ class _Builder:
             LAUNCH_HOST if host else LAUNCH_ESTIMATE, operator, cycles=cycles, link_bytes=size if host else 0,
             host_op=HostOp(names, inputs, outputs),
         ))
+
+    def _on_host(self, node: Node) -> bool:
+        """True for an operator that the machine leaves to its host; `NAME:computed` means without constant weights."""
+        names = {node.op}
+        if len(node.inputs) > 1 and node.inputs[1] not in self.graph.constants:
+            names.add(f"{node.op}:computed")
+        return bool(names & set(self.machine.host.ops))
 
     def _outer_tensors(self, group: Group) -> tuple[list[str], list[str]]:
         """Tensors that enter and leave a group."""

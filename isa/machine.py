@@ -226,7 +226,7 @@ class Host(_Part):
     bytes_per_second: PositiveFloat = 12e9
     op_latency_us: Annotated[float, Field(ge=0)] = 10.0
     flops_per_second: PositiveFloat = 1e11
-    ops: list[str] = Field(default_factory=list)
+    ops: list[str] = Field(default_factory=list)  # `MatMul:computed`: a product without constant weights
 
 
 class Machine(_Part):

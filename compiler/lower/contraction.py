@@ -197,9 +197,13 @@ def _epilogue(context: Context, nodes: tuple[Node, ...], axes: _Axes, bind: dict
     bias = len(anchor.inputs) > 2 and bool(anchor.inputs[2])
     if bias:
         bind["bias"] = (_vector(context, anchor.inputs[2], axes.extents["y"]), 0)
-    scales = "weight_scales" in anchor.attrs
-    if scales:
+    uniform = context.type_of(anchor.inputs[0]).scale * context.type_of(anchor.inputs[1]).scale
+    scales = "weight_scales" in anchor.attrs or uniform != 1.0
+    if "weight_scales" in anchor.attrs:
         bind["scales"] = (_channel_scales(context, anchor), 0)
+    elif scales:  # two quantised activations: one scale for all
+        constant = Constant.of(np.full(axes.extents["n"], uniform, np.float32), "fp32")
+        bind["scales"] = (context.add_constant(f"{anchor.name}.scales", constant), 0)
     act, f0, f1 = "none", 0.0, 0.0
     rest = list(nodes[1:])
     if rest and rest[0].op in FOLDED and _same_steps(context, anchor, rest[0]):
