@@ -45,18 +45,28 @@ def _swaps_last_two(graph: Graph, node: Node) -> bool:
 def _views(graph: Graph) -> Graph:
     """Rows flattened before a product and spread after it: the product takes the operand as it is."""
     edit, producers, readers = Editor(graph), graph.producers(), graph.consumers()
+    done: set[str] = set()
     for node in graph.nodes:
-        product = producers.get(node.inputs[0]) if node.op == "Reshape" else None
-        source = _rows(graph, producers, product) if product is not None else ""
-        if product is None or not source or len(readers[node.inputs[0]]) != 1 or node.inputs[0] in graph.outputs:
+        if node.name in done:
+            continue
+        source = _rows(graph, producers, node)
+        spread = _spread(graph, readers, node, source) if source else None
+        if spread is None:
             edit.keep(node)
             continue
-        wanted, width = graph.tensors[node.outputs[0]].shape, graph.tensors[product.outputs[0]].shape[-1:]
-        if wanted != graph.tensors[source].shape[:-1] + width:
-            edit.keep(node)
-            continue
-        edit.emit(product.name, "MatMul", (source, *product.inputs[1:]), node.outputs[0], **product.attrs)
+        edit.keep(node, inputs=(source, *node.inputs[1:]), outputs=spread.outputs)
+        done.add(spread.name)
     return dce.run(edit.finish())
+
+
+def _spread(graph: Graph, readers: dict[str, list[Node]], node: Node, source: str) -> Node | None:
+    """The Reshape that alone reads a product and gives it back the leading axes of `source`, or None."""
+    product = node.outputs[0]
+    following = readers.get(product, [])
+    if product in graph.outputs or len(following) != 1 or following[0].op != "Reshape":
+        return None
+    wanted = graph.tensors[source].shape[:-1] + graph.tensors[product].shape[-1:]
+    return following[0] if graph.tensors[following[0].outputs[0]].shape == wanted else None
 
 
 def _rows(graph: Graph, producers: dict[str, Node], node: Node) -> str:
