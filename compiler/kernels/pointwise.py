@@ -19,8 +19,11 @@ from compiler.kernels.tiles import (
     require_operations,
     tile_limit,
 )
+from compiler.lower.context import NoKernel
 from compiler.nest import Nest, Placed, Ref, Stage, Stmt
 from isa.machine import Machine
+
+MAX_OPERANDS = 10  # each takes registers for its address and slots, and flags
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ def build(spec: Pointwise, machine: Machine, budget: Mapping[str, int], name: st
     require_operations(machine, [s.op for s in spec.steps], formats)
     require_dims(machine, len(spec.extents))
     operands = [*spec.inputs, *(o for _, o in spec.outputs)]
+    if len(operands) > MAX_OPERANDS:
+        raise NoKernel(f"{name}: {len(operands)} operands in one chain, at most {MAX_OPERANDS} are possible")
     cores = 1 if any(o.space == SCRATCH for o in operands) else machine.cores
     limit = tile_limit(machine, spec.extents, operands)
 

@@ -182,6 +182,21 @@ def test_a_missing_operation_is_named(op: str, hw: str) -> None:
         lower(graph_of([Node("n", op, names, ("o",))], {"x": TensorType((4,), "int8")}), hw)
 
 
+@pytest.mark.parametrize("hw", ["tiny", "tpu-v3"])
+def test_operands_of_a_chain_are_limited(hw: str) -> None:
+    """Nine tensors in and one out still have registers and flags; a chain with more is refused, to be cut."""
+    types = {f"x{i}": TensorType((6, 7, 300) if i % 2 else (6, 1, 300), "fp32") for i in range(10)}
+
+    def chain(count: int) -> Graph:
+        nodes = [Node("0", "Add", ("x0", "x1"), ("t1",))]
+        nodes += [Node(f"{i}", "Add", (f"t{i - 1}", f"x{i}"), (f"t{i}",)) for i in range(2, count)]
+        return graph_of(nodes, {k: v for k, v in types.items() if int(k[1:]) < count})
+
+    check(chain(9), hw, 0, budget=16384)
+    with pytest.raises(NoKernel, match="11 operands in one chain, at most 10"):
+        lower(chain(10), hw)
+
+
 def test_capacity_from_both_sides() -> None:
     operand = Operand("dram", "fp32", (1,))
     spec = Pointwise((1,), (operand,), (Step("relu", (0,), "fp32"),), ((0, operand),))
