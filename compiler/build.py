@@ -155,9 +155,10 @@ class _Builder:
         """Space of every tensor: constants in DRAM (or with the host), activations where the machine keeps them."""
         machine, graph = self.machine, self.graph
         homes: dict[str, str] = {}
-        small = "dram" if machine.path("dram", "spm") else "host"
-        for name, constant in graph.constants.items():
-            homes[name] = "dram" if len(constant.type.shape) >= 2 and machine.path("dram", "wfifo") else small
+        other = "dram" if machine.path("dram", "spm") else "host"
+        weights = {n.inputs[1] for n in graph.nodes if n.op in ("Conv", "MatMul")}
+        for name in graph.constants:
+            homes[name] = "dram" if name in weights else other
         outside = "host" if machine.activation_space == "spm" and not machine.path("dram", "spm") else "dram"
         inner: list[str] = []
         for name in (*graph.inputs, *(t for n in graph.nodes for t in n.outputs if t)):
