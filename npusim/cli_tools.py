@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from npusim.cli_support import Group, stdout_console, write_program, write_text
+from npusim.cli_support import Group, Progress, stdout_console, write_program, write_text
 
 _out_file = click.option("-o", "--out", type=click.Path(path_type=Path), metavar="FILE", help="Write here.")
 
@@ -142,18 +142,33 @@ def warmup(quiet: bool) -> None:
 
 
 @click.command()
-@click.option("--hw", metavar="CHIP", default="", help="Preset name or YAML path.")
-@click.option("--table", default="", metavar="NAME", help="One of the shipped tables.")
-@click.option("--kind", default="", metavar="KIND", help="Kind of the rows of --csv: gemm, conv, systolic, dram, ...")
-@click.option("--csv", "csv_file", type=click.Path(path_type=Path), metavar="FILE", help="Measurements of that kind.")
-@click.option("--rows", type=click.IntRange(min=1), metavar="N", help="Take N rows spread evenly over the file.")
+@click.option("--hw", metavar="CHIP", help="Preset name or YAML path; optional for --kind systolic.")
+@click.option("--table", metavar="NAME", help="One of the shipped tables; default: all of them.")
+@click.option("--kind", metavar="KIND", help="What the rows of --csv are: gemm, conv, vector, systolic, ...")
+@click.option("--csv", type=click.Path(path_type=Path), metavar="FILE", help="Your measurements.")
+@click.option("--rows", type=click.IntRange(min=1), metavar="N", help="Take N rows spread evenly over a table.")
+@click.option("--timing", default="", metavar="WORD", help="What the times of --csv cover: kernel, graph or eager.")
+@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Override a machine field; repeatable.")
 @_out_file
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout, nothing else.")
-def validate(**options: Any) -> None:
-    """Compare with measurements: the shipped tables, or any --csv FILE of a --kind; exit 1 when a row fails."""
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+def validate(as_json: bool, quiet: bool, **options: Any) -> None:
+    """Compare with measurements: the shipped tables, or --csv FILE of a --kind; exit 1 when a row cannot be run."""
     from npusim import api
+    from npusim.validate import text_lines
 
-    api.validate(**options)
+    with Progress(quiet, "validating") as progress:
+        summary = api.validate(progress=progress, **options)
+    if as_json:
+        click.echo(json.dumps(summary.as_dict(), indent=2, allow_nan=False))
+    elif not quiet:
+        for line in text_lines(summary):
+            click.echo(line)
+        for key, value in summary.as_dict().items():
+            if not isinstance(value, (dict, list)):
+                click.echo(f"{key}: {value:.2f}" if isinstance(value, float) else f"{key}: {value}")
+    if summary.failed:
+        raise click.exceptions.Exit(1)
 
 
 TOOLS = (asm, disasm, chips, ops, models, validate, warmup)
