@@ -284,7 +284,7 @@ def same_graph(a: Graph, b: Graph) -> bool:
 
 
 def _same_values(left: Sequence[Constant], right: Sequence[Constant]) -> bool:
-    return all(x.stripped or y.stripped or _equal(x.value(), y.value()) for x, y in zip(left, right))
+    return all(x is y or x.stripped or y.stripped or _equal(x.value(), y.value()) for x, y in zip(left, right))
 
 
 def _equal(x: Array, y: Array) -> bool:
