@@ -19,7 +19,10 @@ from isa.table import NEXT_TILE
 
 @dataclass(frozen=True)
 class Operand:
-    """How one operand lies in memory: its space, dtype and element strides by loop letter (absent: 0)."""
+    """How one operand lies in memory: its space, dtype and element strides by loop letter (absent: 0).
+
+    A capital letter is the stride of the tile's origin where it differs from that inside the tile (blocked weights).
+    """
 
     space: str
     dtype: str
@@ -34,6 +37,10 @@ class Operand:
     def bytes_of(self, letter: str) -> int:
         """Stride of a letter in bytes."""
         return self.strides.get(letter, 0) * dtype(self.dtype).size_bytes
+
+    def origin_bytes(self, letter: str) -> int:
+        """Stride of a letter in bytes from one tile's origin to the next one's, an element of the letter."""
+        return self.strides.get(letter.upper(), self.strides.get(letter, 0)) * dtype(self.dtype).size_bytes
 
 
 @dataclass(frozen=True)
@@ -168,8 +175,8 @@ class _Builder:
         """Byte offset of the present tile's first element."""
         total: Expr | int = 0
         for letter in letters:
-            if operand.strides.get(letter):
-                total = pos(letter) * operand.bytes_of(letter) + total
+            if operand.origin_bytes(letter):
+                total = pos(letter) * operand.origin_bytes(letter) + total
         return total
 
     def build(self) -> Nest:

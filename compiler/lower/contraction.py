@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compiler.graph import Constant, Node, TensorType
-from compiler.kernels.contraction import Contraction, Epilogue, Operand, build
+from compiler.kernels.contraction import Contraction, Epilogue, Operand, Tiling, build
 from compiler.lower.context import Call, Context, NoKernel, row_major, rule, scalar_value
 from compiler.tiling import search
 from isa.machine import Machine
@@ -184,8 +184,37 @@ def _finish(context: Context, nodes: tuple[Node, ...], a: Operand, weight: Opera
     spec = Contraction(e["x"], e["y"], e["h"], e["w"], e["n"], a=a, weight=weight, out=out, operand_dtype=operand_dtype,
                        acc_dtype=matrix.accumulate[operand_dtype], epilogue=epilogue, **window)
     tiling = search(spec, context.machine, context.budget)
+    spec = _block_weights(context, spec, tiling, bind)
     make = partial(_make, spec, tiling, context.machine)
     return [Call(("contraction", repr(spec), tiling), make, bind)]
+
+
+def _block_weights(context: Context, spec: Contraction, tiling: Tiling, bind: dict[str, tuple[str, int]]) -> Contraction:
+    """Store constant weights tile by tile along n, so that a tile's copy is one long run; n is padded to whole tiles."""
+    name = bind["weight"][0]
+    source = context.new_constants.get(name) or context.graph.constants.get(name)
+    strides = spec.weight.strides
+    depth = spec.kh * spec.kw * spec.c
+    width = min(tiling.n, spec.n)
+    if source is None or width >= spec.n or strides.get("n") != 1 or strides.get("c") != spec.n:
+        return spec
+    blocks = -(-spec.n // width)
+    groups = source.type.elements // (depth * spec.n)
+    shape = (groups, blocks, depth, width)
+
+    def block(values: Array) -> Array:
+        padded = np.zeros((groups, depth, blocks * width), values.dtype)
+        padded[:, :, : spec.n] = values.reshape(groups, depth, spec.n)
+        return np.ascontiguousarray(padded.reshape(groups, depth, blocks, width).transpose(0, 2, 1, 3))
+
+    kind = TensorType(shape, source.type.dtype, source.type.scale, source.type.zero_point)
+    blocked = f"{name}.n{width}"
+    if blocked not in context.new_constants:
+        context.add_constant(blocked, source.map(kind, block), weight=True)
+    bind["weight"] = (blocked, 0)
+    outer = {k: v // (depth * spec.n) * (blocks * depth * width) for k, v in strides.items() if k in "xy"}
+    inner = {"kh": spec.kw * spec.c * width, "kw": spec.c * width, "c": width, "n": 1, "N": depth}
+    return replace(spec, weight=replace(spec.weight, strides={**outer, **inner}))
 
 
 def _make(spec: Contraction, tiling: Any, machine: Machine, name: str) -> Any:
