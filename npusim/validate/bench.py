@@ -82,7 +82,7 @@ class Bench:
 
 
 def stalls_of(record: Record) -> str:
-    """The longest states of each pipe that did something, as `MXU0: busy 61%, wait_dma 30%`, over cores and launches."""
+    """The longest states of each pipe that did something (`MXU0: busy 61%, wait_dma 30%`), over cores and launches."""
     states = record.states.sum(axis=(0, 1))
     texts = []
     for pipe in record.pipes:

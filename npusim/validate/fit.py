@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Fit:
-    """A constant, its unit, and the mean absolute error in per cent with it: fitted to all rows, and to all but each."""
+    """A constant, its unit, and the mean absolute error in per cent: fitted to all rows, and to all but each."""
 
     name: str
     unit: str

@@ -1,0 +1,232 @@
+"""The quick fidelities: a Record of a program from closed forms, without running its instructions.
+
+`roofline`: a launch takes the longer of MACs at peak and bytes at DRAM peak, plus the launch cost. `analytic` adds what
+the hardware cannot avoid: MACs of padding, the cores a launch really uses, vector work, DRAM refresh, the rate of the
+copy paths, and once a launch the fill and drain (latency of the first bytes, of the array, of the last write). Units
+overlap perfectly: a launch is as long as its busiest unit. Bytes are each tensor once; what tiling reads again is seen
+only by `cycle`. Sources: Williams et al., CACM 2009 (roofline); isa.cost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from isa.cost import ceil_div, dram_bytes_per_cycle, latency_cycles, load_cycles
+from isa.dtypes import dtype
+from isa.errors import ConfigError
+from isa.machine import Machine, Path
+from isa.params import Params, Pipe, resolve
+from isa.program import LAUNCH_KERNEL, Operator, Program, Tensor
+from isa.table import DMA
+from npusim.record import CAUSE_ID, CAUSES, EVENT, PipeInfo, Record
+
+Array = npt.NDArray[Any]
+FIDELITIES = ("roofline", "analytic")
+# Operators that read of their inputs no more than they write: a table is not read whole to look up rows.
+SELECTING = frozenset({"Gather", "GatherElements", "GatherND", "Slice", "Split"})
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one launch must do: MACs and the array rows they stream, vector FLOP, DRAM bytes in and out, cores."""
+
+    macs: int
+    streams: int
+    passes: Fraction
+    vector_flops: int
+    read_bytes: int
+    write_bytes: int
+    cores: int
+
+
+@dataclass(frozen=True)
+class Busy:
+    """Core cycles of each kind of unit in one launch, of all its instances in parallel; `fill` is added once."""
+
+    matrix: int
+    vector: int
+    dma: int
+    fill: int = 0
+
+    @property
+    def total(self) -> int:
+        """Cycles of the launch: its busiest unit, and the fill."""
+        return max(self.matrix, self.vector, self.dma) + self.fill
+
+    @property
+    def bound(self) -> str:
+        """The class of the busiest unit."""
+        return max(("dma", "matrix", "vector"), key=lambda name: int(getattr(self, name)))
+
+
+def estimate(program: Program, machine: Machine, fidelity: str) -> Record:
+    """Return the record of a program at fidelity `roofline` or `analytic`; raises ConfigError for another one."""
+    if fidelity not in FIDELITIES:
+        raise ConfigError(f"unknown fidelity {fidelity!r} of closed forms; there are {', '.join(FIDELITIES)}")
+    launches = len(program.launches)
+    params = resolve(machine)
+    infos = tuple(PipeInfo(p.index, p.class_name, p.unit, p.label) for p in params.pipes)
+    states = np.zeros((launches, machine.cores, len(infos), len(CAUSES)), np.int64)
+    span, dram = np.zeros((launches, 2), np.int64), np.zeros((launches, 2), np.int64)
+    paths, macs = np.zeros((launches, len(machine.core.paths)), np.int64), np.zeros(launches, np.int64)
+    tensors = {t.name: t for t in program.tensors}
+    now = 0
+    for i, launch in enumerate(program.launches):
+        gap = machine.launch_cycles
+        span[i, 0] = now
+        states[i, :, :, CAUSE_ID["launch"]] = gap
+        if int(launch["kind"]) != LAUNCH_KERNEL:
+            body = int(launch["cycles"])
+            states[i, :, :, CAUSE_ID["host"]] = body
+        else:
+            work = work_of(program, launch, machine, tensors, padded=fidelity == "analytic")
+            busy = analytic_cycles(work, machine) if fidelity == "analytic" else roofline_cycles(work, machine)
+            body = busy.total
+            dram[i], macs[i] = (work.read_bytes, work.write_bytes), work.macs
+            _count_paths(paths[i], machine, work)
+            _fill_states(states[i], params, busy, work)
+        now += gap + body
+        span[i, 1] = now
+    counters = {"read_bytes": int(dram[:, 0].sum()), "write_bytes": int(dram[:, 1].sum())}
+    issued = np.zeros((launches, 8), np.int64)
+    return Record(
+        infos, now, states, span, paths, dram, macs, issued, counters, np.zeros((2, 0)), 1.0, np.zeros(0, EVENT), 0, 0.0
+    )
+
+
+def work_of(program: Program, launch: Array, machine: Machine, tensors: Mapping[str, Tensor], padded: bool) -> Work:
+    """The work of one kernel launch; without an operator there is nothing to go by, and so none."""
+    matrix = machine.core.matrix
+    cores = int(launch["grid"])
+    index = int(launch["operator"])
+    if not 0 <= index < len(program.operators):
+        return Work(0, 0, Fraction(1), 0, 0, 0, cores)
+    operator = program.operators[index]
+    macs = max(operator.macs, operator.padded_macs) if padded else operator.macs
+    # An operand type that the array does not know is converted first, at best to its fastest one.
+    passes = matrix.passes.get(operator.dtype, min(matrix.passes.values()))
+    read, written = _dram_bytes(operator, tensors, machine)
+    flops = max(0, operator.flops - 2 * operator.macs)
+    return Work(
+        macs, ceil_div(macs, matrix.rows * matrix.cols), Fraction(str(passes)), flops, read, written, cores
+    )
+
+
+def _dram_bytes(operator: Operator, tensors: Mapping[str, Tensor], machine: Machine) -> tuple[int, int]:
+    """Bytes that the operator must read from DRAM and write there, each tensor once."""
+    if operator.min_bytes == 0:  # a further launch of an operator that was counted before
+        return 0, 0
+    sides = [[tensors[n] for n in names if n in tensors] for names in (operator.inputs, operator.outputs)]
+    known = sum(_size(t) for side in sides for t in side)
+    read, written = (sum(_size(t) for t in side if t.space == "dram") for side in sides)
+    # Constants in a form of the compiler's own, biases mostly, lie in DRAM unless only the host can reach the core.
+    if machine.path("dram", machine.core.matrix.operand_space) and any(n not in tensors for n in operator.inputs):
+        read += max(0, operator.min_bytes - known)
+    if SELECTING & set(operator.op_type.split("+")):
+        read = min(read, sum(_size(t) for t in sides[1]))
+    return read, written
+
+
+def _size(tensor: Tensor) -> int:
+    return math.prod(tensor.shape) * dtype(tensor.dtype).size_bytes
+
+
+def roofline_cycles(work: Work, machine: Machine) -> Busy:
+    """The launch on the whole chip at its peaks."""
+    matrix = machine.core.matrix
+    pes = machine.cores * matrix.count * matrix.rows * matrix.cols
+    size = work.read_bytes + work.write_bytes
+    return Busy(math.ceil(work.macs * work.passes / pes), 0, math.ceil(size / dram_bytes_per_cycle(machine)))
+
+
+def dram_efficiency(machine: Machine) -> Fraction:
+    """The share of DRAM peak that a stream can reach: refresh, and activating the next page (nFAW) in time.
+
+    A bank is out for nRFC every nREFI cycles; four pages may open every nFAW, so a page must carry a quarter of it.
+    """
+    memory, dram, timing = machine.memory, machine.memory.dram, machine.memory.dram.timing
+    if memory.model == "ideal":
+        return Fraction(1)
+    page_cycles = Fraction(dram.page_bytes * 8, dram.bus_bits * dram.data_rate)
+    return (1 - Fraction(timing.nRFC, timing.nREFI)) * min(Fraction(1), 4 * page_cycles / timing.nFAW)
+
+
+def access_cycles(machine: Machine) -> int:
+    """Core cycles from a request to its first bytes: the way there and back, activation, column access, burst."""
+    memory, dram, timing = machine.memory, machine.memory.dram, machine.memory.dram.timing
+    way = memory.request_latency_cycles + memory.response_latency_cycles
+    if memory.model == "ideal":
+        return way
+    ticks = timing.nRCDRD + timing.nCL + dram.burst_length // dram.data_rate
+    return way + math.ceil(ticks * dram.tck_ps * machine.clock_mhz / 1e6)
+
+
+def analytic_cycles(work: Work, machine: Machine) -> Busy:
+    """The launch on the cores that it uses, with what the hardware cannot avoid."""
+    core, matrix, vector = machine.core, machine.core.matrix, machine.core.vector
+    streams = ceil_div(work.streams, work.cores * matrix.count)
+    lanes = vector.lanes * vector.sublanes * vector.alus * work.cores if vector else work.cores
+    size = work.read_bytes + work.write_bytes
+    dma = math.ceil(size / (dram_bytes_per_cycle(machine) * dram_efficiency(machine)))
+    fill = 0
+    for path, moved in zip(_dram_paths(machine), (work.read_bytes, work.write_bytes)):
+        if path is not None and moved:
+            dma = max(dma, math.ceil(moved / (Fraction(str(path.bytes_per_cycle)) * work.cores)))
+            startup = core.dma[path.pipe].startup_cycles if path.pipe in core.dma else 0
+            fill += startup + path.latency_cycles + access_cycles(machine)
+    if work.macs:
+        fill += load_cycles(matrix) + latency_cycles(matrix)
+    return Busy(math.ceil(streams * work.passes), ceil_div(work.vector_flops, lanes), dma, fill)
+
+
+def _dram_paths(machine: Machine) -> tuple[Path | None, Path | None]:
+    """The paths that carry what a launch reads from DRAM and writes there."""
+    wanted = machine.core.matrix.operand_space
+    reads = sorted((p for p in machine.core.paths if p.src == "dram"), key=lambda p: p.dst != wanted)
+    writes = [p for p in machine.core.paths if p.dst == "dram"]
+    return (reads[0] if reads else None), (writes[0] if writes else None)
+
+
+def _count_paths(row: Array, machine: Machine, work: Work) -> None:
+    for path, moved in zip(_dram_paths(machine), (work.read_bytes, work.write_bytes)):
+        if path is not None:
+            row[machine.core.paths.index(path)] += moved
+
+
+def _fill_states(states: Array, params: Params, busy: Busy, work: Work) -> None:
+    """Account for every cycle of every pipe: at work, waiting for the busiest unit, or with nothing to do."""
+    waiting = CAUSE_ID[f"wait_{busy.bound}"]
+    states[work.cores :, :, CAUSE_ID["drained"]] += busy.total
+    for pipe in params.pipes:
+        rows = states[: work.cores, pipe.index]
+        mine = min(busy.total, _pipe_cycles(params.machine, pipe, busy, work))
+        if mine == 0 and pipe.class_name != "scalar":
+            rows[:, CAUSE_ID["drained"]] += busy.total
+            continue
+        cause = waiting
+        if pipe.class_name in ("dma", "weights") and busy.bound == "dma":
+            cause = CAUSE_ID["memory_bandwidth"]
+        elif pipe.class_name == busy.bound:  # nobody else to wait for: the fill
+            cause = CAUSE_ID["memory_latency"]
+        rows[:, CAUSE_ID["busy"]] += mine
+        rows[:, cause] += busy.total - mine
+
+
+def _pipe_cycles(machine: Machine, pipe: Pipe, busy: Busy, work: Work) -> int:
+    """Cycles that one pipe works; copy engines share what their path carries."""
+    if pipe.class_name in ("matrix", "vector"):
+        return int(getattr(busy, pipe.class_name))
+    engine = list(machine.core.dma)[pipe.pipe_class - DMA] if pipe.class_name == "dma" else pipe.class_name
+    instances = machine.core.dma[engine].count if engine in machine.core.dma else machine.core.matrix.count
+    total = Fraction(0)
+    for path, moved in zip(_dram_paths(machine), (work.read_bytes, work.write_bytes)):
+        if path is not None and path.pipe == engine:
+            total += moved / (Fraction(str(path.bytes_per_cycle)) * work.cores * instances)
+    return math.ceil(total)

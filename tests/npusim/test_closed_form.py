@@ -1,0 +1,125 @@
+"""The quick fidelities: their figures by hand, the invariants of every record, and their order."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isa.errors import ConfigError
+from isa.loader import load_machine
+from npusim import api
+from npusim.closed_form import access_cycles, dram_efficiency, estimate
+from npusim.record import CAUSE_ID
+
+CHIPS = ["tpu-v3", "tpu-v1", "gemmini-16x16"]
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    cache = {}
+
+    def build(model, hw, options=()):
+        key = (model, hw, tuple(options))
+        if key not in cache:
+            machine, _ = api.machine_for(hw, options)
+            cache[key] = api.compile(model, machine).built.program, machine
+        return cache[key]
+
+    return build
+
+
+def check_invariants(record, machine):
+    states = record.states
+    assert (states >= 0).all()
+    lengths = record.launch_span[:, 1] - record.launch_span[:, 0]
+    assert (states.sum(axis=3) == lengths[:, None, None]).all()
+    assert lengths.sum() == record.total_cycles
+    assert (record.launch_span[1:, 0] == record.launch_span[:-1, 1]).all()
+    to_dram = [p.dst == "dram" for p in machine.core.paths]
+    from_dram = [p.src == "dram" for p in machine.core.paths]
+    assert (record.path_bytes[:, from_dram].sum(axis=1) == record.dram_bytes[:, 0]).all()
+    assert (record.path_bytes[:, to_dram].sum(axis=1) == record.dram_bytes[:, 1]).all()
+
+
+@pytest.mark.parametrize("hw", CHIPS)
+@pytest.mark.parametrize("model", ["gemm:100x70x300", "mlp", "conv:1x14x14x32x48x3x1x1"])
+@pytest.mark.parametrize("fidelity", ["roofline", "analytic"])
+def test_records_add_up(compiled, hw, model, fidelity):
+    program, machine = compiled(model, hw)
+    record = estimate(program, machine, fidelity)
+    check_invariants(record, machine)
+    assert record.states.shape[0] == len(program.launches)
+    assert record.macs.sum() >= sum(o.macs for o in program.operators)
+
+
+def test_reports_work_on_an_estimate(compiled, tmp_path):
+    from npusim.report import write_reports
+
+    program, machine = compiled("mlp", "tpu-v3")
+    result = api.simulate_program(program, machine, "bf16", fidelity="analytic")
+    assert (tmp_path / "summary.json") in write_reports(result, tmp_path)
+
+
+def test_roofline_by_hand():
+    machine = load_machine("tpu-v3", ["launch_cycles=1000"]).machine
+    program = api.compile("gemm:1024x1024x1024", machine).built.program
+    record = estimate(program, machine, "roofline")
+    compute = 1024**3 // (2 * 2 * 128 * 128)
+    memory = math.ceil(3 * 2 * 1024**2 / (machine.dram_bytes_per_second / 940e6))
+    assert record.total_cycles == 1000 + max(compute, memory)
+    assert record.dram_bytes.tolist() == [[4 * 1024**2, 2 * 1024**2]]
+    array = record.pipes[[p.pipe_class for p in record.pipes].index("matrix")]
+    assert record.states[0, 0, array.index, CAUSE_ID["busy"]] == compute
+
+
+def test_analytic_pays_padding_and_refresh():
+    machine = load_machine("tpu-v3", ["launch_cycles=0"]).machine
+    exact, padded = (
+        estimate(api.compile(f"gemm:{m}x128x4096", machine).built.program, machine, "analytic") for m in (2048, 2049)
+    )
+    assert padded.macs[0] > exact.macs[0] == 2048 * 128 * 4096
+    timing = machine.memory.dram.timing
+    assert 0.9 < dram_efficiency(machine) == 1 - Fraction(timing.nRFC, timing.nREFI) < 1
+    assert access_cycles(machine) > 2 * machine.memory.request_latency_cycles
+
+
+def test_ideal_memory_is_fully_efficient():
+    machine = load_machine("tpu-v3", ["memory.model=ideal"]).machine
+    assert dram_efficiency(machine) == 1
+    assert access_cycles(machine) == machine.memory.request_latency_cycles + machine.memory.response_latency_cycles
+
+
+def test_unknown_fidelity_is_refused(compiled):
+    program, machine = compiled("mlp", "tpu-v3")
+    with pytest.raises(ConfigError, match="roofline, analytic"):
+        estimate(program, machine, "cycle")
+
+
+SIZES = st.sampled_from([1, 7, 16, 100, 128, 129, 300])
+
+
+@settings(max_examples=20, deadline=None)
+@given(SIZES, SIZES, SIZES, st.sampled_from(CHIPS))
+def test_roofline_never_exceeds_analytic(m, n, k, hw):
+    machine, _ = api.machine_for(hw)
+    program = api.compile(f"gemm:{m}x{n}x{k}", machine).built.program
+    roofline, analytic = (estimate(program, machine, f) for f in ("roofline", "analytic"))
+    check_invariants(analytic, machine)
+    lengths = [np.diff(r.launch_span, axis=1) for r in (roofline, analytic)]
+    assert (lengths[0] <= lengths[1]).all()
+
+
+@pytest.mark.parametrize("hw", CHIPS)
+@pytest.mark.parametrize("model", ["gemm:256x256x256", "gemm:33x70x300", "mlp", "conv:1x14x14x32x48x3x1x1"])
+def test_roofline_never_exceeds_the_engine(compiled, hw, model):
+    program, machine = compiled(model, hw)
+    roofline = estimate(program, machine, "roofline")
+    cycle = api.simulate_program(program, machine, machine.default_dtype).record
+    lengths = [np.diff(r.launch_span, axis=1) for r in (roofline, cycle)]
+    assert (lengths[0] <= lengths[1]).all()
+    assert (roofline.dram_bytes <= cycle.dram_bytes).all()
