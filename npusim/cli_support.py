@@ -187,7 +187,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_folder(folder: Path, files: Mapping[str, str]) -> None:
-    """Write text files into `folder`, made when absent: all of them, or none; raises OutputError."""
+    """Write text files into `folder`, made when absent; none is placed before all are written. Raises OutputError."""
     with output(folder):
         new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)

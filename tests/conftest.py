@@ -1,0 +1,36 @@
+"""What every test may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from click.testing import CliRunner, Result
+
+Cli = Callable[..., Result]
+
+
+@pytest.fixture
+def cli() -> Cli:
+    """Run the command line in this process; a bug shows as its own exception, not as an exit code."""
+    from npusim.cli import main
+
+    def run(*args: object) -> Result:
+        return CliRunner().invoke(main, [str(a) for a in args], catch_exceptions=False)
+
+    return run
+
+
+@pytest.fixture
+def fails(cli: Cli) -> Callable[..., str]:
+    """Run a command that the user got wrong: exit code 2, nothing on stdout; return the one line on stderr."""
+
+    def run(*args: object) -> str:
+        result = cli(*args)
+        assert result.exit_code == 2, result.output
+        assert result.stdout == ""
+        lines = result.stderr.splitlines()
+        assert len(lines) == 1 and lines[0].startswith("npusim: "), result.stderr
+        return lines[0]
+
+    return run
