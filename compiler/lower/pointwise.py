@@ -180,6 +180,45 @@ def _gelu(chain: Chain, node: Node, to: TensorType) -> int:
     return chain.put("gelu_tanh" if tanh else "gelu", chain.read(node.inputs[0]), to=to)
 
 
+@_emits("Mean")
+def _mean(chain: Chain, node: Node, to: TensorType) -> int:
+    total = chain.read(node.inputs[0])
+    for name in node.inputs[1:]:
+        total = chain.put("add", total, chain.read(name))
+    return chain.put("muls", total, to=to, f0=1.0 / len(node.inputs))
+
+
+@_emits("Celu", "ThresholdedRelu")
+def _by_sign(chain: Chain, node: Node, to: TensorType) -> int:
+    x, alpha = chain.read(node.inputs[0]), float(node.attrs.get("alpha", 1.0))
+    if node.op == "Celu":  # max(x, 0) + alpha (exp(min(x, 0) / alpha) - 1)
+        below = chain.put("elu", chain.put("muls", chain.put("mins", x), f0=1.0 / alpha), f0=alpha)
+        return chain.put("add", chain.put("maxs", x), below, to=to)
+    above = chain.put("relu", chain.put("sign", chain.put("adds", x, f0=-alpha)))
+    return chain.put("select", above, x, above, to=to)
+
+
+@_emits("IsInf")
+def _is_inf(chain: Chain, node: Node, to: TensorType) -> int:
+    """Larger than the largest float32, in the directions that are asked for."""
+    value = chain.read(node.inputs[0])
+    up, down = (node.attrs.get(f"detect_{sign}", 1) for sign in ("positive", "negative"))
+    if down:
+        value = chain.put("abs" if up else "neg", value)
+    elif not up:
+        value = chain.put("muls", value)
+    return chain.put("lt", chain.put("mins", value, f0=float(np.finfo(np.float32).max)), value, to=to)
+
+
+@_emits("Tan", "Cosh")
+def _trigonometric(chain: Chain, node: Node, to: TensorType) -> int:
+    x = chain.read(node.inputs[0])
+    if node.op == "Tan":
+        return chain.put("div", chain.put("sin", x), chain.put("cos", x), to=to)
+    both = chain.put("add", chain.put("exp", x), chain.put("exp", chain.put("neg", x)))
+    return chain.put("muls", both, to=to, f0=0.5)
+
+
 @_emits("Softsign")
 def _softsign(chain: Chain, node: Node, to: TensorType) -> int:
     x = chain.read(node.inputs[0])
@@ -274,6 +313,9 @@ def _outputs(context: Context, nodes: Sequence[Node]) -> list[str]:
     inside = {n.name for n in nodes}
     wanted = {name for n in context.graph.nodes if n.name not in inside for name in n.inputs}
     wanted |= set(context.graph.outputs)
+    second = [name for n in nodes for name in n.outputs[1:] if name and name in wanted]
+    if second:
+        raise NoKernel(f"{nodes[0].name}: only first outputs are computed, {second[0]} is read too")
     return [name for n in nodes for name in n.outputs[:1] if name in wanted]
 
 

@@ -20,7 +20,9 @@ FLOAT = ("tiny", "tpu-v3", "tpu-v4")
 UNARY: list[tuple[str, dict[str, Any]]] = [
     *((op, {}) for op in ("Neg", "Abs", "Reciprocal", "Exp", "Sqrt", "Log", "Relu", "Sigmoid", "HardSwish", "Mish",
                           "Softplus", "Tanh", "Erf", "Gelu", "Floor", "Ceil", "Round", "Sign", "Sin", "Cos", "IsNaN",
-                          "LeakyRelu", "Elu", "HardSigmoid", "Selu", "Softsign", "Identity")),
+                          "LeakyRelu", "Elu", "HardSigmoid", "Selu", "Softsign", "Identity", "Celu", "ThresholdedRelu",
+                          "Tan", "Cosh")),
+    ("Celu", {"alpha": 0.7}), ("ThresholdedRelu", {"alpha": 0.3}),
     ("Gelu", {"approximate": "tanh"}), ("Elu", {"alpha": 0.5}), ("LeakyRelu", {"alpha": 0.25}),
     ("HardSigmoid", {"alpha": 0.3, "beta": 0.1}), ("Clip", {"min": -0.5, "max": 1.0}), ("Clip", {"min": 0.0}),
     ("Clip", {"max": 0.25}), ("Clip", {}),
@@ -57,6 +59,19 @@ def test_scalar_constants(op: str, value: float, left: bool) -> None:
     graph = graph_of([Node("n", op, names, ("o",))], {"x": TensorType((5, 7), "fp32")},
                      {"c": (np.full((1,), value, np.float32), "fp32")})  # fmt: skip
     check(graph, "tiny")
+
+
+@pytest.mark.parametrize(("positive", "negative"), [(1, 1), (1, 0), (0, 1), (0, 0)])
+def test_infinities(positive: int, negative: int) -> None:
+    graph = unary("IsInf", "fp32", (6,), detect_positive=positive, detect_negative=negative)
+    x = np.float32([np.inf, -np.inf, 3.4e38, -3.4e38, np.nan, 0])
+    assert run(graph, "tiny", {"x": x})["o"].tolist() == [bool(positive), bool(negative), False, False, False, False]
+
+
+@pytest.mark.parametrize("op", ["Mean", "Sum", "Max", "Min"])
+def test_variadic(op: str) -> None:
+    types = {n: TensorType((4, 33), "bf16") for n in "xyz"}
+    check(graph_of([Node("n", op, ("x", "y", "z"), ("o",))], types), "tpu-v3", absolute=1e-6)
 
 
 def test_a_scalar_is_an_immediate() -> None:
@@ -195,6 +210,14 @@ def test_operands_of_a_chain_are_limited(hw: str) -> None:
     check(chain(9), hw, 0, budget=16384)
     with pytest.raises(NoKernel, match="11 operands in one chain, at most 10"):
         lower(chain(10), hw)
+
+
+def test_second_outputs_are_refused_when_read() -> None:
+    node = Node("n", "Dropout", ("x",), ("o", "mask"))
+    read = graph_of([node], {"x": TensorType((4,), "fp32")})
+    with pytest.raises(NoKernel, match="mask is read too"):
+        lower(read, "tiny")
+    check(Graph("unread", read.nodes, read.inputs, ("o",), read.tensors), "tiny", 0)
 
 
 def test_capacity_from_both_sides() -> None:
