@@ -16,6 +16,7 @@ from npusim.engine.layout import (
     I_DST,
     I_FLAGS,
     I_OP,
+    LANES_ID,
     V_DTYPE_BYTES,
     V_OP_MILLI,
     V_PATHS,
@@ -30,6 +31,7 @@ LOADS, STORES, VECTOR_LATENCY = INDEX["load_ports"], INDEX["store_ports"], INDEX
 CROSS_MILLI, CROSS_LATENCY = INDEX["cross_milli"], INDEX["cross_latency"]
 DRAIN_MILLI, DRAIN_LATENCY = INDEX["drain_milli"], INDEX["drain_latency"]
 DATAFLOW_OS = 2
+REDUCE = LANES_ID["reduce"]
 
 
 @kernel
@@ -74,32 +76,38 @@ def matrix_cycles(v, stream, passes_milli):
 
 
 @kernel
-def registers_of(v, desc, cores, c, d):
-    """Vector registers that cover an operand: rows of lanes, whole when its elements are contiguous."""
-    n = desc[d, D_DIMS]
-    run = 1
-    inner = n - 1
+def registers_of(v, desc, cores, c, d, once):
+    """Vector registers that cover an operand: rows of lanes, whole when its elements are contiguous.
+
+    With `once`, dimensions of stride 0 count one element: a reduction stores each result once.
+    """
+    lanes, whole = v[LANES], v[LANES] * v[SUBLANES]
     size = v[V_DTYPE_BYTES + desc[d, D_DTYPE]]
-    while inner >= 0 and (desc[d, D_STRIDE + inner] == run * size or extent(desc, cores, c, d, inner) == 1):
-        run *= extent(desc, cores, c, d, inner)
-        inner -= 1
-    rows = elements(desc, cores, c, d, 0, inner + 1)
-    if inner < 0:
-        return ceil_div(run, v[LANES] * v[SUBLANES])
-    if run >= v[LANES] * v[SUBLANES]:
-        return rows * ceil_div(run, v[LANES] * v[SUBLANES])
-    return ceil_div(rows * ceil_div(run, v[LANES]), v[SUBLANES])
+    run, rows = 1, 1
+    contiguous = True
+    for i in range(desc[d, D_DIMS] - 1, -1, -1):
+        count = extent(desc, cores, c, d, i)
+        if count == 1 or (once and desc[d, D_STRIDE + i] == 0):
+            continue
+        if contiguous and desc[d, D_STRIDE + i] == run * size:
+            run *= count
+        else:
+            contiguous = False
+            rows *= count
+    if rows == 1 or run >= whole:
+        return rows * ceil_div(run, whole)
+    return ceil_div(rows * ceil_div(run, lanes), v[SUBLANES])
 
 
 @kernel
 def vector_cycles(v, code, desc, cores, c, pc, lanes_kind):
     """(occupancy, latency) of a vector instruction: the busiest of ALUs, load and store ports."""
-    dst, a = code[pc, I_DST], code[pc, I_A]
-    work = registers_of(v, desc, cores, c, a) if lanes_kind == 4 else registers_of(v, desc, cores, c, dst)
-    loads = 1 if lanes_kind in (1, 4, 5) else lanes_kind
+    dst = code[pc, I_DST]
+    work = registers_of(v, desc, cores, c, code[pc, I_A] if lanes_kind == REDUCE else dst, False)
+    loads = lanes_kind if lanes_kind == 2 or lanes_kind == 3 else 1
     alu = ceil_div(work * v[V_OP_MILLI + code[pc, I_OP]], MILLI * v[ALUS])
-    occupy = max(alu, ceil_div(work * loads, v[LOADS]), ceil_div(registers_of(v, desc, cores, c, dst), v[STORES]))
-    return max(1, occupy), v[VECTOR_LATENCY]
+    stores = registers_of(v, desc, cores, c, dst, lanes_kind == REDUCE)
+    return max(1, alu, ceil_div(work * loads, v[LOADS]), ceil_div(stores, v[STORES])), v[VECTOR_LATENCY]
 
 
 @kernel

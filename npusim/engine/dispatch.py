@@ -62,14 +62,12 @@ from npusim.engine.layout import (
     O_STRIDE0,
     O_WRITE,
     P_CLASS,
-    P_DEPTH,
     P_HEAD,
     P_IDLE,
     P_LENGTH,
     P_QUEUE,
     PLAIN,
     QUEUED,
-    SLOTS,
     SPACE_COUNT,
     TILE,
     V_DMA,
@@ -132,12 +130,6 @@ def is_empty(code, desc, cores, c, pc):
 
 
 @kernel
-def room(v, cores, pipes, c, p):
-    """True when the pipe's queue and the core's window can take one more instruction."""
-    return pipes[c, p, P_LENGTH] < pipes[c, p, P_DEPTH] and cores[c, C_INFLIGHT] < v[WINDOW]
-
-
-@kernel
 def conflicts(ops, c, slot, other):
     """True when two instructions touch the same bytes and one of them writes."""
     for i in range(ops[c, slot, O_INTERVALS]):
@@ -152,11 +144,11 @@ def conflicts(ops, c, slot, other):
 
 
 @kernel
-def interlock(pipes, ops, c, slot, p):
+def interlock(v, pipes, ops, c, slot, p):
     """Mask of older instructions that this one must wait for; a serial pipe keeps its own order."""
     mask = 0
     serial = pipes[c, p, P_CLASS] != DMA
-    for other in range(SLOTS):
+    for other in range(v[WINDOW]):
         if other == slot or ops[c, other, O_STATE] == FREE:
             continue
         if serial and ops[c, other, O_PIPE] == p:
@@ -214,7 +206,8 @@ def resolve_copy(v, code, desc, cores, ops, c, slot, pc, wanted):
     if wanted != WEIGHTS and desc[code[pc, I_DST], D_SPACE] == DRAM_SPACE:
         far, writes = code[pc, I_DST], 1
     size = v[V_DTYPE_BYTES + desc[far, D_DTYPE]]
-    shape = code[pc, I_DST] if code[pc, I_OP] == GATHER else far
+    gathers = code[pc, I_OP] == GATHER and not writes
+    shape = code[pc, I_DST] if gathers else far
     count = elements(desc, cores, c, shape, 0, desc[shape, D_DIMS])
     ops[c, slot, O_BYTES] = count * size
     ops[c, slot, O_PATH] = path
@@ -230,7 +223,7 @@ def resolve_copy(v, code, desc, cores, ops, c, slot, pc, wanted):
         return 0
     ops[c, slot, O_KIND] = MEMORY
     note_runs(v, desc, cores, ops, c, slot, far)
-    if code[pc, I_OP] == GATHER:  # one run an index; which rows is not known here: spread over the table
+    if gathers:  # one run an index; which rows is not known here: spread over the table
         ops[c, slot, O_HASH] = extent(desc, cores, c, far, 0)
         ops[c, slot, O_RUN] = count * size // extent(desc, cores, c, code[pc, I_DST], 0)
         ops[c, slot, O_DIMS] = 1
@@ -255,7 +248,7 @@ def dispatch(v, code, desc, cores, pipes, ops, c, pc, p, now):
     resolve_operands(v, code, desc, cores, ops, c, slot, pc)
     resolve_timing(v, code, desc, cores, ops, c, slot, pc, p)
     if v[VLIW] == 0:
-        ops[c, slot, O_DEPS] = interlock(pipes, ops, c, slot, p)
+        ops[c, slot, O_DEPS] = interlock(v, pipes, ops, c, slot, p)
     if pipes[c, p, P_IDLE]:
         pipes[c, p, P_IDLE] = 0
         was_idle(cores, pipes, c, p, now)

@@ -19,6 +19,7 @@ from npusim.engine.clock import clock_parts
 from npusim.record import CAUSE_ID, CAUSES
 
 Array = npt.NDArray[Any]
+MAX_INSTRUCTIONS = 500_000_000  # of one core in one launch: more is a loop that does not end
 FAR = 1 << 61  # a cycle that never comes
 SPACE_COUNT, MAX_PATHS, MAX_ENGINES = len(SPACES), 32, 8
 SLOTS = 63  # instructions in flight a core; one bit each in a dependency mask
@@ -87,13 +88,14 @@ V_DTYPE_BYTES = V_PORTS + SPACE_COUNT
 V_OP_MILLI = V_DTYPE_BYTES + len(DTYPES)
 V_OP_PIPE = V_OP_MILLI + MAX_CODE
 V_OP_LANES = V_OP_PIPE + MAX_CODE
-V_COUNT = V_OP_LANES + MAX_CODE
+V_LIMIT = V_OP_LANES + MAX_CODE  # MAX_INSTRUCTIONS
+V_COUNT = V_LIMIT + 1
 # `clock` [.]: the outer loop.
 (K_NOW, K_MEMORY_UNTIL, K_EVENTS, K_DROPPED, K_CORE, K_Q, K_R, K_F) = range(8)  # K_Q..K_F: the core clock's edges
 K_FROM, K_TO = 8, 9  # instructions that touch these cycles become events
 K_TRAFFIC = 10  # this launch: bytes by path, then array rows streamed, then instructions by pipe class
 # Status of a call.
-DONE, FULL, DEADLOCK, BAD_CODE, BUDGET = range(5)
+DONE, REFUSED, DEADLOCK, BAD_CODE, BUDGET = range(5)
 
 
 class State(NamedTuple):
@@ -119,7 +121,11 @@ def code_table(instrs: Array) -> Array:
 
 
 def desc_table(descs: Array) -> Array:
-    """DESC records as int64 columns D_*."""
+    """DESC records as int64 columns D_*; a stride takes in what its dimension moves along a window axis."""
+    descs = descs.copy()
+    for x in range(2):
+        step = descs["axis_stride"][:, x : x + 1] * descs["coef"]
+        descs["stride"] += np.where(descs["axis"] == x, step, 0)
     single = [descs[n].reshape(-1, 1) for n in ("space", "dtype", "ndim", "rows", "base", "base_reg")]
     many = [descs[n] for n in ("ext", "stride", "ext_reg", "axis", "coef")]
     pairs = [descs[n] for n in ("origin", "limit", "axis_stride", "origin_reg", "limit_reg")]
@@ -138,6 +144,7 @@ def flat_values(params: Params) -> Array:
         (V_OP_MILLI, params.op_milli), (V_OP_PIPE, pipe_class), (V_OP_LANES, lanes),
     ):
         values[start : start + table.size] = table.reshape(-1)
+    values[V_LIMIT] = MAX_INSTRUCTIONS
     return values
 
 

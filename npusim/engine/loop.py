@@ -1,7 +1,7 @@
 """The outer loop: cores and memory take turns in windows that no response can be due in.
 
-Within a cycle everything happens in a fixed order: responses, completions, starts, requests, then the sequencer; and
-again until nothing changes. Between events time jumps.
+Within a cycle everything happens in a fixed order: responses, completions, tiles, starts, requests, then the sequencer;
+and again until nothing changes. Between events time jumps.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from npusim.engine.layout import (
     DEADLOCK,
     DONE,
     FAR,
-    FULL,
     K_CORE,
     K_F,
     K_MEMORY_UNTIL,
@@ -32,9 +31,9 @@ from npusim.engine.layout import (
     LOADING,
     M_SHADOW,
     M_SHADOW_END,
-    P_SENDING,
     P_STATES,
     PIPES,
+    REFUSED,
 )
 from npusim.engine.pipes import next_due, settle, shift_from_fifo, try_start
 from npusim.engine.sequencer import BAD, issue
@@ -62,17 +61,18 @@ def core_cycle(v, code, desc, cores, pipes, ops, units, events, clock, c, now, g
     changed = True
     while changed:
         changed = False
+        for p in range(1, v[PIPES]):
+            if settle(v, cores, pipes, ops, units, events, clock, c, p, now):
+                changed = True
         for u in range(units.shape[1]):
             if shift_from_fifo(v, pipes, ops, units, c, u, now):
                 changed = True
         for p in range(1, v[PIPES]):
-            if settle(cores, pipes, ops, units, events, clock, c, p, now):
-                changed = True
             if try_start(v, cores, pipes, ops, units, c, p, now):
                 changed = True
-            if pipes[c, p, P_SENDING]:
-                while send(v, pipes, ops, clock, c, p, now, requests, ring):
-                    changed = True
+        for p in range(1, v[PIPES]):
+            if send(v, pipes, ops, clock, c, p, now, requests, ring):
+                changed = True
         progress, status = issue(v, code, desc, cores, pipes, ops, c, now, grid, SCALAR_BUDGET)
         if status == BAD:
             return False
@@ -195,7 +195,7 @@ def run_launch(v, code, desc, cores, pipes, ops, units, events, clock, memory, p
                 params, banks, channels, counters, series, requests, ring, responses, heap_state, until_fs
             )
             if status != 0:
-                return FULL
+                return REFUSED
             clock[K_MEMORY_UNTIL] = until
             continue
         if now >= FAR:

@@ -6,7 +6,7 @@ from isa.params import INDEX
 from isa.table import DMA, MATRIX, PIPE_CLASS_NAMES, WEIGHTS
 from npusim.engine.account import account, fell_idle
 from npusim.engine.costs import DATAFLOW, DATAFLOW_OS
-from npusim.engine.dispatch import MATRIX_PIPE
+from npusim.engine.dispatch import MATRIX_PIPE, VLIW, WINDOW
 from npusim.engine.layout import (
     BUSY,
     C_ACTIVE,
@@ -39,6 +39,7 @@ from npusim.engine.layout import (
     MAX_PATHS,
     MAX_QUEUE,
     MEMORY,
+    MEMORY_LATENCY,
     O_BYTES,
     O_DEPS,
     O_DONE,
@@ -144,13 +145,20 @@ def array_drains(v, ops, units, c, u, slot, now):
 
 
 @kernel
+def oldest(v, ops, c, slot):
+    """Slot of the oldest instruction that this one waits for; there must be one."""
+    found = -1
+    for other in range(v[WINDOW]):
+        if (ops[c, slot, O_DEPS] >> other) & 1 and (found < 0 or ops[c, other, O_SEQ] < ops[c, found, O_SEQ]):
+            found = other
+    return found
+
+
+@kernel
 def blocked(v, cores, pipes, ops, units, c, p, slot, now):
     """Why the instruction cannot start now: a cause, or -1."""
     if ops[c, slot, O_DEPS] != 0:
-        other = 0
-        while not (ops[c, slot, O_DEPS] >> other) & 1:
-            other += 1
-        return cause_of(pipes[c, ops[c, other, O_PIPE], P_CLASS])
+        return cause_of(pipes[c, ops[c, oldest(v, ops, c, slot), O_PIPE], P_CLASS])
     kind = pipes[c, p, P_CLASS]
     u = pipes[c, p, P_UNIT]
     if kind == MATRIX and ops[c, slot, O_NEXT_TILE] and not (
@@ -163,7 +171,8 @@ def blocked(v, cores, pipes, ops, units, c, p, slot, now):
         if ops[c, slot, O_KIND] == MEMORY:
             if units[c, u, M_RESERVED] >= v[FIFO_TILES]:
                 return WAIT_MATRIX
-        elif not stationary_free(v, pipes, ops, units, c, u, ops[c, slot, O_SEQ], now):
+        # Tiles keep their order: none may still come through the FIFO.
+        elif units[c, u, M_RESERVED] or not stationary_free(v, pipes, ops, units, c, u, ops[c, slot, O_SEQ], now):
             return WAIT_MATRIX
     spaces = ops[c, slot, O_SPACES] >> FIRST_SCRATCH_SPACE
     space = FIRST_SCRATCH_SPACE
@@ -196,6 +205,8 @@ def start(v, cores, pipes, ops, units, c, p, now):
     account(pipes, c, p, pipes[c, p, P_REASON], now)
     hold_ports(cores, ops, c, slot, 1)
     ops[c, slot, O_STATE], ops[c, slot, O_START] = FLYING, now
+    if pipes[c, p, P_FLIGHT] == 0:
+        pipes[c, p, P_LAST_WAIT] = MEMORY_LATENCY  # until an answer tells otherwise
     pipes[c, p, P_FLIGHT0 + (pipes[c, p, P_FLIGHT_HEAD] + pipes[c, p, P_FLIGHT]) % SLOTS] = slot
     pipes[c, p, P_FLIGHT] += 1
     pipes[c, p, P_IDLE] = 0
@@ -233,16 +244,17 @@ def start_memory(v, pipes, ops, units, c, p, slot, now):
 
 
 @kernel
-def retire(cores, pipes, ops, units, events, clock, c, p, now):
+def retire(v, cores, pipes, ops, units, events, clock, c, p, now):
     """Complete the oldest instruction of the pipe: free what it held, set its flags, wake who waits for it."""
     slot = pipes[c, p, P_FLIGHT0 + pipes[c, p, P_FLIGHT_HEAD]]
     pipes[c, p, P_FLIGHT_HEAD] = (pipes[c, p, P_FLIGHT_HEAD] + 1) % SLOTS
     pipes[c, p, P_FLIGHT] -= 1
     cores[c, C_INFLIGHT] -= 1
     hold_ports(cores, ops, c, slot, -1)
-    mask = ~(1 << slot)
-    for other in range(SLOTS):
-        ops[c, other, O_DEPS] &= mask
+    if not v[VLIW]:
+        mask = ~(1 << slot)
+        for other in range(v[WINDOW]):
+            ops[c, other, O_DEPS] &= mask
     for i in range(ops[c, slot, O_SETS]):
         cores[c, C_FLAGS + 2 * (ops[c, slot, O_SET0 + i]) + 0] += 1
     u = pipes[c, p, P_UNIT]
@@ -294,11 +306,11 @@ def try_start(v, cores, pipes, ops, units, c, p, now):
 
 
 @kernel
-def settle(cores, pipes, ops, units, events, clock, c, p, now):
+def settle(v, cores, pipes, ops, units, events, clock, c, p, now):
     """Let everything that is due on the pipe happen; returns True when something did."""
     changed = False
     while pipes[c, p, P_FLIGHT] > 0 and ops[c, pipes[c, p, P_FLIGHT0 + pipes[c, p, P_FLIGHT_HEAD]], O_DONE] <= now:
-        retire(cores, pipes, ops, units, events, clock, c, p, now)
+        retire(v, cores, pipes, ops, units, events, clock, c, p, now)
         changed = True
     if pipes[c, p, P_IDLE] or pipes[c, p, P_LENGTH] > 0 or pipes[c, p, P_BUSY_UNTIL] > now:
         return changed

@@ -69,7 +69,8 @@ def axis_range(desc, cores, c, d, x):
     high = low
     for i in range(desc[d, D_DIMS]):
         if desc[d, D_AXIS + i] == x:
-            high += desc[d, D_COEF + i] * (extent(desc, cores, c, d, i) - 1)
+            reach = desc[d, D_COEF + i] * (extent(desc, cores, c, d, i) - 1)
+            low, high = low + min(0, reach), high + max(0, reach)
     return max(0, min(low, limit - 1)), max(0, min(high, limit - 1))
 
 
@@ -77,18 +78,22 @@ def axis_range(desc, cores, c, d, x):
 def interval(v, desc, cores, c, d):
     """Lowest byte and one past the highest byte that a non-empty operand may touch (its bounding interval)."""
     low = address(desc, cores, c, d)
-    high = low
+    high = low + v[V_DTYPE_BYTES + desc[d, D_DTYPE]]
     windowed = False
     for i in range(desc[d, D_DIMS]):
-        if desc[d, D_AXIS + i] >= 0:
+        stride, x = desc[d, D_STRIDE + i], desc[d, D_AXIS + i]
+        if x >= 0:
             windowed = True
-        high += desc[d, D_STRIDE + i] * (extent(desc, cores, c, d, i) - 1)
+            stride -= desc[d, D_AXIS_STRIDE + x] * desc[d, D_COEF + i]
+        reach = stride * (extent(desc, cores, c, d, i) - 1)
+        low, high = low + min(0, reach), high + max(0, reach)
     if windowed:
         for x in range(2):
             first, last = axis_range(desc, cores, c, d, x)
-            low += first * desc[d, D_AXIS_STRIDE + x]
-            high += last * desc[d, D_AXIS_STRIDE + x]
-    return low, high + v[V_DTYPE_BYTES + desc[d, D_DTYPE]]
+            step = desc[d, D_AXIS_STRIDE + x]
+            low += min(first * step, last * step)
+            high += max(first * step, last * step)
+    return low, high
 
 
 @kernel

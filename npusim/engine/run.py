@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from isa.disasm import instr_text
 from isa.errors import DeadlockError, SimulationError
 from isa.params import Params
-from isa.program import LAUNCH_KERNEL, Program
+from isa.program import LAUNCH_KERNEL, SPACE_ID, Program
+from isa.verify import verify
 from npusim.engine import layout as at
 from npusim.engine.layout import State, make_state
 from npusim.record import CAUSE_ID, CAUSES, EVENT, PipeInfo, Record
@@ -32,12 +34,15 @@ def run(
 
     `window` (start and end core cycle) keeps only instructions that ran in it as events.
 
-    Raises DeadlockError or SimulationError naming launch, cycle, core and instruction.
+    Raises ProgramError for an illegal program, DeadlockError or SimulationError naming launch, cycle, core and
+    instruction.
     """
     from npusim.memory.port import make_port
     from npusim.memory.state import make_memory
 
     started = time.process_time()
+    verify(program, params.machine)
+    _refuse_windows(program)
     state = make_state(params, program.instrs, program.descs, max_events)
     if window is not None:
         state.clock[at.K_FROM], state.clock[at.K_TO] = window
@@ -55,6 +60,13 @@ def run(
         if progress is not None:
             progress(index, now)
     return collected.record(params, state, memory, now, time.process_time() - started)
+
+
+def _refuse_windows(program: Program) -> None:
+    """Transfers move what a descriptor spans; elements outside of a window would have to be left out."""
+    windows = (program.descs["axis"] >= 0).any(axis=1) & (program.descs["space"] == SPACE_ID["dram"])
+    for index in np.flatnonzero(windows):
+        raise SimulationError(f"descriptor {index}: no windows in dram are simulated; copy, then read them on chip")
 
 
 class _Collector:
@@ -169,18 +181,44 @@ def _advance(program: Program, state: State, cells: Any, index: int) -> None:
         where = f"launch {index} (kernel {kernel.name}), cycle {int(state.clock[at.K_NOW])}"
         if status == at.DEADLOCK:
             raise DeadlockError(f"{where}: no core can go on: {_blocked_cores(program, state, grid)}")
-        if status == at.FULL:
-            raise SimulationError(f"{where}: a memory request lies outside DRAM or the response buffer is full")
+        if status == at.REFUSED:
+            raise SimulationError(f"{where}, {_refused(program, state, *cells)}")
         pc = int(state.core[core, at.C_PC])
-        raise SimulationError(f"{where}, core {core}, instruction {pc}: loops nest too deep or an endl has no loop")
+        text = instr_text(program, pc)
+        raise SimulationError(f"{where}, core {core}, instruction {pc} `{text}`: {_bad(state, core)}")
+
+
+def _bad(state: State, core: int) -> str:
+    """Why the sequencer of a core cannot execute the instruction at its pc."""
+    if state.core[core, at.C_ISSUED] > at.MAX_INSTRUCTIONS:
+        return f"the core has executed {at.MAX_INSTRUCTIONS} instructions: its loop does not end; check trip counts"
+    return "a flag that does not exist (core.flags), loops nested too deep, or an endl without loop"
+
+
+def _refused(program: Program, state: State, memory_cells: Any, port_cells: Any) -> str:
+    """Name the request that the memory does not take, and who asked."""
+    from npusim.memory.port import REQ_ADDRESS, REQ_BYTES, REQ_TAG, RING_HEAD
+    from npusim.memory.state import P_CAPACITY
+
+    requests, ring = port_cells[:2]
+    request = requests[ring[RING_HEAD] % len(requests)]
+    owner, slot = divmod(int(request[REQ_TAG]), at.SLOTS)
+    core = owner // state.pipe.shape[1]
+    pc = int(state.op[core, slot, at.O_INSTR])
+    low, high = int(request[REQ_ADDRESS]), int(request[REQ_ADDRESS] + request[REQ_BYTES])
+    capacity = int(memory_cells[0][P_CAPACITY])
+    return (
+        f"core {core}, instruction {pc} `{instr_text(program, pc)}`: a request for bytes [{low}, {high}) of dram, "
+        f"which has {capacity} (memory.capacity_bytes); check the operand's base and strides"
+    )
 
 
 def _blocked_cores(program: Program, state: State, grid: int) -> str:
     rows = []
     for core in range(grid):
         if not state.core[core, at.C_HALTED]:
-            cause = CAUSES[int(state.core[core, at.C_CAUSE])]
-            rows.append(f"core {core} at instruction {int(state.core[core, at.C_PC])} is in {cause}")
+            cause, pc = CAUSES[int(state.core[core, at.C_CAUSE])], int(state.core[core, at.C_PC])
+            rows.append(f"core {core} at instruction {pc} `{instr_text(program, pc)}` is in {cause}")
         elif state.core[core, at.C_INFLIGHT]:
             rows.append(f"core {core} has halted with {int(state.core[core, at.C_INFLIGHT])} instructions unfinished")
     return "; ".join(rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from isa.params import INDEX
 from isa.table import DMA, STOP, SYNC, code
 from npusim.engine.account import sequencer_cause
-from npusim.engine.dispatch import dispatch, is_empty, pipe_of, room
+from npusim.engine.dispatch import dispatch, is_empty, pipe_of
 from npusim.engine.layout import (
     BARRIER,
     BUSY,
@@ -30,6 +30,7 @@ from npusim.engine.layout import (
     MAX_SETS,
     O_SET0,
     O_SETS,
+    P_DEPTH,
     P_FLIGHT,
     P_FLIGHT0,
     P_FLIGHT_HEAD,
@@ -39,6 +40,7 @@ from npusim.engine.layout import (
     QUEUE_FULL,
     SLOTS,
     V_DMA,
+    V_LIMIT,
     V_OP_PIPE,
     WAIT_SCALAR,
 )
@@ -49,7 +51,7 @@ SET, WAIT, BARRIER_OP, FENCE = (code(n) for n in ("set", "wait", "barrier", "fen
 NOP, HALT, MARK = code("nop"), code("halt"), code("mark")
 VLIW, SCALAR_CYCLES, WINDOW = INDEX["vliw"], INDEX["scalar_cycles"], INDEX["window"]
 CLASS_PIPES = INDEX["weights_pipe"]
-MATRIX_CLASS_LIMIT = DMA
+FLAGS = INDEX["flags"]
 BAD = -2
 NOT_YET = -1  # and otherwise the cause that blocks, or GO
 GO = 1 << 20
@@ -60,6 +62,12 @@ def flag_of(code, cores, c, pc):
     """The flag that a set or wait names."""
     reg = code[pc, I_A]
     return code[pc, I_IMM] + (cores[c, C_REGS + reg] if reg >= 0 else 0)
+
+
+@kernel
+def wait_count(code, pc):
+    """What a wait subtracts: 1 unless it says more."""
+    return max(1, code[pc, I_B])
 
 
 @kernel
@@ -84,21 +92,44 @@ def youngest(pipes, c, p):
 
 
 @kernel
-def sync_ready(v, code, cores, pipes, ops, c, pc):
-    """GO, or the cause for which a synchronisation instruction must wait."""
+def wait_ready(v, code, cores, c, first, pc):
+    """GO, or the cause for which the wait at pc blocks its bundle, which begins at `first`."""
+    flag = flag_of(code, cores, c, pc)
+    if not 0 <= flag < v[FLAGS]:
+        return BAD
+    needed = 0
+    for i in range(first, pc + 1):
+        if code[i, I_OP] == WAIT and flag_of(code, cores, c, i) == flag:
+            needed += wait_count(code, i)
+    if cores[c, C_FLAGS + 2 * flag + 0] >= needed:
+        return GO
+    return WAIT_SCALAR + cores[c, C_FLAGS + 2 * flag + 1]
+
+
+@kernel
+def set_ready(v, code, cores, pipes, ops, c, first, pc):
+    """GO, or the cause for which the set at pc blocks its bundle: an instruction can raise MAX_SETS flags."""
+    if not 0 <= flag_of(code, cores, c, pc) < v[FLAGS]:
+        return BAD
+    sets = 1
+    for i in range(first, pc):
+        if code[i, I_OP] == SET:
+            sets += 1
+    p = named_pipe(v, code, pc)
+    slot = youngest(pipes, c, p) if p >= 0 else -1
+    if slot >= 0:
+        sets += ops[c, slot, O_SETS]
+    return GO if sets <= MAX_SETS else QUEUE_FULL
+
+
+@kernel
+def sync_ready(v, code, cores, pipes, ops, c, first, pc):
+    """GO, or the cause for which a synchronisation instruction must wait, or BAD for a flag that does not exist."""
     op = code[pc, I_OP]
     if op == WAIT:
-        flag = flag_of(code, cores, c, pc)
-        if cores[c, C_FLAGS + 2 * flag + 0] >= code[pc, I_B]:
-            return GO
-        return WAIT_SCALAR + cores[c, C_FLAGS + 2 * flag + 1]
+        return wait_ready(v, code, cores, c, first, pc)
     if op == SET:
-        p = named_pipe(v, code, pc)
-        if p >= 0:
-            slot = youngest(pipes, c, p)
-            if slot >= 0 and ops[c, slot, O_SETS] >= MAX_SETS:
-                return QUEUE_FULL
-        return GO
+        return set_ready(v, code, cores, pipes, ops, c, first, pc)
     return GO if cores[c, C_INFLIGHT] == 0 else BARRIER
 
 
@@ -107,7 +138,7 @@ def sync_execute(v, code, cores, pipes, ops, c, pc):
     """Execute a synchronisation instruction that is ready; returns False at a barrier, where the core stays."""
     op = code[pc, I_OP]
     if op == WAIT:
-        cores[c, C_FLAGS + 2 * (flag_of(code, cores, c, pc)) + 0] -= code[pc, I_B]
+        cores[c, C_FLAGS + 2 * flag_of(code, cores, c, pc) + 0] -= wait_count(code, pc)
     elif op == SET:
         flag, p = flag_of(code, cores, c, pc), named_pipe(v, code, pc)
         cores[c, C_FLAGS + 2 * flag + 1] = min(code[pc, I_DST], DMA)
@@ -124,22 +155,34 @@ def sync_execute(v, code, cores, pipes, ops, c, pc):
 
 
 @kernel
+def queue_ready(v, code, desc, cores, pipes, c, first, pc):
+    """GO, or QUEUE_FULL when the instruction at pc and those before it in its bundle do not fit."""
+    p = pipe_of(v, code, desc, pc)
+    queued, dispatched = 1, 1
+    for i in range(first, pc):
+        wanted = v[V_OP_PIPE + code[i, I_OP]]
+        if wanted > 0 and wanted != SYNC:
+            dispatched += 1
+            if pipe_of(v, code, desc, i) == p:
+                queued += 1
+    if pipes[c, p, P_LENGTH] + queued > pipes[c, p, P_DEPTH] or cores[c, C_INFLIGHT] + dispatched > v[WINDOW]:
+        return QUEUE_FULL
+    return GO
+
+
+@kernel
 def bundle_ready(v, code, desc, cores, pipes, ops, c):
     """GO, or the first cause for which the bundle at pc cannot issue; (cause, address after the bundle)."""
-    pc = cores[c, C_PC]
-    count = 0
+    first = pc = cores[c, C_PC]
     while True:
-        op = code[pc, I_OP]
-        wanted = v[V_OP_PIPE + op]
+        wanted = v[V_OP_PIPE + code[pc, I_OP]]
+        cause = GO
         if wanted == SYNC:
-            cause = sync_ready(v, code, cores, pipes, ops, c, pc)
-            if cause != GO:
-                return cause, pc
+            cause = sync_ready(v, code, cores, pipes, ops, c, first, pc)
         elif wanted > 0:
-            p = pipe_of(v, code, desc, pc)
-            count += 1
-            if not room(v, cores, pipes, c, p) or cores[c, C_INFLIGHT] + count > v[WINDOW]:
-                return QUEUE_FULL, pc
+            cause = queue_ready(v, code, desc, cores, pipes, c, first, pc)
+        if cause != GO:
+            return cause, pc
         if v[VLIW] == 0 or code[pc, I_FLAGS] & STOP:
             return GO, pc + 1
         pc += 1
@@ -151,7 +194,8 @@ def execute_bundle(v, code, desc, cores, pipes, ops, c, after, now, grid):
     while True:
         pc = cores[c, C_PC]
         op = code[pc, I_OP]
-        last = pc + 1 == after
+        wanted = v[V_OP_PIPE + op]
+        cores[c, C_ISSUED] += 1
         if FIRST <= op <= LAST:
             if not step_scalar(code, cores, c, grid):
                 return BAD
@@ -159,15 +203,13 @@ def execute_bundle(v, code, desc, cores, pipes, ops, c, after, now, grid):
             cores[c, C_HALTED] = 1
             return GO
         else:
-            if v[V_OP_PIPE + op] == SYNC:
-                cores[c, C_PC] = pc + 1
+            cores[c, C_PC] = pc + 1
+            if wanted == SYNC:
                 if not sync_execute(v, code, cores, pipes, ops, c, pc):
                     return NOT_YET
-            elif v[V_OP_PIPE + op] > 0 and not is_empty(code, desc, cores, c, pc):
+            elif wanted > 0 and not is_empty(code, desc, cores, c, pc):
                 dispatch(v, code, desc, cores, pipes, ops, c, pc, pipe_of(v, code, desc, pc), now)
-            cores[c, C_PC] = pc + 1
-        cores[c, C_ISSUED] += 1
-        if last:
+        if pc + 1 == after:
             return GO
 
 
@@ -189,6 +231,8 @@ def issue(v, code, desc, cores, pipes, ops, c, now, grid, budget):
     if cores[c, C_HALTED] or cores[c, C_BARRIER] or cores[c, C_TIME] > now:
         return False, 0
     cause, after = bundle_ready(v, code, desc, cores, pipes, ops, c)
+    if cause == BAD or cores[c, C_ISSUED] > v[V_LIMIT]:
+        return True, BAD
     if cause != GO:
         if cores[c, C_CAUSE] != cause:
             sequencer_cause(cores, c, cause, now)

@@ -9,7 +9,6 @@ from npusim.engine.clock import edge_fs
 from npusim.engine.costs import path_cycles
 from npusim.engine.layout import (
     BUSY,
-    FAR,
     K_F,
     K_Q,
     K_R,
@@ -27,6 +26,7 @@ from npusim.engine.layout import (
     O_RUN,
     O_STRIDE0,
     O_WRITE,
+    P_ACCOUNTED,
     P_BUSY_UNTIL,
     P_CLASS,
     P_ENGINE,
@@ -104,7 +104,7 @@ def send(v, pipes, ops, clock, c, p, now, requests, ring):
     if pipes[c, p, P_WALK + W_OFFSET] >= ops[c, slot, O_RUN]:
         pipes[c, p, P_WALK + W_OFFSET] = 0
         if not next_run(pipes, ops, c, p, slot):
-            ops[c, slot, O_ALL_SENT] = 1
+            ops[c, slot, O_ALL_SENT] = pipes[c, p, P_BUSY_UNTIL]
             pipes[c, p, P_SENDING] = 0
     return True
 
@@ -117,7 +117,9 @@ def respond(v, pipes, ops, tag, wait_fs, now):
     c = tag // SLOTS // v[PIPES]
     pipes[c, p, P_OUTSTANDING] -= 1
     ops[c, slot, O_REMAIN] -= 1
+    if pipes[c, p, P_ACCOUNTED] < now:
+        account(pipes, c, p, pipes[c, p, P_LAST_WAIT], now)
     pipes[c, p, P_LAST_WAIT] = MEMORY_BANDWIDTH if wait_fs > 0 else MEMORY_LATENCY
-    if ops[c, slot, O_ALL_SENT] and ops[c, slot, O_REMAIN] == 0 and ops[c, slot, O_DONE] == FAR:
-        ops[c, slot, O_DONE] = now + ops[c, slot, O_LATENCY]
+    if ops[c, slot, O_ALL_SENT] and ops[c, slot, O_REMAIN] == 0:  # the path may be slower than the memory
+        ops[c, slot, O_DONE] = max(now, ops[c, slot, O_ALL_SENT]) + ops[c, slot, O_LATENCY]
     return c

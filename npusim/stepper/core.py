@@ -1,0 +1,150 @@
+"""One core in one cycle: completions, tiles, starts, requests, then the sequencer; again until nothing changes."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from isa.cost import pipelined_cycles
+from isa.params import Params, Pipe
+from isa.program import SPACES, Program
+from isa.table import DMA, MATRIX, WEIGHTS
+from npusim.stepper.job import Job
+from npusim.stepper.memory import Port
+from npusim.stepper.sequencer import Sequencer
+from npusim.stepper.units import Array, PipeState, wait_for
+
+_CHIP = (SPACES.index("dram"), SPACES.index("host"))
+
+
+class Core:
+    """A core's pipes, arrays and sequencer during one launch."""
+
+    def __init__(self, program: Program, params: Params, number: int, grid: int, start: int, args: list[int]) -> None:
+        self.params = params
+        self.pipes = [self._pipe(info) for info in params.pipes]
+        self.arrays = [Array(params.machine.core.matrix) for _ in range(params["matrix_count"])]
+        self.sequencer = Sequencer(program, self, number, grid, start, args)
+        self.accessors: Counter[int] = Counter()  # instructions at work by scratchpad
+        self.in_flight = self.dispatched = 0
+        self.path_bytes: Counter[int] = Counter()
+        self.completed: Counter[int] = Counter()  # by pipe class
+        self.rows = 0
+        self.events: list[tuple[int, int, int, int]] = []  # start, end, pipe, pc
+
+    def _pipe(self, info: Pipe) -> PipeState:
+        machine = self.params.machine
+        if info.pipe_class >= DMA:
+            engine = list(machine.core.dma.values())[info.pipe_class - DMA]
+            return PipeState(info, True, engine.outstanding, engine.startup_cycles)
+        streams = info.pipe_class == WEIGHTS and machine.path("dram", "wfifo") is not None
+        return PipeState(info, streams, machine.core.matrix.weight_outstanding, 0)
+
+    @property
+    def finished(self) -> bool:
+        """True when nothing can happen any more."""
+        return self.sequencer.halted and not self.in_flight
+
+    def array_of(self, pipe: PipeState) -> Array | None:
+        """The systolic array that a pipe feeds or is."""
+        return self.arrays[pipe.info.unit] if pipe.pipe_class in (WEIGHTS, MATRIX) else None
+
+    def streams_of(self, unit: int) -> PipeState:
+        """The matrix pipe of an array."""
+        return self.pipes[self.params["matrix_pipe"] + unit]
+
+    def dispatch(self, job: Job) -> None:
+        """Queue a job; on interlocked machines it notes the older ones that it must follow."""
+        self.dispatched += 1
+        self.in_flight += 1
+        for pipe in self.pipes:
+            for older in (*pipe.flight, *pipe.queue):
+                own_order = pipe.info.index == job.pipe and pipe.pipe_class != DMA
+                if not own_order and job.conflicts(older):
+                    job.waits_for.append(older)
+        self.pipes[job.pipe].queue.append(job)
+
+    def settle(self, cycle: int, port: Port) -> bool:
+        """Do everything that can happen in `cycle`; True when anything did."""
+        any_change = False
+        while self._round(cycle, port):
+            any_change = True
+        return any_change
+
+    def _round(self, cycle: int, port: Port) -> bool:
+        changed = False
+        for pipe in self.pipes:
+            while pipe.flight and pipe.flight[0].done is not None and pipe.flight[0].done <= cycle:
+                self._retire(pipe, cycle)
+                changed = True
+        for unit, array in enumerate(self.arrays):
+            changed |= array.shift(self.streams_of(unit).queue, cycle)
+        for pipe in self.pipes:
+            changed |= self._try_start(pipe, cycle)
+        for pipe in self.pipes:
+            changed |= self._send(pipe, cycle, port)
+        return self.sequencer.act(cycle) or changed
+
+    def _retire(self, pipe: PipeState, cycle: int) -> None:
+        job = pipe.flight.popleft()
+        self.in_flight -= 1
+        self.accessors.subtract(job.spaces)
+        self.sequencer.flags.update(job.flags)
+        for other in self.pipes:
+            for waiting in other.queue:
+                if job in waiting.waits_for:
+                    waiting.waits_for.remove(job)
+        array = self.array_of(pipe)
+        if array is not None and pipe.pipe_class == WEIGHTS and job.requests is not None:
+            array.fifo.append(job)
+        if job.path >= 0:
+            self.path_bytes[job.path] += job.size_bytes
+        self.rows += job.rows
+        self.completed[pipe.pipe_class] += 1
+        self.events.append((job.started, cycle, job.pipe, job.pc))
+
+    def _try_start(self, pipe: PipeState, cycle: int) -> bool:
+        if not pipe.queue or not pipe.free(cycle):
+            return False
+        reason = self._obstacle(pipe, pipe.queue[0], cycle)
+        if reason is not None:
+            pipe.reason = reason
+            return False
+        job = pipe.start(self.array_of(pipe), cycle)
+        self.accessors.update(job.spaces)
+        return True
+
+    def _obstacle(self, pipe: PipeState, job: Job, cycle: int) -> str | None:
+        if job.waits_for:
+            oldest = min(job.waits_for, key=lambda other: other.number)
+            return wait_for(self.pipes[oldest.pipe].pipe_class)
+        array = self.array_of(pipe)
+        if array is not None and pipe.pipe_class == MATRIX:
+            reason = array.refuses(job, cycle)
+            if reason is not None:
+                return reason
+        if array is not None and pipe.pipe_class == WEIGHTS:
+            streams = self.streams_of(pipe.info.unit).queue
+            if job.requests is not None:
+                room = array.reserved < self.params["fifo_tiles"]
+            else:  # tiles keep their order: none may still come through the FIFO
+                room = array.reserved == 0 and array.loadable(job, streams, cycle)
+            if not room:
+                return "wait_matrix"
+        for space in job.spaces:
+            if space not in _CHIP and self.accessors[space] >= self.params.space_ports[space]:
+                return "port_conflict"
+        return None
+
+    def _send(self, pipe: PipeState, cycle: int, port: Port) -> bool:
+        job = pipe.sending
+        if job is None or not job.requests or pipe.busy_until > cycle or pipe.outstanding >= pipe.outstanding_limit:
+            return False
+        address, size = job.requests.popleft()
+        port.ask(cycle, address, size, job.write, (pipe, job))
+        pipe.outstanding += 1
+        job.unanswered += 1
+        path = self.params.machine.core.paths[job.path]
+        pipe.busy_until = job.sent = cycle + pipelined_cycles(size, path.bytes_per_cycle, 0)
+        if not job.requests:
+            pipe.sending = None
+        return True

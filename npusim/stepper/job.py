@@ -1,0 +1,186 @@
+"""What one dispatched instruction costs and touches."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import product
+from math import prod
+
+from isa.cost import ceil_div, latency_cycles, load_cycles, pipelined_cycles, stream_cycles
+from isa.dtypes import BY_CODE as DTYPE
+from isa.machine import Machine, VectorUnit
+from isa.params import Params
+from isa.program import SPACES
+from isa.table import BY_CODE, CROSS_LANE, DMA, DRAIN, MATRIX, NEXT_TILE, STATIONARY_A, WEIGHTS
+from npusim.functional.operand import Operand, box, element_bytes, pieces
+
+DRAM = SPACES.index("dram")
+GATHER_SPREAD = 2654435761  # which rows a gather reads is not known without values: Knuth's multiplicative hash
+
+
+@dataclass(eq=False)
+class Job:
+    """An instruction between dispatch and completion."""
+
+    pc: int
+    pipe: int
+    number: int  # in program order
+    spaces: frozenset[int] = frozenset()
+    touched: tuple[tuple[int, int, int, bool], ...] = ()  # (space, low, high, writes): what the interlock sees
+    occupy: int = 1
+    latency: int = 0
+    next_tile: bool = False
+    rows: int = 0  # streamed through the array
+    path: int = -1
+    size_bytes: int = 0
+    write: bool = False
+    requests: deque[tuple[int, int]] | None = None  # (address, bytes) still to send: a memory transfer
+    tile: bool = False  # a stationary tile from on chip
+    waits_for: list[Job] = field(default_factory=list)
+    flags: list[int] = field(default_factory=list)  # raised on completion
+    unanswered: int = 0
+    sent: int = 0  # cycle in which the path has carried the last request
+    started: int = 0
+    done: int | None = None
+
+    def conflicts(self, other: Job) -> bool:
+        """True when both touch the same bytes and one of them writes."""
+        return any(
+            s == t and (w or x) and low < end and start < high
+            for s, low, high, w in self.touched
+            for t, start, end, x in other.touched
+        )
+
+
+def make_job(
+    pc: int, pipe: int, number: int, op: int, flags: int, operands: list[Operand | None], params: Params
+) -> Job:
+    """Return the job of an instruction whose operands D, A, B, C are resolved and not empty."""
+    present = [(o, i == 0) for i, o in enumerate(operands) if o is not None]
+    job = Job(pc, pipe, number, frozenset(o.space for o, _ in present))
+    if not params["vliw"]:
+        job.touched = tuple((o.space, *_span(o), writes) for o, writes in present if o.space != DRAM)
+    pipe_class = BY_CODE[op].pipe
+    if pipe_class in (DMA, WEIGHTS):
+        _copy(job, op, operands, params)
+    elif pipe_class == MATRIX:
+        _matrix(job, flags, operands, params.machine)
+    else:
+        _lanes(job, op, operands, params)
+    return job
+
+
+def _span(operand: Operand) -> tuple[int, int]:
+    boxes = [box(piece, element_bytes(operand)) for piece in pieces(operand)]
+    return min(low for low, _ in boxes), max(high for _, high in boxes)
+
+
+def _given(operand: Operand | None) -> Operand:
+    if operand is None:
+        raise ValueError("a verified instruction has its operands")
+    return operand
+
+
+def _matrix(job: Job, flags: int, operands: list[Operand | None], machine: Machine) -> None:
+    d, a, b = _given(operands[0]), _given(operands[1]), operands[2]
+    if b is not None:
+        job.rows = prod(a.ext[a.rows :])
+    elif flags & STATIONARY_A:
+        job.rows = prod(d.ext[d.rows :])
+    else:
+        job.rows = prod(a.ext[: a.rows])
+    matrix = machine.core.matrix
+    job.occupy = stream_cycles(job.rows, matrix.passes[DTYPE[a.dtype].name])
+    job.latency = latency_cycles(matrix)
+    job.next_tile = bool(flags & NEXT_TILE)
+
+
+def _lanes(job: Job, op: int, operands: list[Operand | None], params: Params) -> None:
+    """Vector, cross-lane and drain; the vector unit stands in for the other two where the machine lacks them."""
+    core, d, a = params.machine.core, _given(operands[0]), _given(operands[1])
+    kind = BY_CODE[op]
+    if kind.pipe == CROSS_LANE and core.cross_lane is not None:
+        unit = core.cross_lane
+        job.occupy, job.latency = pipelined_cycles(prod(a.ext), unit.elements_per_cycle, 0), unit.latency_cycles
+    elif kind.pipe == DRAIN and core.drain is not None:
+        job.occupy = pipelined_cycles(prod(d.ext), core.drain.elements_per_cycle, 0)
+        job.latency = core.drain.latency_cycles
+    elif core.vector is not None:
+        job.occupy = _vector(core.vector, kind.name.removeprefix("v."), kind.lanes, d, a)
+        job.latency = core.vector.latency_cycles
+
+
+def _vector(vector: VectorUnit, name: str, lanes: str, d: Operand, a: Operand) -> int:
+    stored = d
+    if lanes == "reduce":  # each result is stored once
+        stored = d._replace(ext=tuple(1 if s == 0 else n for n, s in zip(d.ext, d.stride)))
+    work = _registers(vector, a if lanes == "reduce" else d)
+    loads = {"binary": 2, "ternary": 3}.get(lanes, 1)
+    alu = ceil_div(work * round(vector.op_cycles.get(name, 1) * 1000), 1000 * vector.alus)
+    store = ceil_div(_registers(vector, stored), vector.store_ports)
+    return max(1, alu, ceil_div(work * loads, vector.load_ports), store)
+
+
+def _registers(vector: VectorUnit, operand: Operand) -> int:
+    """Vector registers that cover an operand: each run of contiguous elements starts a new row of lanes."""
+    run, outer = _runs(operand)
+    rows, whole = prod(operand.ext[:outer]), vector.lanes * vector.sublanes
+    if rows == 1 or run >= whole:
+        return rows * ceil_div(run, whole)
+    return ceil_div(rows * ceil_div(run, vector.lanes), vector.sublanes)
+
+
+def _runs(operand: Operand) -> tuple[int, int]:
+    """(elements of a contiguous run, dimensions outside of it)."""
+    run, outer = 1, len(operand.ext)
+    while outer and (operand.ext[outer - 1] == 1 or operand.stride[outer - 1] == run * element_bytes(operand)):
+        outer -= 1
+        run *= operand.ext[outer]
+    return run, outer
+
+
+def _copy(job: Job, op: int, operands: list[Operand | None], params: Params) -> None:
+    """A copy or tile load: its memory side decides its bytes, else its source."""
+    d, a = operands[0], _given(operands[1])
+    job.write = d is not None and d.space == DRAM
+    far = _given(d) if job.write else a
+    gather = BY_CODE[op].name == "cpg" and not job.write
+    size = prod(_given(d).ext if gather else far.ext) * element_bytes(far)
+    to = SPACES.index("wfifo") if d is None else d.space
+    job.path, job.size_bytes = int(params.path_of[a.space, to]), size
+    path = params.machine.core.paths[job.path]
+    job.occupy, job.latency = pipelined_cycles(size, path.bytes_per_cycle, 0), path.latency_cycles
+    if DRAM not in (far.space, a.space):
+        job.tile = d is None
+        if job.tile:
+            job.occupy = max(job.occupy, load_cycles(params.machine.core.matrix))
+        return
+    if d is None:
+        limit = params.machine.core.matrix.weight_request_bytes
+    else:
+        limit = params.machine.core.dma[path.pipe].request_bytes
+    stretches = _rows(far, _given(d).ext[0], size) if gather else _stretches(far)
+    job.requests = deque(piece for start, length in stretches for piece in _cut(start, length, limit))
+
+
+def _rows(table: Operand, rows: int, size: int) -> Iterator[tuple[int, int]]:
+    for i in range(rows):
+        yield table.base + i * GATHER_SPREAD % table.ext[0] * table.stride[0], size // rows
+
+
+def _stretches(operand: Operand) -> Iterator[tuple[int, int]]:
+    """Contiguous byte ranges of an operand in index order."""
+    run, outer = _runs(operand)
+    for index in product(*(range(n) for n in operand.ext[:outer])):
+        yield operand.base + sum(i * s for i, s in zip(index, operand.stride)), run * element_bytes(operand)
+
+
+def _cut(start: int, length: int, limit: int) -> Iterator[tuple[int, int]]:
+    """Requests that do not cross a multiple of `limit`."""
+    end = start + length
+    while start < end:
+        stop = min(end, (start // limit + 1) * limit)
+        yield start, stop - start
+        start = stop

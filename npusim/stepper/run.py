@@ -1,0 +1,130 @@
+"""Step a program cycle by cycle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from isa.errors import DeadlockError, SimulationError
+from isa.params import Params
+from isa.program import LAUNCH_KERNEL, Program
+from npusim.record import CAUSE_ID, CAUSES
+from npusim.stepper.core import Core
+from npusim.stepper.memory import Port
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """The same counters as npusim.record.Record, with the same shapes; `events` are sorted rows of its EVENT fields."""
+
+    total_cycles: int
+    states: Array
+    launch_span: Array
+    path_bytes: Array
+    dram_bytes: Array
+    macs: Array
+    issued: Array
+    events: list[tuple[int, int, int, int, int, int]]
+
+
+def step(program: Program, params: Params, max_cycles: int = 1_000_000) -> Stepped:
+    """Run a small legal program; raises DeadlockError or SimulationError, the latter also after `max_cycles`."""
+    launches, cores, pipes = len(program.launches), params["cores"], len(params.pipes)
+    result = Stepped(
+        0, np.zeros((launches, cores, pipes, len(CAUSES)), np.int64), np.zeros((launches, 2), np.int64),
+        np.zeros((launches, len(params.paths)), np.int64), np.zeros((launches, 2), np.int64),
+        np.zeros(launches, np.int64), np.zeros((launches, 8), np.int64), [],
+    )  # fmt: skip
+    port, now, gap = Port(params.machine), 0, params.machine.launch_cycles
+    for index, launch in enumerate(program.launches):
+        result.launch_span[index, 0] = now
+        result.states[index, :, :, CAUSE_ID["launch"]] = gap
+        now += gap
+        if int(launch["kind"]) != LAUNCH_KERNEL:
+            result.states[index, :, :, CAUSE_ID["host"]] = int(launch["cycles"])
+            now += int(launch["cycles"])
+        else:
+            moved = list(port.moved_bytes)
+            now = _launch(program, params, index, now, port, result, max_cycles)
+            result.dram_bytes[index] = np.subtract(port.moved_bytes, moved)
+        result.launch_span[index, 1] = now
+    result.events.sort()
+    return Stepped(now, *list(vars(result).values())[1:])
+
+
+def _cores(program: Program, params: Params, launch: Any) -> list[Core]:
+    kernel, grid, nargs, first = (int(launch[name]) for name in ("kernel", "grid", "nargs", "args"))
+    cores = []
+    for number in range(params["cores"]):
+        args = [int(x) for x in program.args[first + number * nargs : first + (number + 1) * nargs]]
+        core = Core(program, params, number, grid, program.kernels[kernel].start, args if number < grid else [])
+        if number >= grid:
+            core.sequencer.halted, core.sequencer.cause = True, "drained"
+        cores.append(core)
+    return cores
+
+
+def _launch(
+    program: Program, params: Params, index: int, now: int, port: Port, result: Stepped, max_cycles: int
+) -> int:
+    """Step one launch from cycle `now` to its end, which is returned."""
+    cores = _cores(program, params, program.launches[index])
+    for _ in range(max_cycles):
+        for (pipe, job), waited in port.answers(now):
+            pipe.answered(job, waited, now)
+        while any([core.settle(now, port) for core in cores]) | _release_barrier(cores, now):
+            pass
+        if all(core.finished for core in cores):
+            _collect(params, index, cores, result)
+            return now
+        for c, core in enumerate(cores):
+            for p, pipe in enumerate(core.pipes):
+                cause = core.sequencer.cause
+                state = cause if p == 0 else pipe.state(now, cause)
+                result.states[index, c, p, CAUSE_ID[state]] += 1
+        if _stuck(cores, now):
+            raise DeadlockError(f"launch {index}, cycle {now}: no core can go on")
+        now += 1
+    raise SimulationError(f"launch {index} has not ended after {max_cycles} cycles")
+
+
+def _release_barrier(cores: list[Core], now: int) -> bool:
+    waiting = [core.sequencer for core in cores if core.sequencer.at_barrier]
+    if not waiting or not all(core.sequencer.at_barrier or core.finished for core in cores):
+        return False
+    for sequencer in waiting:
+        sequencer.at_barrier = False
+        sequencer.next_cycle = max(sequencer.next_cycle, now)
+    return True
+
+
+def _stuck(cores: list[Core], now: int) -> bool:
+    """True when nothing will ever change: no pipe or sequencer is at work, nothing is under way."""
+    for core in cores:
+        sequencer = core.sequencer
+        if sequencer.next_cycle > now and not sequencer.halted:
+            return False
+        if any(pipe.flight or pipe.busy_until > now for pipe in core.pipes):
+            return False
+        if any((array.shadow_ready or 0) > now for array in core.arrays):
+            return False
+    return True
+
+
+def _collect(params: Params, index: int, cores: list[Core], result: Stepped) -> None:
+    for c, core in enumerate(cores):
+        for path, size in core.path_bytes.items():
+            result.path_bytes[index, path] += size
+        for pipe_class, count in core.completed.items():
+            result.issued[index, pipe_class] += count
+        result.issued[index, 0] += core.sequencer.issued
+        result.macs[index] += core.rows * params["rows"] * params["cols"]
+        result.events.extend((start, end, c, pipe, index, pc) for start, end, pipe, pc in core.events)
+        flags = {flag: count for flag, count in core.sequencer.flags.items() if count}
+        if params["vliw"] and flags:
+            raise SimulationError(f"launch {index}: core {c} leaves flags {flags}")
