@@ -70,26 +70,12 @@ STEM = (
 
 def machine(**changes: Any) -> Machine:
     """A tpu-v3-like machine; figures are for tests only."""
+    # fmt: off
     timing = dict(
-        nCL=14,
-        nCWL=4,
-        nRCDRD=14,
-        nRCDWR=10,
-        nRP=14,
-        nRAS=33,
-        nRC=47,
-        nWR=16,
-        nRTP=5,
-        nCCD_S=1,
-        nCCD_L=2,
-        nRRD_S=4,
-        nRRD_L=6,
-        nFAW=16,
-        nWTR_S=6,
-        nWTR_L=8,
-        nRFC=350,
-        nREFI=3900,
+        nCL=14, nCWL=4, nRCDRD=14, nRCDWR=10, nRP=14, nRAS=33, nRC=47, nWR=16, nRTP=5, nCCD_S=1, nCCD_L=2,
+        nRRD_S=4, nRRD_L=6, nFAW=16, nWTR_S=6, nWTR_L=8, nRFC=350, nREFI=3900,
     )
+    # fmt: on
     part = dict(
         tck_ps=1067.0,
         bus_bits=64,

@@ -19,7 +19,9 @@ from npusim.report.files import NAMES
 
 Cli = Callable[..., Result]
 GEMM = "gemm:64x64x64"
-SUMMARY_KEYS = {"schema_version", "model", "hw", "dtype", "fidelity", "total_cycles", "time_us", "pipes", "check", "wall_s"}
+SUMMARY_KEYS = {
+    "schema_version", "model", "hw", "dtype", "fidelity", "total_cycles", "time_us", "pipes", "check", "wall_s",
+}  # fmt: skip
 
 
 def summary_of(result: Result) -> Any:
@@ -57,7 +59,8 @@ def test_json_is_the_summary_alone_and_runs_repeat(cli: Cli, tmp_path: Path) -> 
 def test_options_reach_the_run(cli: Cli) -> None:
     base = summary_of(cli("run", GEMM, "--hw", "tiny", "--json"))
     quantised = summary_of(cli("run", GEMM, "--hw", "tiny", "--json", "--dtype", "int8"))
-    wider = summary_of(cli("run", GEMM, "--hw", "tiny", "--json", "--set", "core.matrix.rows=8", "--set", "clock_mhz=500"))
+    changes = ("--set", "core.matrix.rows=8", "--set", "clock_mhz=500")
+    wider = summary_of(cli("run", GEMM, "--hw", "tiny", "--json", *changes))
     assert quantised["dtype"] == "int8" and quantised["dram_read_bytes"] < base["dram_read_bytes"]
     assert wider["clocks_ghz"]["core"] == 0.5 and wider["peak_flops"]["fp32"] == base["peak_flops"]["fp32"]
     one = summary_of(cli("run", "mlp", "--hw", "tpu-v3", "--json", "--set", "run.cores=1"))

@@ -20,6 +20,34 @@ LOAD, STORE = DMA, DMA + 1
 READY, DONE, FREE, IN_FREE = 0, 2, 4, 6  # flags, + slot
 
 
+STEP, SLOT, ADDR, COND, LEFT, OFFSET = 1, 2, 3, 4, 5, 6  # registers of pingpong
+
+
+class Stages:
+    """The guarded stages of one step of pingpong."""
+
+    def __init__(self, asm: Asm) -> None:
+        self.asm, self.skips = asm, list[int]()
+
+    def select(self, lag: int) -> None:
+        """Registers slot, addr and offset of tile step - lag; a step without such a tile skips the stage."""
+        asm = self.asm
+        asm.put("addi", dst=OFFSET, a=STEP, imm=-lag)
+        asm.put("slti", dst=COND, a=OFFSET, imm=0)
+        early = asm.put("bnz", a=COND)
+        asm.put("slti", dst=COND, a=OFFSET, imm=TILES)
+        late = asm.put("bz", a=COND)
+        asm.put("modi", dst=SLOT, a=OFFSET, imm=2)
+        asm.put("muli", dst=ADDR, a=SLOT, imm=SIZE * 4)
+        asm.put("muli", dst=OFFSET, a=OFFSET, imm=SIZE * 4)
+        self.skips.extend((early, late))
+
+    def close(self) -> None:
+        """The end of the stage: where skipped ones go on."""
+        while self.skips:
+            self.asm.instrs[self.skips.pop()]["imm"] = len(self.asm.instrs)
+
+
 def pingpong(redundant: bool = False, drop: tuple[int, ...] = ()) -> tuple[Program, dict[str, int]]:
     """y = x + 1 over TILES tiles with two slots in and out, stages skewed so that all three pipes are busy.
 
@@ -30,56 +58,36 @@ def pingpong(redundant: bool = False, drop: tuple[int, ...] = ()) -> tuple[Progr
     asm = Asm()
     x = asm.tensor("x", (TILES, SIZE), "fp32", "input")
     y = asm.tensor("y", (TILES, SIZE), "fp32", "output")
-    step, slot, addr, cond, left, offset = 1, 2, 3, 4, 5, 6
-    tile_bytes = SIZE * 4
+    stages = Stages(asm)
     wait: dict[str, int] = {}
-
-    def select(lag: int) -> int:
-        """Registers slot, addr and offset of tile step - lag; returns the branch that skips the stage."""
-        asm.put("addi", dst=offset, a=step, imm=-lag)
-        asm.put("slti", dst=cond, a=offset, imm=0)
-        early = asm.put("bnz", a=cond)
-        asm.put("slti", dst=cond, a=offset, imm=TILES)
-        late = asm.put("bz", a=cond)
-        asm.put("modi", dst=slot, a=offset, imm=2)
-        asm.put("muli", dst=addr, a=slot, imm=tile_bytes)
-        asm.put("muli", dst=offset, a=offset, imm=tile_bytes)
-        skips.extend((early, late))
-        return early
-
-    def close() -> None:
-        while skips:
-            asm.instrs[skips.pop()]["imm"] = len(asm.instrs)
-
-    skips: list[int] = []
-    ins = asm.d("spm", "fp32", (SIZE,), 0, base_reg=addr)
-    outs = asm.d("spm", "fp32", (SIZE,), 1024, base_reg=addr)
+    ins = asm.d("spm", "fp32", (SIZE,), 0, base_reg=ADDR)
+    outs = asm.d("spm", "fp32", (SIZE,), 1024, base_reg=ADDR)
     for p in (0, 1):
         asm.put("set", dst=SCALAR, imm=FREE + p)
         if redundant:
             asm.put("set", dst=SCALAR, imm=IN_FREE + p)
-    asm.put("li", dst=left, imm=TILES + 2)
-    loop = asm.put("loop", a=left)
-    select(2)
-    wait["done"] = asm.put("wait", imm=DONE, a=slot)
-    asm.op("cp", asm.d("dram", "fp32", (SIZE,), y, base_reg=offset), outs)
-    asm.put("set", dst=STORE, imm=FREE, a=slot)
-    close()
-    select(1)
-    wait["ready"] = asm.put("wait", imm=READY, a=slot)
-    wait["free"] = asm.put("wait", imm=FREE, a=slot)
+    asm.put("li", dst=LEFT, imm=TILES + 2)
+    loop = asm.put("loop", a=LEFT)
+    stages.select(2)
+    wait["done"] = asm.put("wait", imm=DONE, a=SLOT)
+    asm.op("cp", asm.d("dram", "fp32", (SIZE,), y, base_reg=OFFSET), outs)
+    asm.put("set", dst=STORE, imm=FREE, a=SLOT)
+    stages.close()
+    stages.select(1)
+    wait["ready"] = asm.put("wait", imm=READY, a=SLOT)
+    wait["free"] = asm.put("wait", imm=FREE, a=SLOT)
     asm.op("v.adds", outs, ins, f0=1.0)
-    asm.put("set", dst=VECTOR, imm=DONE, a=slot)
+    asm.put("set", dst=VECTOR, imm=DONE, a=SLOT)
     if redundant:
-        asm.put("set", dst=VECTOR, imm=IN_FREE, a=slot)
-    close()
-    select(0)
+        asm.put("set", dst=VECTOR, imm=IN_FREE, a=SLOT)
+    stages.close()
+    stages.select(0)
     if redundant:
-        wait["in_free"] = asm.put("wait", imm=IN_FREE, a=slot)
-    asm.op("cp", ins, asm.d("dram", "fp32", (SIZE,), x, base_reg=offset))
-    asm.put("set", dst=LOAD, imm=READY, a=slot)
-    close()
-    asm.put("addi", dst=step, a=step, imm=1)
+        wait["in_free"] = asm.put("wait", imm=IN_FREE, a=SLOT)
+    asm.op("cp", ins, asm.d("dram", "fp32", (SIZE,), x, base_reg=OFFSET))
+    asm.put("set", dst=LOAD, imm=READY, a=SLOT)
+    stages.close()
+    asm.put("addi", dst=STEP, a=STEP, imm=1)
     asm.put("endl")
     asm.instrs[loop]["imm"] = len(asm.instrs)
     for p in (0, 1):
