@@ -187,6 +187,8 @@ def _buffered(spec: Contraction, machine: Machine) -> bool:
 
 def _array_cycles(spec: Contraction, tiles: dict[str, int], counts: dict[str, int], machine: Machine) -> float:
     matrix = machine.core.matrix
+    if matrix.dataflow != "ws":
+        return _other_dataflow(spec, tiles, counts, machine)
     gh, gw, gc = tap_block(spec, matrix.rows, tiles["c"])
     units_n, units_h = unit_grid(machine, tiles["n"])
     passes = -(-spec.kh // gh) * -(-spec.kw // gw) * -(-tiles["c"] // gc) * counts["c"]
@@ -198,6 +200,23 @@ def _array_cycles(spec: Contraction, tiles: dict[str, int], counts: dict[str, in
         load = int(max(load, tile_bytes / (machine.dram_bytes_per_second / (machine.clock_mhz * 1e6))))
     stream = max(rows * matrix.passes.get(spec.operand_dtype, 1.0), load)
     return spec.x * spec.y * counts["h"] * blocks * passes * stream
+
+
+def _other_dataflow(spec: Contraction, tiles: dict[str, int], counts: dict[str, int], machine: Machine) -> float:
+    """Array cycles of output- and input-stationary order: blocks of results or of the feature map, one after another."""
+    matrix = machine.core.matrix
+    rate = matrix.passes.get(spec.operand_dtype, 1.0)
+    units_n, units_h = unit_grid(machine, tiles["n"])
+    rows = -(-tiles["h"] // units_h) * spec.w
+    outer = spec.x * spec.y * counts["h"] * counts["n"] * counts["c"]
+    if matrix.dataflow == "os":
+        blocks = -(-rows // matrix.rows) * -(-tiles["n"] // (matrix.cols * units_n))
+        fill = 0 if matrix.fold_overlap else matrix.rows + matrix.cols
+        return outer * blocks * (spec.kh * spec.kw * tiles["c"] * rate + fill)
+    gh, gw, gc = tap_block(spec, matrix.rows, tiles["c"])
+    passes = -(-spec.kh // gh) * -(-spec.kw // gw) * -(-tiles["c"] // gc)
+    load = matrix.rows if matrix.weight_load_cycles is None else matrix.weight_load_cycles
+    return outer * passes * -(-rows // matrix.cols) * max(tiles["n"] * rate, load)
 
 
 def _drain_cycles(spec: Contraction, machine: Machine) -> float:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from compiler.expr import Expr, ceil_div, emax, emin, param, pos, var
-from compiler.nest import Buffer, Dim, Loop, Nest, Placed, Ref, Stage, Stmt, SubLoop, TensorArg, Window, dense
+from compiler.expr import Expr, emax, emin, param, pos
+from compiler.kernels.dataflow import products
+from compiler.nest import Buffer, Dim, Loop, Nest, Placed, Ref, Stage, Stmt, TensorArg, dense
 from isa.dtypes import dtype
 from isa.machine import Machine
-from isa.table import NEXT_TILE
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,10 @@ def unit_grid(machine: Machine, n_tile: int) -> tuple[int, int]:
 
 def build(spec: Contraction, tiling: Tiling, machine: Machine, name: str) -> Nest:
     """Build the nest of a contraction under a tiling."""
-    return _Builder(spec, tiling, machine, name).build()
+    return TileBuilder(spec, tiling, machine, name).build()
 
 
-class _Builder:
+class TileBuilder:
     """Names and expressions that the parts of one nest share."""
 
     def __init__(self, spec: Contraction, tiling: Tiling, machine: Machine, name: str) -> None:
@@ -143,6 +143,7 @@ class _Builder:
         self.acc_size = dtype(spec.acc_dtype).size_bytes
         self.out_size = dtype(spec.out.dtype).size_bytes
         self.units_n, self.units_h = unit_grid(machine, self.most["n"])
+        self.tap_block = tap_block(spec, machine.core.matrix.rows, self.most["c"])
         reach = (self.most["h"] - 1) * spec.stride[0] + (spec.kh - 1) * spec.dilation[0] + 1
         self.in_rows = min(reach, spec.in_h)
         start = pos("h") * spec.stride[0] - spec.pad[0]
@@ -188,7 +189,7 @@ class _Builder:
         self.acc_row = self.most["n"] * self.acc_size
         acc_bytes = self.most["h"] * self.s.w * self.acc_row
         self.buffers.append(Buffer("acc", self.machine.core.matrix.acc_space, self.s.acc_dtype, acc_bytes, acc_level))
-        compute = Stage("compute", (Placed(self._products(a, weight), len(self.loops), "pre"),))
+        compute = Stage("compute", (Placed(products(self, a, weight), len(self.loops), "pre"),))
         drains = self._drain(acc_level)
         named = (("a", self.s.a), ("weight", self.s.weight), ("out", self.s.out))
         tensors = [TensorArg(name, operand.space) for name, operand in named]
@@ -261,84 +262,6 @@ class _Builder:
         self.buffers.append(Buffer("W", "spm", s.weight.dtype, s.kh * s.kw * c_tile * n_tile * size, level))
         self.loads.append(Placed(Stmt("cp", tile, (source,)), level))
         return Ref("W", s.weight.dtype, ())
-
-    # The array
-
-    def _products(self, a: Ref, weight: Ref) -> SubLoop:
-        """Weight-stationary order: for each column block and each K block, load a tile and stream all rows."""
-        s, matrix = self.s, self.machine.core.matrix
-        gh, gw, gc = tap_block(s, matrix.rows, self.most["c"])
-        columns = matrix.cols * self.units_n
-        body: list[Stmt] = []
-        for unit in range(matrix.count):
-            body += self._pass(a, weight, unit, (gh, gw, gc))
-        inner: SubLoop = SubLoop("cs", ceil_div(self.extent["c"], gc), gc, tuple(body))
-        inner = SubLoop("tw", -(-s.kw // gw), gw, (inner,))
-        inner = SubLoop("th", -(-s.kh // gh), gh, (inner,))
-        return SubLoop("nj", ceil_div(self.extent["n"], columns), columns, (inner,))
-
-    def _pass(self, a: Ref, weight: Ref, unit: int, block: tuple[int, int, int]) -> list[Stmt]:
-        s, matrix = self.s, self.machine.core.matrix
-        gh, gw, gc = block
-        unit_n, unit_h = unit % self.units_n, unit // self.units_n
-        chunk = -(-self.most["h"] // self.units_h)
-        column = var("nj") + unit_n * matrix.cols
-        n_most = min(matrix.cols, self.most["n"])
-        n_ext = self._clamp(self.extent["n"] - column, n_most, exact=self._even("n", matrix.cols * self.units_n))
-        h_ext = self.extent["h"]
-        if self.units_h != 1:
-            h_ext = self._clamp(self.extent["h"] - unit_h * chunk, chunk, exact=False)
-        c_ext = self._clamp(self.extent["c"] - var("cs"), gc, exact=self._even("c", gc))
-        th_ext = gh if s.kh % gh == 0 else emin(s.kh - var("th"), gh)
-        tw_ext = gw if s.kw % gw == 0 else emin(s.kw - var("tw"), gw)
-        live = th_ext if self.units_h == 1 else th_ext * emin(h_ext, 1)
-        kh_s, kw_s, c_s, n_s = self.w_strides
-        w_ref = Ref(weight.base, weight.dtype, (
-            Dim(live, gh, kh_s), Dim(tw_ext, gw, kw_s), Dim(c_ext, gc, c_s), Dim(n_ext, n_most, n_s),
-        ), weight.offset + (var("th") * kh_s + var("tw") * kw_s + var("cs") * c_s + column * n_s), rows=3)
-        a_ref = self._rows(a, (th_ext, gh), (tw_ext, gw), (c_ext, gc), (h_ext, chunk), unit_h * chunk)
-        row = s.w * self.acc_row
-        acc = Ref("acc", s.acc_dtype, (
-            Dim(h_ext, chunk, row), Dim(s.w, s.w, self.acc_row), Dim(n_ext, n_most, self.acc_size),
-        ), column * self.acc_size + unit_h * chunk * row, rows=2)
-        earlier = pos("c") + var("th") + var("tw") + var("cs")
-        return [
-            Stmt("ldw", None, (w_ref,), unit=unit),
-            Stmt("mm", acc, (a_ref,), unit=unit, accumulate=earlier, flags=NEXT_TILE),
-        ]
-
-    def _rows(self, a: Ref, th: tuple[Expr | int, int], tw: tuple[Expr | int, int], c: tuple[Expr | int, int],
-              h: tuple[Expr | int, int], first: int) -> Ref:
-        """The streamed operand: rows (h, w), K (kh, kw, c), windowed where the border pads."""
-        s = self.s
-        sh, sw, sc = self.a_strides
-        if not any(s.pad) and self._inside():
-            offset = a.offset + (var("th") * (sh * s.dilation[0]) + var("tw") * (sw * s.dilation[1]) + var("cs") * sc
-                                 + first * s.stride[0] * sh)
-            dims = (Dim(*h, sh * s.stride[0]), Dim(s.w, s.w, sw * s.stride[1]), Dim(*th, sh * s.dilation[0]),
-                    Dim(*tw, sw * s.dilation[1]), Dim(*c, sc))
-            return Ref(a.base, a.dtype, dims, offset, rows=2)
-        origin_h = (pos("h") + first) * s.stride[0] - s.pad[0] - self.in_low + var("th") * s.dilation[0]
-        origin_w = var("tw") * s.dilation[1] - s.pad[1]
-        windows = (Window(origin_h, self.in_count, sh), Window(origin_w, s.in_w, sw))
-        dims = (Dim(*h, 0, 0, s.stride[0]), Dim(s.w, s.w, 0, 1, s.stride[1]), Dim(*th, 0, 0, s.dilation[0]),
-                Dim(*tw, 0, 1, s.dilation[1]), Dim(*c, sc))
-        return Ref(a.base, a.dtype, dims, a.offset + var("cs") * sc, rows=2, windows=windows)
-
-    def _inside(self) -> bool:
-        """True when no output element reads past the bottom or right border."""
-        s = self.s
-        bottom = (s.h - 1) * s.stride[0] + (s.kh - 1) * s.dilation[0]
-        right = (s.w - 1) * s.stride[1] + (s.kw - 1) * s.dilation[1]
-        return bottom < s.in_h and right < s.in_w
-
-    def _even(self, letter: str, block: int) -> bool:
-        loop = next(x for x in self.loops if x.name == letter)
-        return not loop.split and loop.total % loop.tile == 0 and loop.tile % block == 0
-
-    @staticmethod
-    def _clamp(value: Expr | int, most: int, exact: bool) -> Expr | int:
-        return most if exact else emax(emin(value, most), 0)
 
     # The way out
 

@@ -189,8 +189,10 @@ def _finish(context: Context, nodes: tuple[Node, ...], a: Operand, weight: Opera
     return [Call(("contraction", repr(spec), tiling), make, bind)]
 
 
-def _block_weights(context: Context, spec: Contraction, tiling: Tiling, bind: dict[str, tuple[str, int]]) -> Contraction:
-    """Store constant weights tile by tile along n, so that a tile's copy is one long run; n is padded to whole tiles."""
+def _block_weights(
+    context: Context, spec: Contraction, tiling: Tiling, bind: dict[str, tuple[str, int]]
+) -> Contraction:
+    """Store constant weights tile by tile along n, so that a tile's copy is one long run; n fills whole tiles."""
     name = bind["weight"][0]
     source = context.new_constants.get(name) or context.graph.constants.get(name)
     strides = spec.weight.strides
