@@ -3,6 +3,7 @@
 Valid in: any graph of `compiler.ops`. Valid out: no Gemm, Flatten, Squeeze, Unsqueeze, Split, GlobalPool, Sum, Mean,
 DepthToSpace, SpaceToDepth, InstanceNormalization or GroupNormalization; Min and Max take two operands; Conv and pools
 have two spatial axes where they had one; ConvTranspose is Dilate + Conv (unless its padding exceeds its kernel);
+an Einsum of two operands that is a product is MatMul;
 Softmax, LogSoftmax, LayerNormalization and RMSNormalization work on the last axis only; Clip's limits are attributes.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from compiler.graph import Graph, Node
-from compiler.passes import canonical_norm, canonical_window
+from compiler.passes import canonical_norm, canonical_window, einsum
 from compiler.passes.edit import Editor, spatial_axes
 
 Rule = Callable[[Editor, Node], bool]
@@ -135,6 +136,7 @@ def _depth_to_space(edit: Editor, node: Node) -> bool:
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(("Flatten", "Squeeze", "Unsqueeze"), _reshape),
     "Gemm": _gemm,
+    "Einsum": einsum.rule,
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), _global_pool),
     "Split": _split,
     "Clip": _clip,

@@ -1,9 +1,9 @@
 """Constant folding: what depends on constants alone becomes a constant, itself lazy.
 
-Valid in: any graph. Valid out: no node has constant operands only, except where results or operands exceed the cap,
-and DequantizeLinear, whose folding would lose the quantised weights. Nothing is evaluated here: a folded constant is
-built when first asked for, and is stripped when one of its sources is, so that a model without weights gives the same
-graph. Operators that only move data fold at any size, because their result is no larger than their operand.
+Valid in: any graph. Valid out: no node has constant operands only, except where results or operands exceed the cap.
+Operators that move data or dequantise fold at any size: their result has no more elements than their operand, and no
+kernel should do at run time what the compiler can do once. Nothing is evaluated here: a folded constant is built when
+first asked for, and is stripped when one of its sources is, so that a model without weights gives the same graph.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from isa.dtypes import dtype as dtype_of
 from isa.dtypes import round_to
 
 MAX_ELEMENTS = 1 << 20
-_KEPT = ("DequantizeLinear", "Dropout")
+_RANDOM = ("Dropout",)
 
 
 def run(graph: Graph, max_elements: int = MAX_ELEMENTS) -> Graph:
@@ -37,11 +37,12 @@ def run(graph: Graph, max_elements: int = MAX_ELEMENTS) -> Graph:
 
 
 def _foldable(edit: Editor, node: Node, inputs: list[str], max_elements: int) -> bool:
-    if node.op in _KEPT or not all(edit.constant(n) for n in inputs if n):
+    if node.op in _RANDOM or not all(edit.constant(n) for n in inputs if n):
         return False
     largest = max((edit.tensors[n].elements for n in node.outputs if n), default=0)
     read = max((edit.tensors[n].elements for n in inputs if n), default=0)
-    if op_def(node.op).op_class == "layout" and largest <= read:
+    moves = op_def(node.op).op_class == "layout" or node.op == "DequantizeLinear"
+    if moves and largest <= read:
         return True
     return max(largest, read) <= max_elements
 

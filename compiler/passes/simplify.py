@@ -148,5 +148,7 @@ RULES = [
 FAST_RULES = [
     Rule("exp log x",          ("Exp", ("Log", "x")),                          _operand, shared=True),
     Rule("x / C",              ("Div", "x", "C"),                              _by_reciprocal, shared=True),
+    # torch's guard for rows that a mask hides completely; no such row is assumed.
+    Rule("where nan 0",        ("Where", ("IsNaN", "x"), 0.0, "x"),            _operand, shared=True),
 ]
 # fmt: on
