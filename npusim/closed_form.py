@@ -112,23 +112,25 @@ def work_of(program: Program, launch: Array, machine: Machine, tensors: Mapping[
     macs = max(operator.macs, operator.padded_macs) if padded else operator.macs
     # An operand type that the array does not know is converted first, at best to its fastest one.
     passes = matrix.passes.get(operator.dtype, min(matrix.passes.values()))
-    read, written = _dram_bytes(operator, tensors, machine)
+    read, written = _dram_bytes(operator, tensors)
     flops = max(0, operator.flops - 2 * operator.macs)
     return Work(
         macs, ceil_div(macs, matrix.rows * matrix.cols), Fraction(str(passes)), flops, read, written, cores
     )
 
 
-def _dram_bytes(operator: Operator, tensors: Mapping[str, Tensor], machine: Machine) -> tuple[int, int]:
+def _dram_bytes(operator: Operator, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
     """Bytes that the operator must read from DRAM and write there, each tensor once."""
     if operator.min_bytes == 0:  # a further launch of an operator that was counted before
         return 0, 0
     sides = [[tensors[n] for n in names if n in tensors] for names in (operator.inputs, operator.outputs)]
     known = sum(_size(t) for side in sides for t in side)
     read, written = (sum(_size(t) for t in side if t.space == "dram") for side in sides)
-    # Constants in a form of the compiler's own, biases mostly, lie in DRAM unless only the host can reach the core.
-    if machine.path("dram", machine.core.matrix.operand_space) and any(n not in tensors for n in operator.inputs):
-        read += max(0, operator.min_bytes - known)
+    for name in operator.inputs:
+        if name not in tensors:  # a constant in a form of the compiler's own, whose name begins with the old one
+            stored = sum(_size(t) for t in tensors.values() if t.name.startswith(f"{name}.") and t.space == "dram")
+            read += min(stored, max(0, operator.min_bytes - known))
+            known += stored
     if SELECTING & set(operator.op_type.split("+")):
         read = min(read, sum(_size(t) for t in sides[1]))
     return read, written
