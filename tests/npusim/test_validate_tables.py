@@ -229,7 +229,8 @@ def test_a_kernel_larger_than_its_image_fails(tmp_path):
 
 
 VECTOR_OPS = [
-    "add", "relu", "linear", "binary_step", "parametric_relu", "softmax", "layer_norm", "rms_norm", "batch_norm_inference",
+    "add", "relu", "linear", "binary_step", "parametric_relu", "softmax", "layer_norm", "rms_norm",
+    "batch_norm_inference",
 ]  # fmt: skip
 
 
