@@ -12,7 +12,7 @@ import numpy as np
 
 from compiler.graph import Graph
 from compiler.ops.base import is_float
-from compiler.passes.edit import Editor
+from compiler.passes.edit import SMALL_ELEMENTS, Editor
 from compiler.passes.pattern import Build, Match, Rule, rewrite
 
 
@@ -74,6 +74,43 @@ def _reshapes(edit: Editor, match: Match) -> bool:
     return _operand(edit, match) or _emit(edit, match, "Reshape", match.bound["x"], shape=match.root.attrs["shape"])
 
 
+def _swap_through_views(edit: Editor, match: Match) -> bool:
+    """Leading axes joined, the last two exchanged, leading axes split again: one exchange in the full rank."""
+    outer, swap, inner = (node.outputs[0] for node in match.nodes)
+    x = match.bound["x"]
+    shape, rank = edit.shape(x), len(edit.shape(x))
+    swapped = (*shape[:-2], *shape[-2:][::-1])
+    matrices = tuple(match.nodes[1].attrs.get("perm", ())) == (0, 2, 1) and edit.shape(inner)[-2:] == shape[-2:]
+    if rank < 3 or not matrices or edit.shape(outer) != swapped or edit.shape(swap)[-2:] != swapped[-2:]:
+        return False
+    return _emit(edit, match, "Transpose", x, perm=(*range(rank - 2), rank - 1, rank - 2))
+
+
+def _scale_after(edit: Editor, match: Match) -> bool:
+    """(C x) y -> C (x y): its kernel scales on the way out, where a kernel of its own would read and write."""
+    x, y, c = (match.bound[n] for n in "xyC")
+    if edit.tensors[c].elements != 1 or not _floats(edit, match) or len(edit.shape(x)) < len(edit.shape(c)):
+        return False
+    product = edit.emit(f"{match.root.name}.product", "MatMul", (x, y), **match.root.attrs)
+    if len(edit.shape(product)) < len(edit.shape(c)):
+        return False
+    return _emit(edit, match, "Mul", product, c)
+
+
+def _zeros(edit: Editor, match: Match) -> bool:
+    """x + C where C is a mask that masks nothing; vectors are not looked at, because biases are seldom zero."""
+    constant = edit.constants[match.bound["C"]]
+    small = constant.type.elements <= SMALL_ELEMENTS and not constant.stripped
+    mask = len(constant.type.shape) >= 2 and min(constant.type.shape[-2:]) > 1
+    return small and mask and not np.any(constant.value()) and _operand(edit, match)
+
+
+def _unguarded(edit: Editor, match: Match) -> bool:
+    """torch's guard against rows that a mask hides completely, where there is no mask."""
+    edit.replace(match.root.outputs[0], match.node("Softmax").outputs[0])
+    return True
+
+
 def _product_of_exponentials(edit: Editor, match: Match) -> bool:
     total = edit.emit(f"{match.root.name}.sum", "ReduceSum", (match.bound["x"],), **match.root.attrs)
     return _emit(edit, match, "Exp", total)
@@ -117,6 +154,9 @@ def _to_float(op: str, *names: str) -> Build:
     return lambda edit, match: _floats(edit, match) and _to(op, *names)(edit, match)
 
 
+_PRODUCT = ("MatMul", "x", "y")
+_UNMASKED = ("Softmax", [_PRODUCT, ("Mul", _PRODUCT, "C"), ("Mul", ("Mul", _PRODUCT, "C"), "D")])
+
 # fmt: off
 RULES = [
     Rule("x * 1",              ("Mul", "x", 1.0),                              _operand, shared=True),
@@ -130,6 +170,11 @@ RULES = [
     Rule("abs abs x",          ("Abs", ("Abs", "x")),                          _to("Abs", "x"), shared=True),
     Rule("transposes",         ("Transpose", ("Transpose", "x")),              _transposes, shared=True),
     Rule("reshapes",           ("Reshape", ("Reshape", "x")),                  _reshapes, shared=True),
+    Rule("turned views",       ("Reshape", ("Transpose", ("Reshape", "x"))),   _swap_through_views),
+    Rule("x + zeros",          ("Add", "x", "C"),                              _zeros, shared=True),
+    Rule("where nan 0",        ("Where", ("IsNaN", _UNMASKED), 0.0, _UNMASKED), _unguarded, shared=True),
+    Rule("(C x) y",            ("MatMul", ("Mul", "x", "C"), "y"),             _scale_after),
+    Rule("x (C y)",            ("MatMul", "x", ("Mul", "y", "C")),             _scale_after),
     Rule("a c + b c",          ("Add", ("Mul", "a", "c"), ("Mul", "b", "c")),  _distribute),
     Rule("a c - b c",          ("Sub", ("Mul", "a", "c"), ("Mul", "b", "c")),  _distribute),
     Rule("prod exp x",         ("ReduceProd", ("Exp", "x")),                   _product_of_exponentials),
@@ -148,7 +193,7 @@ RULES = [
 FAST_RULES = [
     Rule("exp log x",          ("Exp", ("Log", "x")),                          _operand, shared=True),
     Rule("x / C",              ("Div", "x", "C"),                              _by_reciprocal, shared=True),
-    # torch's guard for rows that a mask hides completely; no such row is assumed.
+    # torch's guard against rows that a mask hides completely: none is assumed.
     Rule("where nan 0",        ("Where", ("IsNaN", "x"), 0.0, "x"),            _operand, shared=True),
 ]
 # fmt: on

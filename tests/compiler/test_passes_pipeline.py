@@ -116,6 +116,25 @@ def test_einsum(equation: str) -> None:
     assert (ops(after)["MatMul"], ops(after)["Einsum"]) == ((1, 0) if product else (0, 1))
 
 
+@pytest.mark.parametrize(("masked", "left"), [(False, 0), (True, 1)])
+def test_guard_goes_where_there_is_no_mask(masked: bool, left: int) -> None:
+    text = f"""
+        graph "t"
+        input %q : fp32[2,4]
+        input %k : fp32[4,3]
+        input %m : fp32[2,3]
+        const %zero : fp32[] = 0.0
+        const %c : fp32[] = 0.5
+        %p : fp32[2,3] = MatMul(%q, %k)
+        %x : fp32[2,3] = {"Add(%p, %m)" if masked else "Mul(%p, %c)"}
+        %s : fp32[2,3] = Softmax(%x) {{"axis": -1}}
+        %n : bool[2,3] = IsNaN(%s)
+        %y : fp32[2,3] = Where(%n, %zero, %s)
+        output %y
+    """
+    assert ops(apply(simplify.run, text))["IsNaN"] == left
+
+
 def test_guard_against_hidden_rows_needs_fast_math() -> None:
     text = """
         graph "t"

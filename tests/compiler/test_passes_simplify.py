@@ -121,6 +121,48 @@ def test_small_operands_meet_first() -> None:
     assert ops(apply(simplify.run, wide)) == {"Mul": 2}
 
 
+def test_scaled_operands_become_a_scaled_product() -> None:
+    before = """
+        graph "t"
+        input %q : fp32[2,3,4]
+        input %k : fp32[2,4,5]
+        const %c : fp32[] = 0.5
+        %a : fp32[2,3,4] = Mul(%q, %c)
+        %b : fp32[2,4,5] = Mul(%c, %k)
+        %s : fp32[2,3,5] = MatMul(%a, %b)
+        %y : fp32[2,3,5] = Softmax(%s) {"axis": -1}
+        output %y
+    """
+    after = apply(simplify.run, before)
+    assert [node.op for node in after.nodes] == ["MatMul", "Mul", "Mul", "Softmax"]
+    assert after.nodes[0].inputs == ("q", "k")
+    assert after.nodes[1].inputs == ("c", "c")  # folds away
+    wide = before.replace("const %c : fp32[] = 0.5", "const %c : fp32[4,1]").replace("Mul(%q, %c)", "Neg(%q)")
+    assert [node.op for node in apply(simplify.run, wide).nodes] == ["Neg", "Mul", "MatMul", "Softmax"]
+
+
+def test_exchange_through_views_is_one_transpose() -> None:
+    before = model(
+        '%a : fp32[6,4,5] = Reshape(%t) {"shape": [6, 4, 5]}',
+        '%b : fp32[6,5,4] = Transpose(%a) {"perm": [0, 2, 1]}',
+        '%c : fp32[2,3,5,4] = Reshape(%b) {"shape": [2, 3, 5, 4]}',
+        "%y : fp32[2,3,5,4] = Neg(%c)",
+        inputs="",
+        extra="input %t : fp32[2,3,4,5]",
+    )
+    assert body(apply(simplify.run, before))[0] == '%c : fp32[2,3,5,4] = Transpose(%t) {"perm": [0, 1, 3, 2]}'
+    mixed = before.replace("[2, 3, 5, 4]", "[3, 2, 5, 4]").replace("[2,3,5,4]", "[3,2,5,4]")
+    assert ops(apply(simplify.run, mixed)) == {"Reshape": 2, "Transpose": 1, "Neg": 1}
+
+
+def test_masks_that_mask_nothing_go() -> None:
+    mask = "[[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, {last}]]"
+    for last, left in ((0.0, 1), (-1.0, 2)):
+        extra = "const %m : fp32[3,4] = " + mask.format(last=last)
+        before = model(f"%a : {X} = Add(%x, %m)", f"%y : {X} = Exp(%a)", extra=extra)
+        assert len(apply(simplify.run, before).nodes) == left
+
+
 def test_integers_keep_their_division() -> None:
     before = """
         graph "t"
