@@ -11,6 +11,7 @@ from npusim.engine.costs import (
     CROSS_MILLI,
     DRAIN_LATENCY,
     DRAIN_MILLI,
+    REDUCE,
     matrix_cycles,
     path_cycles,
     path_latency,
@@ -119,9 +120,16 @@ def path_of(v, code, desc, pc):
 
 
 @kernel
-def is_empty(code, desc, cores, c, pc):
+def last_operand(v, code, pc):
+    """The third source's descriptor or -1; matrix instructions and reductions name a register there."""
+    op = code[pc, I_OP]
+    return -1 if v[V_OP_PIPE + op] == MATRIX or v[V_OP_LANES + op] == REDUCE else code[pc, I_C]
+
+
+@kernel
+def is_empty(v, code, desc, cores, c, pc):
     """True when an operand has no elements: the instruction then does nothing."""
-    for d in (code[pc, I_DST], code[pc, I_A]):
+    for d in (code[pc, I_DST], code[pc, I_A], code[pc, I_B], last_operand(v, code, pc)):
         if d >= 0:
             for i in range(desc[d, D_DIMS]):
                 if extent(desc, cores, c, d, i) == 0:
@@ -162,15 +170,13 @@ def interlock(v, pipes, ops, c, slot, p):
 def resolve_operands(v, code, desc, cores, ops, c, slot, pc):
     """Spaces that the instruction uses (bit mask), and its byte intervals where hardware interlocks."""
     spaces = 0
-    dst, a, b, third = code[pc, I_DST], code[pc, I_A], code[pc, I_B], code[pc, I_C]
-    named = v[V_OP_PIPE + code[pc, I_OP]] == MATRIX or v[V_OP_LANES + code[pc, I_OP]] == 4
-    for k in range(4):
-        d = dst if k == 0 else (a if k == 1 else (b if k == 2 else third))
-        if d < 0 or (k == 3 and named):
-            continue
-        spaces |= 1 << desc[d, D_SPACE]
-        if v[VLIW] == 0 and desc[d, D_SPACE] > DRAM_SPACE:
-            note_interval(v, desc, cores, ops, c, slot, d, 1 if k == 0 else 0)
+    writes = 1
+    for d in (code[pc, I_DST], code[pc, I_A], code[pc, I_B], last_operand(v, code, pc)):
+        if d >= 0:
+            spaces |= 1 << desc[d, D_SPACE]
+            if v[VLIW] == 0 and desc[d, D_SPACE] > DRAM_SPACE:
+                note_interval(v, desc, cores, ops, c, slot, d, writes)
+        writes = 0
     ops[c, slot, O_SPACES] = spaces
 
 

@@ -207,7 +207,7 @@ def execute_bundle(v, code, desc, cores, pipes, ops, c, after, now, grid):
             if wanted == SYNC:
                 if not sync_execute(v, code, cores, pipes, ops, c, pc):
                     return NOT_YET
-            elif wanted > 0 and not is_empty(code, desc, cores, c, pc):
+            elif wanted > 0 and not is_empty(v, code, desc, cores, c, pc):
                 dispatch(v, code, desc, cores, pipes, ops, c, pc, pipe_of(v, code, desc, pc), now)
         if pc + 1 == after:
             return GO

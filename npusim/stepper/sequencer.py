@@ -103,9 +103,12 @@ class Sequencer:
         return None
 
     def _named_youngest(self, instr: Any) -> Any:
-        if int(instr["dst"]) == SCALAR:
+        pipe_class, unit, params = int(instr["dst"]), int(instr["unit"]), self._core.params
+        if pipe_class == SCALAR:
             return None
-        return self._core.pipes[pipe_of(instr, self._program.descs, self._core.params)].youngest()
+        if pipe_class >= DMA:
+            unit %= int(params.dma[pipe_class - DMA, 1])
+        return self._core.pipes[params.pipe_index(pipe_class, unit)].youngest()
 
     def _execute(self, pc: int) -> None:
         instr, op = self._program.instrs[pc], self._op(pc)
@@ -140,7 +143,7 @@ class Sequencer:
             index = int(instr[name])
             known = f"D{letter}" in fields and index >= 0
             operands.append(Resolver(index, self._program.descs[index]).resolve(self._regs) if known else None)
-        if any(o is not None and 0 in o.ext for o in operands[:2]):
+        if any(o is not None and 0 in o.ext for o in operands):
             return  # no elements: nothing to do
         core = self._core
         pipe = pipe_of(instr, self._program.descs, core.params)
