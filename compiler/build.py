@@ -111,13 +111,13 @@ def groups_of(graph: Graph) -> list[Group]:
     return done
 
 
-def build_program(graph: Graph, machine: Machine, name: str = "") -> Built:
+def build_program(graph: Graph, machine: Machine, name: str = "", reread_rows: bool = False) -> Built:
     """Compile a labelled graph; raises CompileError or CapacityError naming the node."""
-    return _Builder(graph, machine, name or graph.name).run()
+    return _Builder(graph, machine, name or graph.name, reread_rows).run()
 
 
 class _Builder:
-    def __init__(self, graph: Graph, machine: Machine, name: str) -> None:
+    def __init__(self, graph: Graph, machine: Machine, name: str, reread_rows: bool) -> None:
         self.graph, self.machine, self.name = graph, machine, name
         self.params: Params = resolve(machine)
         self.roots = _view_roots(graph)
@@ -125,7 +125,7 @@ class _Builder:
         self.homes = self._homes()
         budget = {k: v.size_bytes for k, v in machine.core.spaces.items()}
         budget["spm"] -= self.resident_bytes
-        self.context = Context(machine, graph, self.homes, budget)
+        self.context = Context(machine, graph, self.homes, budget, reread_rows)
         self.pool = DescriptorPool()
         self.kernels: dict[Any, tuple[str, Compiled, Nest]] = {}
         self.launches: list[_Launch] = []

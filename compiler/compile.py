@@ -42,11 +42,12 @@ def compile_graph(
     calibration: Mapping[str, Array] | None = None,
     options: Options | None = None,
     dump: Dump | None = None,
+    reread_rows: bool = False,
 ) -> Compilation:
     """Compile a graph for a machine.
 
     `dtype` is what floating-point tensors are stored in (default: the machine's); an integer dtype quantises, with the
-    ranges that `calibration` inputs show (none: nominal ranges, enough for timing). `dump(stage, graph)` sees the graph
+    ranges that `calibration` inputs show (none: nominal ranges, enough for timing). `reread_rows` as in `Context`. `dump(stage, graph)` sees the graph
     after each step. Raises CompileError.
     """
     wanted = dtype or machine.default_dtype
@@ -70,5 +71,5 @@ def compile_graph(
         typed = quantise.run(optimised, ranges)
     if dump is not None:
         dump(wanted, typed)
-    built = build_program(typed, machine, graph.name)
+    built = build_program(typed, machine, graph.name, reread_rows)
     return Compilation(built, typed, optimised, wanted, (*stages, wanted))

@@ -189,7 +189,7 @@ def _array_cycles(spec: Contraction, tiles: dict[str, int], counts: dict[str, in
     matrix = machine.core.matrix
     if matrix.dataflow != "ws":
         return _other_dataflow(spec, tiles, counts, machine)
-    gh, gw, gc = tap_block(spec, matrix.rows, tiles["c"])
+    gh, gw, gc = tap_block(spec, matrix, tiles["c"])
     units_n, units_h = unit_grid(machine, tiles["n"])
     passes = -(-spec.kh // gh) * -(-spec.kw // gw) * -(-tiles["c"] // gc) * counts["c"]
     blocks = -(-tiles["n"] // (matrix.cols * units_n)) * counts["n"]
@@ -213,7 +213,7 @@ def _other_dataflow(spec: Contraction, tiles: dict[str, int], counts: dict[str, 
         blocks = -(-rows // matrix.rows) * -(-tiles["n"] // (matrix.cols * units_n))
         fill = 0 if matrix.fold_overlap else matrix.rows + matrix.cols
         return outer * blocks * (spec.kh * spec.kw * tiles["c"] * rate + fill)
-    gh, gw, gc = tap_block(spec, matrix.rows, tiles["c"])
+    gh, gw, gc = tap_block(spec, matrix, tiles["c"])
     passes = -(-spec.kh // gh) * -(-spec.kw // gw) * -(-tiles["c"] // gc)
     load = matrix.rows if matrix.weight_load_cycles is None else matrix.weight_load_cycles
     return outer * passes * -(-rows // matrix.cols) * max(tiles["n"] * rate, load)

@@ -77,6 +77,7 @@ class MatrixUnit(_Part):
     weight_outstanding: Count = 64  # and requests in flight
     weight_double_buffer: bool = True
     fold_overlap: bool = True
+    tap_merge_channels: Natural = 65536  # convolutions of at most so many channels put several taps into one K block
     psum_hop_cycles: Count = 1
     input_register_cycles: Natural = 0
     drain_counted: bool = False

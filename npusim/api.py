@@ -28,6 +28,7 @@ RUN_KEYS = {
     "cores": "cores to use (on chips whose cores own their DRAM channels, the same share of those)",
     "matrix_dtype": "what the array rounds floating-point operands to before it multiplies them, at that dtype's rate",
     "fusion": "true or false: fuse operators into kernels",
+    "rows": "once or reread: whether softmax and normalisations keep a row on chip or fetch it once a reduction",
 }
 
 
@@ -106,7 +107,7 @@ def compile(  # the name users expect
         calibration = generate(graph, seed)
     fuse = options.get("fusion", "true") != "false"
     compilation = compile_graph(
-        graph, machine, dtype, calibration, Options(fusion=fuse), dump
+        graph, machine, dtype, calibration, Options(fusion=fuse), dump, options.get("rows", "once") == "reread"
     )
     verify(compilation.built.program, machine)
     return compilation

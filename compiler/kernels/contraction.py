@@ -14,7 +14,7 @@ from compiler.expr import Expr, emax, emin, param, pos
 from compiler.kernels.dataflow import products
 from compiler.nest import Buffer, Dim, Loop, Nest, Placed, Ref, Stage, Stmt, TensorArg, dense
 from isa.dtypes import dtype
-from isa.machine import Machine
+from isa.machine import Machine, MatrixUnit
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,11 @@ class Tiling:
     split: str = ""
 
 
-def tap_block(spec: Contraction, rows: int, c_tile: int) -> tuple[int, int, int]:
+def tap_block(spec: Contraction, matrix: MatrixUnit, c_tile: int) -> tuple[int, int, int]:
     """(taps high, taps wide, channels) of one pass: the block of the window that fills the array's rows best."""
-    if c_tile > rows:
-        return 1, 1, rows
+    rows = matrix.rows
+    if c_tile > rows or spec.c > matrix.tap_merge_channels:
+        return 1, 1, min(rows, c_tile)
     best, best_passes = (1, 1), spec.kh * spec.kw
     for gh in range(1, spec.kh + 1):
         for gw in range(1, spec.kw + 1):
@@ -143,7 +144,7 @@ class TileBuilder:
         self.acc_size = dtype(spec.acc_dtype).size_bytes
         self.out_size = dtype(spec.out.dtype).size_bytes
         self.units_n, self.units_h = unit_grid(machine, self.most["n"])
-        self.tap_block = tap_block(spec, machine.core.matrix.rows, self.most["c"])
+        self.tap_block = tap_block(spec, machine.core.matrix, self.most["c"])
         reach = (self.most["h"] - 1) * spec.stride[0] + (spec.kh - 1) * spec.dilation[0] + 1
         self.in_rows = min(reach, spec.in_h)
         start = pos("h") * spec.stride[0] - spec.pad[0]
@@ -203,7 +204,7 @@ class TileBuilder:
     def padded_macs(self) -> int:
         """MACs of the array, idle rows and columns included."""
         s, matrix = self.s, self.machine.core.matrix
-        gh, gw, gc = tap_block(s, matrix.rows, min(self.most["c"], s.c))
+        gh, gw, gc = tap_block(s, matrix, min(self.most["c"], s.c))
         passes = -(-s.kh // gh) * -(-s.kw // gw)
         c_blocks = sum(-(-min(self.most["c"], s.c - lo) // gc) for lo in range(0, s.c, self.most["c"]))
         n_blocks = sum(-(-min(self.most["n"], s.n - lo) // matrix.cols) for lo in range(0, s.n, self.most["n"]))

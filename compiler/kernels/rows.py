@@ -54,6 +54,7 @@ class Rows:
     scale: Operand | None = None
     bias: Operand | None = None
     acc_dtype: str = "fp32"
+    reread: bool = False  # fetch a row anew for each reduction even when it would fit
 
     @property
     def passes(self) -> int:
@@ -115,11 +116,12 @@ def build(spec: Rows, machine: Machine, budget: Mapping[str, int], name: str) ->
     rest = [(i,) for i, r in enumerate(spec.reduced) if r]
     once = _Builder(spec, machine, name, cores, lanes=spec.reduced[-1], passes=1)
     groups = kept + rest if spec.passes == 1 else kept
-    try:
-        return choose(once.build, spec.extents, groups, limit, machine, budget[SCRATCH])
-    except CapacityError:
-        if spec.passes == 1:
-            raise
+    if spec.passes == 1 or not spec.reread:
+        try:
+            return choose(once.build, spec.extents, groups, limit, machine, budget[SCRATCH])
+        except CapacityError:
+            if spec.passes == 1:
+                raise
     again = _Builder(spec, machine, name, cores, lanes=False, passes=spec.passes)
     return choose(again.build, spec.extents, kept + rest, limit, machine, budget[SCRATCH])
 
@@ -147,7 +149,7 @@ class _Builder:
         self.kept, self.rest, self.everything = kept, rest, range(rank)
         self.row_level = self.grid.level([*kept, *pass_dim])
         self.streams = Streams(self.grid, self.machine, self.name)
-        self.values = {"x": self.streams.source("x", self._operand(s.x))}
+        self.values = {"x": self.streams.source("x", self._operand(s.x), anew=pass_dim)}
         for letter, operand in (("scale", s.scale), ("bias", s.bias)):
             if operand is not None:
                 self.values[letter] = self.streams.source(letter, self._operand(operand))

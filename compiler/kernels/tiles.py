@@ -125,10 +125,13 @@ class Streams:
         self.loads: list[Placed] = []
         self.stores: list[Placed] = []
 
-    def source(self, tensor: str, operand: Operand, layout: Sequence[int] | None = None) -> Ref:
+    def source(
+        self, tensor: str, operand: Operand, layout: Sequence[int] | None = None, anew: Sequence[int] = ()
+    ) -> Ref:
         """Where the kernel reads an operand: in place, or in a buffer that the load stage fills.
 
-        `layout` is the order of the tile's dimensions in the buffer, and that in which the copy walks them.
+        `layout` is the order of the tile's dimensions in the buffer, and that in which the copy walks them. The tile
+        is fetched again whenever a loop of the dimensions `anew` moves, too.
         """
         self.tensors.append(TensorArg(tensor, operand.space))
         here = self.grid.view(tensor, operand)
@@ -138,6 +141,7 @@ class Streams:
         dims = [i for i, s in enumerate(operand.strides) if s]
         still = [i for i, s in enumerate(operand.strides) if not s]
         buffer = self.grid.buffer(tensor.upper(), operand.dtype, dims)
+        buffer = replace(buffer, level=max(buffer.level, self.grid.level(list(anew))))
         self.buffers.append(buffer)
         tile = self.grid.tile(buffer.name, operand.dtype, dims, layout)
         ends = [_ordered(narrowed(ref, still), layout) for ref in (tile, here)]

@@ -50,6 +50,8 @@ class Context:
     graph: Graph
     homes: dict[str, str]
     budget: Mapping[str, int]
+    reread_rows: bool = False  # softmax and normalisations fetch a row once a reduction, as compilers do that do not
+    #                            keep it on chip between fused loops
     new_constants: dict[str, Constant] = field(default_factory=dict)
 
     def type_of(self, name: str) -> TensorType:
