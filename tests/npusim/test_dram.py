@@ -34,6 +34,7 @@ from npusim.memory.port import (
 )
 from npusim.memory.state import MAX_REQUEST_BYTES, MemoryState, make_memory
 
+pytestmark = pytest.mark.kernels
 PARTS = sorted(f.name.removesuffix(".yaml") for f in (files("configs") / "parts" / "dram").iterdir())
 Row = tuple[int, int, int, int]  # time_fs, address, size, write
 
