@@ -47,8 +47,8 @@ def compile_graph(
     """Compile a graph for a machine.
 
     `dtype` is what floating-point tensors are stored in (default: the machine's); an integer dtype quantises, with the
-    ranges that `calibration` inputs show (none: nominal ranges, enough for timing). `reread_rows` as in `Context`. `dump(stage, graph)` sees the graph
-    after each step. Raises CompileError.
+    ranges that `calibration` inputs show (none: nominal ranges, enough for timing). `reread_rows` as in `Context`.
+    `dump(stage, graph)` sees the graph after each step. Raises CompileError.
     """
     wanted = dtype or machine.default_dtype
     if wanted not in DTYPES:

@@ -203,7 +203,7 @@ def _array_cycles(spec: Contraction, tiles: dict[str, int], counts: dict[str, in
 
 
 def _other_dataflow(spec: Contraction, tiles: dict[str, int], counts: dict[str, int], machine: Machine) -> float:
-    """Array cycles of output- and input-stationary order: blocks of results or of the feature map, one after another."""
+    """Array cycles of output- and input-stationary order: blocks of results or of the feature map, in sequence."""
     matrix = machine.core.matrix
     rate = matrix.passes.get(spec.operand_dtype, 1.0)
     units_n, units_h = unit_grid(machine, tiles["n"])

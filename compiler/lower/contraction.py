@@ -261,7 +261,8 @@ def _require(context: Context, op: str, drained: bool) -> None:
     if drained and core.drain is not None:
         offered = [*core.drain.activations, "none"]
     else:
-        offered = [*core.vector.operations, "none"] if core.vector and core.vector.operations else [op] * bool(core.vector)
+        listed = core.vector.operations if core.vector else []
+        offered = [*listed, "none"] if listed else [op] * bool(core.vector)
     if op not in offered:
         raise NoKernel(f"{context.machine.name} does not offer {op} behind its array")
 
