@@ -54,6 +54,24 @@ def parse_graph(text: str, constants: Mapping[str, Constant] | None = None) -> G
     return parser.graph()
 
 
+def parse_type(text: str) -> TensorType:
+    """Read a type such as `fp32[1,3]` or `int8[4] x 0.5 - 3`; raises ModelError."""
+    return _type_of(_TYPE.fullmatch(text.strip()))
+
+
+def _type_of(found: re.Match[str] | None) -> TensorType:
+    if found is None or found[1] not in DTYPES:
+        raise ModelError(f"expected a type such as fp32[1,3], dtypes are {', '.join(DTYPES)}")
+    try:
+        shape = tuple(int(part) for part in found[2].split(",")) if found[2].strip() else ()
+        kind = TensorType(shape, found[1], float(found[3] or 1.0), int(found[4] or 0))
+    except ValueError:
+        raise ModelError(f"{found[0]!r} is not a type") from None
+    if kind.elements > MAX_TENSOR_ELEMENTS:
+        raise ModelError(f"{kind.elements} elements, the limit is {MAX_TENSOR_ELEMENTS}")
+    return kind
+
+
 # --- printing --------------------------------------------------------------------------------------------------------
 
 
@@ -211,16 +229,11 @@ class _Parser:
     def type(self) -> TensorType:
         self.space()
         found = _TYPE.match(self.text, self.at)
-        if found is None or found[1] not in DTYPES:
-            raise self.fail(f"expected a type such as fp32[1,3], dtypes are {', '.join(DTYPES)}")
-        self.at = found.end()
         try:
-            shape = tuple(int(part) for part in found[2].split(",")) if found[2].strip() else ()
-            kind = TensorType(shape, found[1], float(found[3] or 1.0), int(found[4] or 0))
-        except ValueError:
-            raise self.fail(f"{found[0]!r} is not a type") from None
-        if kind.elements > MAX_TENSOR_ELEMENTS:
-            raise self.fail(f"{kind.elements} elements, the limit is {MAX_TENSOR_ELEMENTS}")
+            kind = _type_of(found)
+        except ModelError as error:
+            raise self.fail(str(error)) from None
+        self.at = found.end() if found else self.at
         return kind
 
     def tensor(self, optional: bool = False) -> str:

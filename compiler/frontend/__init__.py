@@ -13,7 +13,7 @@ __all__ = ["load_model"]
 
 
 def load_model(spec: str, shapes: Mapping[str, tuple[int, ...]] | None = None, batch: int | None = None) -> Graph:
-    """Return the graph of an `.onnx` file, a SCALE-Sim `.csv` topology, or a zoo model by name.
+    """Return the graph of an `.onnx`, `.npu` or `.yaml` file, a SCALE-Sim `.csv` topology, or a zoo model by name.
 
     `shapes` and `batch` are those of `npusim run`. Raises ModelError when the file or the name does not exist, or when
     an option does not apply.
@@ -31,6 +31,12 @@ def load_model(spec: str, shapes: Mapping[str, tuple[int, ...]] | None = None, b
         if batch not in (None, 1):
             raise ModelError(f"--batch {batch} does not apply to {spec!r}: a topology file fixes every extent")
         return import_scalesim(Path(spec))
+    if suffix in (".npu", ".yaml", ".yml"):
+        from compiler.frontend.native import import_native
+
+        if batch not in (None, 1):
+            raise ModelError(f"--batch {batch} does not apply to {spec!r}: the file fixes every extent")
+        return import_native(Path(spec))
     # Imported by name: the zoo is built on this package, and only a zoo run needs it.
     graph: Graph = importlib.import_module("compiler.zoo").build(spec, batch)
     return graph
