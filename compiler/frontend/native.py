@@ -35,8 +35,7 @@ from isa.yaml12 import Branch, Items, Leaf, Tree, parse
 MAX_FILE_BYTES = 16 << 20
 _MALFORMED = (IndexError, KeyError, ValueError, TypeError)  # what attributes of the wrong kind raise in type rules
 _KEYS = ("name", "inputs", "constants", "nodes", "outputs")
-_NODE_MALFORMED = (IndexError, KeyError, ValueError, TypeError)  # what attributes of the wrong kind raise in type rules
-_KEYS = ("op", "name", "inputs", "outputs", "attrs")
+_NODE_KEYS = ("op", "name", "inputs", "outputs", "attrs")
 
 
 def import_native(path: Path) -> Graph:
