@@ -5,7 +5,8 @@ import math
 import pytest
 from pass_fixture import apply, assert_body, graph_of, ops
 
-from compiler.passes import composites, matmul_fuse, shapes
+from compiler.passes import composites, fusion, matmul_fuse, shapes
+from compiler.passes.fusion import activation_bytes
 from compiler.passes.pipeline import optimised
 from compiler.zoo import build
 
@@ -134,6 +135,15 @@ def test_layer_norm_with_and_without_shift() -> None:
     assert ops(apply(composites.run, model(*NUMBERS, *NORMAL, f"%y : {T} = Neg(%k)"))) == {
         "LayerNormalization": 1, "Neg": 1,
     }  # fmt: skip
+
+
+def test_one_pass_normalisation_reads_its_input_once() -> None:
+    before = graph_of(model(*NUMBERS, *NORMAL, f"%y : {T} = Add(%k, %b)"))
+    after = composites.run(before)
+    tensor, column = before.tensors["x"].size_bytes, before.tensors["m"].size_bytes
+    # Written out and fused as far as operator classes allow, x or what comes of it is read three times.
+    assert activation_bytes(fusion.run(before)) > 5 * tensor + column
+    assert activation_bytes(fusion.run(after)) == 2 * tensor
 
 
 def test_normalisation_over_another_axis_stays() -> None:
