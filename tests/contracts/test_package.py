@@ -25,9 +25,15 @@ def test_imports_go_one_way() -> None:
     assert " 0 broken" in done.stdout
 
 
+def test_the_version_is_stated_once_more_and_equal() -> None:
+    import npusim
+
+    assert f'\nversion = "{npusim.__version__}"\n' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Names in a wheel built from a copy of the tree, without network."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[set[str], set[str]]:
+    """(names in a copy of the packages, names in the wheel built from it without network)."""
     try:
         version("setuptools")
     except PackageNotFoundError:
@@ -37,22 +43,22 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, source)
+    wanted = {p.relative_to(source).as_posix() for n in PACKAGES for p in (source / n).rglob("*") if p.is_file()}
     command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "-q", "-w", str(out)]
     done = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     with zipfile.ZipFile(next(out.glob("npusim-*.whl"))) as archive:
-        return archive.namelist()
+        return wanted, set(archive.namelist())
 
 
-def test_the_wheel_holds_every_file_of_the_packages(wheel: list[str]) -> None:
-    wanted = {p.relative_to(ROOT).as_posix() for name in PACKAGES for p in (ROOT / name).rglob("*") if p.is_file()}
-    wanted = {name for name in wanted if "__pycache__" not in name}
+def test_the_wheel_holds_every_file_of_the_packages(built: tuple[set[str], set[str]]) -> None:
+    wanted, wheel = built
     assert {".py", ".yaml", ".asm", ".csv", ".j2", ".css", ".typed"} <= {Path(n).suffix for n in wanted}
-    assert not wanted - set(wheel)
+    assert not wanted - wheel
 
 
-def test_the_wheel_holds_nothing_else(wheel: list[str]) -> None:
-    tops = {name.split("/")[0] for name in wheel}
+def test_the_wheel_holds_nothing_else(built: tuple[set[str], set[str]]) -> None:
+    tops = {name.split("/")[0] for name in built[1]}
     assert {t for t in tops if not t.endswith(".dist-info")} == set(PACKAGES)
 
 
