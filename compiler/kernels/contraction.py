@@ -229,13 +229,16 @@ class TileBuilder:
             self.a_strides = (s.a.bytes_of("h"), s.a.bytes_of("w"), s.a.bytes_of("c"))
             return Ref("a", s.a.dtype, (), row_start)
         space = self.machine.core.matrix.operand_space
-        extents = ((self.in_count, self.in_rows), (s.in_w, s.in_w), (self.extent["c"], c_tile))
+        by_letter = {"h": (self.in_count, self.in_rows), "w": (s.in_w, s.in_w), "c": (self.extent["c"], c_tile)}
+        order = sorted("hwc", key=lambda x: -s.a.strides.get(x, 0))  # as stored, so that the copy moves long runs
+        extents = tuple(by_letter[x] for x in order)
         tile = dense("A", s.a.dtype, size, extents)
-        self.a_strides = (s.in_w * c_tile * size, c_tile * size, size)
+        steps = dict(zip(order, (d.stride for d in tile.dims)))
+        self.a_strides = (steps["h"], steps["w"], steps["c"])
         level = self.level(s.a.letters("hc"))
         self.buffers.append(Buffer("A", space, s.a.dtype, self.in_rows * s.in_w * c_tile * size, level))
         source = Ref("a", s.a.dtype, tuple(
-            Dim(e, m, s.a.bytes_of(x)) for (e, m), x in zip(extents, "hwc")), row_start)
+            Dim(e, m, s.a.bytes_of(x)) for (e, m), x in zip(extents, order)), row_start)
         self.loads.append(Placed(Stmt("cp", tile, (source,)), level))
         return Ref("A", s.a.dtype, ())
 

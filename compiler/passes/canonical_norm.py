@@ -1,4 +1,4 @@
-"""Rules of `canonical` for normalisations: all work along one last axis; a lone BatchNormalization is x*a + b."""
+"""Rules of `canonical` for normalisations: trailing axes become one; a lone BatchNormalization is x*a + b."""
 
 from __future__ import annotations
 
@@ -10,18 +10,9 @@ from isa.dtypes import dtype as dtype_of
 
 
 def _last_axis(edit: Editor, node: Node) -> bool:
-    """Softmax and LogSoftmax along another axis: transpose, compute, transpose back."""
-    x = edit.current(node.inputs[0])
-    rank = len(edit.shape(x))
-    axis = int(node.attrs.get("axis", -1)) % rank
-    if axis == rank - 1:
-        edit.keep(node, attrs={**node.attrs, "axis": -1})
-        return True
-    perm = (*(i for i in range(rank) if i != axis), axis)
-    back = tuple(int(i) for i in np.argsort(perm))
-    y = edit.emit(f"{node.name}.turn", "Transpose", (x,), perm=perm)
-    y = edit.emit(node.name, node.op, (y,), **{**node.attrs, "axis": -1})
-    edit.emit(f"{node.name}.back", "Transpose", (y,), node.outputs[0], perm=back)
+    """Softmax and LogSoftmax: the axis counted from the end (their kernel takes any)."""
+    rank = len(edit.shape(edit.current(node.inputs[0])))
+    edit.keep(node, attrs={**node.attrs, "axis": int(node.attrs.get("axis", -1)) % rank - rank})
     return True
 
 
