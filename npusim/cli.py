@@ -37,8 +37,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def main() -> None:
     """Simulate AI accelerators cycle by cycle.
 
-    MODEL is an .onnx file, a zoo model such as resnet50 or gemm:512x512x512 (`npusim models`), or a SCALE-Sim
-    topology .csv. CHIP is a preset (`npusim chips`) or the path of a YAML file.
+    MODEL is an .onnx file, a zoo model such as resnet50 or gemm:512x512x512 (`npusim models`), a graph in npusim's
+    own .yaml or .npu text, or a SCALE-Sim topology .csv. CHIP is a preset (`npusim chips`) or the path of a YAML file.
     """
 
 
@@ -109,7 +109,7 @@ def compile(model: str, program_path: Path, dump: Path | None, quiet: bool, **op
     graphs: dict[str, str] = {}
 
     def keep(stage: str, graph: Any) -> None:
-        graphs[f"{len(graphs):02d}_{stage}.graph"] = print_graph(graph)
+        graphs[f"{len(graphs):02d}_{stage}.npu"] = print_graph(graph)
 
     with Progress(quiet):
         built = api.compile(model, dump=keep if dump else None, **options).built

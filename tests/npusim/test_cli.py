@@ -116,7 +116,7 @@ def test_an_estimated_operator_fails_the_check_unless_allowed(cli: Cli, monkeypa
 
 
 def test_a_program_takes_every_form_and_the_same_cycles(cli: Cli, tmp_path: Path) -> None:
-    binary, text, again = tmp_path / "p.npu", tmp_path / "p.asm", tmp_path / "q.npu"
+    binary, text, again = tmp_path / "p.prog", tmp_path / "p.asm", tmp_path / "q.prog"
     dump = tmp_path / "dump"
     assert cli("compile", GEMM, "--hw", "tpu-v3", "-o", binary, "--dump", dump).exit_code == 0
     assert cli("compile", GEMM, "--hw", "tpu-v3", "-o", text, "-q").output == ""
@@ -126,13 +126,14 @@ def test_a_program_takes_every_form_and_the_same_cycles(cli: Cli, tmp_path: Path
     whole = summary_of(cli("run", GEMM, "--hw", "tpu-v3", "--json"))
     for form in (binary, text):
         assert summary_of(cli("sim", form, "--json"))["total_cycles"] == whole["total_cycles"]
-    stages = sorted(p.name for p in dump.glob("*.graph"))
-    assert stages[0] == "00_import.graph" and stages[-1].endswith("_bf16.graph") and len(stages) > 5
+    stages = sorted(p.name for p in dump.glob("*.npu"))
+    assert stages[0] == "00_import.npu" and stages[-1].endswith("_bf16.npu") and len(stages) > 5
     assert (dump / "tiles.txt").read_text().strip()
+    assert summary_of(cli("run", dump / "00_import.npu", "--hw", "tpu-v3", "--json"))["macs"] == whole["macs"]
 
 
 def test_sim_compares_the_outputs_that_it_is_given(cli: Cli, tmp_path: Path) -> None:
-    program, values = tmp_path / "p.npu", tmp_path / "x.npz"
+    program, values = tmp_path / "p.prog", tmp_path / "x.npz"
     assert cli("compile", "add:4x8", "--hw", "tiny", "-o", program, "-q").exit_code == 0
     a, b = np.ones((4, 8), np.float32), np.arange(32, dtype=np.float32).reshape(4, 8)
     names = {"a": a, "b": b, "y": a + b}
@@ -147,7 +148,7 @@ def test_sim_compares_the_outputs_that_it_is_given(cli: Cli, tmp_path: Path) -> 
 
 
 def test_sim_refuses_wrong_inputs(cli: Cli, fails: Callable[..., str], tmp_path: Path) -> None:
-    program, values = tmp_path / "p.npu", tmp_path / "x.npz"
+    program, values = tmp_path / "p.prog", tmp_path / "x.npz"
     assert cli("compile", "add:4x8", "--hw", "tiny", "-o", program, "-q").exit_code == 0
     for arrays, words in (
         ({"a": np.ones((8, 4), np.float32)}, "expected [4, 8]"),

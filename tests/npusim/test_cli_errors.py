@@ -179,15 +179,15 @@ def test_an_access_out_of_bounds_is_found_while_it_runs(fails: Fails, tmp_path: 
 
 @pytest.mark.parametrize("content", [b"NPUPROG\x01 short", b"\xff\xfe binary", b"nonsense here"])
 def test_files_that_are_no_program(cli: Cli, tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "p.npu"
+    path = tmp_path / "p.prog"
     path.write_bytes(content)
     for args in (("sim", path, "--hw", "tiny"), ("disasm", path)):
         result = cli(*args)
-        assert result.exit_code == 2 and result.stdout == "" and "p.npu" in result.stderr
+        assert result.exit_code == 2 and result.stdout == "" and "p.prog" in result.stderr
 
 
 def test_a_program_for_another_machine_is_refused(cli: Cli, fails: Fails, tmp_path: Path) -> None:
-    path = tmp_path / "p.npu"
+    path = tmp_path / "p.prog"
     assert cli("compile", GEMM, "--hw", "tpu-v3", "-o", path, "-q").exit_code == 0
     assert "illegal on tiny" in fails("sim", path, "--hw", "tiny")
 
@@ -205,9 +205,9 @@ def outputs(folder: Path) -> list[tuple[str, ...]]:
     """Every command that writes, aimed at `folder`."""
     return [
         ("run", GEMM, "--hw", "tiny", "-o", str(folder / "out")),
-        ("compile", GEMM, "--hw", "tiny", "-o", str(folder / "p.npu")),
+        ("compile", GEMM, "--hw", "tiny", "-o", str(folder / "p.prog")),
         ("compile", GEMM, "--hw", "tiny", "-o", str(folder / "p.asm")),
-        ("compile", GEMM, "--hw", "tiny", "-o", str(folder.parent / "p.npu"), "--dump", str(folder / "dump")),
+        ("compile", GEMM, "--hw", "tiny", "-o", str(folder.parent / "p.prog"), "--dump", str(folder / "dump")),
     ]
 
 
