@@ -161,5 +161,5 @@ def _run(job: _Job) -> Iterator[Line]:
         except NpuError as error:
             reason = " ".join(str(error).split())
         except Exception as error:  # one row must not cost the others theirs; the reason says that it is a bug
-            reason = f"internal error, please report: {type(error).__name__}: {' '.join(str(error).split())}"
+            reason = f"internal error, please report: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
         yield Line(job.label, row.number, name, outcome, reason)
