@@ -62,7 +62,7 @@ _model_options = _options(
                  help="Shape of an input of an .onnx model; repeatable."),
     click.option("--dtype", default="", metavar="DTYPE", help="fp32, bf16, int8, ...; default: the chip's."),
 )  # fmt: skip
-_seed = click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Of generated inputs.  [default: 0]")
+_seed = click.option("--seed", type=click.IntRange(min=0), default=0, help="Of generated inputs.  [default: 0]")
 _out = click.option("-o", "--out", type=click.Path(path_type=Path), metavar="DIR",
                     help="Write summary.json, ops.csv, roofline, trace.json and report.html here.")  # fmt: skip
 _window = click.option("--trace-window", metavar="START:END", callback=window_option,
