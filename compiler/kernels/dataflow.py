@@ -151,8 +151,7 @@ def _live(b: TileBuilder, spans: Block) -> Block:
     rows, columns = spans["h"], spans["n"]
     alive: Value = 1
     for span in (rows, columns):
-        if not isinstance(span.extent, int):
-            alive = emin(span.extent, 1) * alive
+        alive = emin(span.extent, 1) * alive
     if b.machine.core.matrix.dataflow == "ws" and b.units_h == 1:
         return spans  # its own columns empty it, and all units have the same rows
     return {**spans, "kh": Span(spans["kh"].start, spans["kh"].extent * alive, spans["kh"].most)}
