@@ -45,8 +45,9 @@ DRAINED = CAUSE_ID["drained"]
 D_EXT, D_STRIDE, D_EXT_REG, D_AXIS, D_COEF = (6 + 6 * i for i in range(5))
 D_ORIGIN, D_LIMIT, D_AXIS_STRIDE, D_ORIGIN_REG, D_LIMIT_REG = (36 + 2 * i for i in range(5))
 # Columns of `core` [cores, .]: the sequencer.
-(C_PC, C_TIME, C_HALTED, C_LOOPS, C_CAUSE, C_SINCE, C_SEQ, C_INFLIGHT, C_BARRIER, C_END, C_ISSUED) = range(11)
-C_REGS = 11  # 256 registers
+(C_PC, C_TIME, C_HALTED, C_LOOPS, C_CAUSE, C_SINCE, C_SEQ, C_INFLIGHT, C_BARRIER, C_END, C_ISSUED,
+ C_NEXT, C_BLOCKED) = range(13)  # C_NEXT: when more than requests is due; C_BLOCKED: until a pipe changes
+C_REGS = 13  # 256 registers
 C_LOOP0 = C_REGS + 256  # MAX_LOOPS rows of body, after, iterations left
 C_SPENT = C_LOOP0 + 3 * MAX_LOOPS  # cycles of the sequencer by cause, this launch
 C_ACTIVE = C_SPENT + CAUSE_COUNT  # accessors at work by space

@@ -13,9 +13,11 @@ from npusim.engine.layout import (
     BAD_CODE,
     BUDGET,
     C_BARRIER,
+    C_BLOCKED,
     C_END,
     C_HALTED,
     C_INFLIGHT,
+    C_NEXT,
     C_SPENT,
     C_TIME,
     CAUSE_COUNT,
@@ -29,15 +31,24 @@ from npusim.engine.layout import (
     K_Q,
     K_R,
     LOADING,
+    M_FIFO,
     M_SHADOW,
     M_SHADOW_END,
+    O_DONE,
+    P_BUSY_UNTIL,
+    P_FLIGHT,
+    P_FLIGHT0,
+    P_FLIGHT_HEAD,
+    P_IDLE,
+    P_LENGTH,
+    P_SENDING,
     P_STATES,
     PIPES,
     REFUSED,
 )
 from npusim.engine.pipes import next_due, settle, shift_from_fifo, try_start
 from npusim.engine.sequencer import BAD, issue
-from npusim.engine.transfer import respond, send
+from npusim.engine.transfer import respond, send, send_due, send_only
 from npusim.jit import kernel
 from npusim.memory.dram import memory_advance
 from npusim.memory.port import (
@@ -55,6 +66,19 @@ REQUEST_LATENCY, RESPONSE_LATENCY = INDEX["request_latency"], INDEX["response_la
 SCALAR_BUDGET = 1 << 20  # scalar bundles that one call of the sequencer may run before events are looked at again
 
 
+# A call hands over every array, which costs more than most of what is done: what has nothing to do is not called.
+
+
+@kernel
+def settles(pipes, ops, c, p, now):
+    """True when `settle` has something to do on the pipe."""
+    if pipes[c, p, P_IDLE] and pipes[c, p, P_FLIGHT] == 0:
+        return False
+    if pipes[c, p, P_FLIGHT] > 0 and ops[c, pipes[c, p, P_FLIGHT0 + pipes[c, p, P_FLIGHT_HEAD]], O_DONE] <= now:
+        return True
+    return pipes[c, p, P_IDLE] == 0 and pipes[c, p, P_LENGTH] == 0 and pipes[c, p, P_BUSY_UNTIL] <= now
+
+
 @kernel
 def core_cycle(v, code, desc, cores, pipes, ops, units, events, clock, c, now, grid, requests, ring):
     """Let everything happen that core c can do in cycle `now`; returns False when its code is bad."""
@@ -62,27 +86,28 @@ def core_cycle(v, code, desc, cores, pipes, ops, units, events, clock, c, now, g
     while changed:
         changed = False
         for p in range(1, v[PIPES]):
-            if settle(v, cores, pipes, ops, units, events, clock, c, p, now):
-                changed = True
+            if settles(pipes, ops, c, p, now):
+                changed = settle(v, cores, pipes, ops, units, events, clock, c, p, now) or changed
         for u in range(units.shape[1]):
-            if shift_from_fifo(v, pipes, ops, units, c, u, now):
+            if units[c, u, M_FIFO] > 0 and shift_from_fifo(v, pipes, ops, units, c, u, now):
                 changed = True
         for p in range(1, v[PIPES]):
-            if try_start(v, cores, pipes, ops, units, c, p, now):
-                changed = True
+            if pipes[c, p, P_LENGTH] > 0 and pipes[c, p, P_BUSY_UNTIL] <= now and pipes[c, p, P_SENDING] == 0:
+                changed = try_start(v, cores, pipes, ops, units, c, p, now) or changed
         for p in range(1, v[PIPES]):
-            if send(v, pipes, ops, clock, c, p, now, requests, ring):
-                changed = True
-        progress, status = issue(v, code, desc, cores, pipes, ops, c, now, grid, SCALAR_BUDGET)
-        if status == BAD:
-            return False
-        changed = changed or progress
+            if pipes[c, p, P_SENDING] and pipes[c, p, P_BUSY_UNTIL] <= now:
+                changed = send(v, pipes, ops, clock, c, p, now, requests, ring) or changed
+        if changed or cores[c, C_BLOCKED] == 0:
+            progress, status = issue(v, code, desc, cores, pipes, ops, c, now, grid, SCALAR_BUDGET)
+            if status == BAD:
+                return False
+            changed = changed or progress
     return True
 
 
 @kernel
 def core_due(v, cores, pipes, ops, units, c, now):
-    """The next cycle in which core c can change without a response."""
+    """The next cycle in which core c can change without a response, requests aside."""
     due = FAR
     for p in range(1, v[PIPES]):
         due = min(due, next_due(pipes, ops, c, p, now))
@@ -110,7 +135,7 @@ def finished(cores, c):
 
 
 @kernel
-def release_barrier(cores, grid, now):
+def release_barrier(cores, due, grid, now):
     """Let all cores go on when each is at the barrier or has ended; returns True when they do."""
     waiting = 0
     for c in range(grid):
@@ -124,6 +149,8 @@ def release_barrier(cores, grid, now):
         if cores[c, C_BARRIER]:
             cores[c, C_BARRIER] = 0
             cores[c, C_TIME] = max(cores[c, C_TIME], now)
+            cores[c, C_NEXT] = now
+            due[c] = now
     return True
 
 
@@ -145,9 +172,13 @@ def all_cores(v, code, desc, cores, pipes, ops, units, events, clock, now, grid,
     for c in range(grid):
         if due[c] <= now:
             clock[K_CORE] = c
-            if not core_cycle(v, code, desc, cores, pipes, ops, units, events, clock, c, now, grid, requests, ring):
+            if cores[c, C_NEXT] > now:
+                send_only(v, cores, pipes, ops, clock, c, now, requests, ring)
+            elif core_cycle(v, code, desc, cores, pipes, ops, units, events, clock, c, now, grid, requests, ring):
+                cores[c, C_NEXT] = core_due(v, cores, pipes, ops, units, c, now)
+            else:
                 return False, False
-            due[c] = core_due(v, cores, pipes, ops, units, c, now)
+            due[c] = min(cores[c, C_NEXT], send_due(v, pipes, c, now))
         if finished(cores, c):
             if cores[c, C_END] == 0:
                 cores[c, C_END] = now
@@ -157,11 +188,10 @@ def all_cores(v, code, desc, cores, pipes, ops, units, events, clock, now, grid,
 
 
 @kernel
-def deliver(v, pipes, ops, clock, now, responses, heap_state, due):
+def deliver(v, cores, pipes, ops, clock, now, responses, heap_state, due):
     """Hand over every response that is due at `now`."""
     while heap_state[HEAP_SIZE] > 0 and response_due(v, clock, responses, heap_state) <= now:
-        c = respond(v, pipes, ops, responses[0, RSP_TAG], responses[0, RSP_WAIT_FS], now)
-        due[c] = now
+        respond(v, cores, pipes, ops, responses[0, RSP_TAG], responses[0, RSP_WAIT_FS], now, due)
         heap_pop(responses, heap_state)
 
 
@@ -201,13 +231,11 @@ def run_launch(v, code, desc, cores, pipes, ops, units, events, clock, memory, p
         if now >= FAR:
             return DEADLOCK
         clock[K_NOW] = now
-        deliver(v, pipes, ops, clock, now, responses, heap_state, due)
+        deliver(v, cores, pipes, ops, clock, now, responses, heap_state, due)
         ok, ended = all_cores(v, code, desc, cores, pipes, ops, units, events, clock, now, grid, requests, ring, due)
         if not ok:
             return BAD_CODE
-        if release_barrier(cores, grid, now):
-            for c in range(grid):
-                due[c] = now
+        if release_barrier(cores, due, grid, now):
             continue
         if ended:
             close_accounts(v, cores, pipes, now)

@@ -322,10 +322,10 @@ def settle(v, cores, pipes, ops, units, events, clock, c, p, now):
 
 @kernel
 def next_due(pipes, ops, c, p, now):
-    """Cycle at which the pipe can change by itself."""
+    """Cycle at which the pipe can change by itself, requests aside."""
     due = FAR
     if pipes[c, p, P_FLIGHT] > 0:
         due = ops[c, pipes[c, p, P_FLIGHT0 + pipes[c, p, P_FLIGHT_HEAD]], O_DONE]
-    if pipes[c, p, P_BUSY_UNTIL] > now:
+    if pipes[c, p, P_BUSY_UNTIL] > now and pipes[c, p, P_SENDING] == 0:
         due = min(due, pipes[c, p, P_BUSY_UNTIL])
     return due

@@ -10,6 +10,7 @@ from npusim.engine.layout import (
     BARRIER,
     BUSY,
     C_BARRIER,
+    C_BLOCKED,
     C_CAUSE,
     C_FLAGS,
     C_HALTED,
@@ -234,9 +235,11 @@ def issue(v, code, desc, cores, pipes, ops, c, now, grid, budget):
     if cause == BAD or cores[c, C_ISSUED] > v[V_LIMIT]:
         return True, BAD
     if cause != GO:
+        cores[c, C_BLOCKED] = 1
         if cores[c, C_CAUSE] != cause:
             sequencer_cause(cores, c, cause, now)
         return False, 0
+    cores[c, C_BLOCKED] = 0
     if cores[c, C_CAUSE] != BUSY:
         sequencer_cause(cores, c, BUSY, now)
     time = now

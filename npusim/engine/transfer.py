@@ -9,6 +9,8 @@ from npusim.engine.clock import edge_fs
 from npusim.engine.costs import path_cycles
 from npusim.engine.layout import (
     BUSY,
+    C_NEXT,
+    FAR,
     K_F,
     K_Q,
     K_R,
@@ -110,7 +112,25 @@ def send(v, pipes, ops, clock, c, p, now, requests, ring):
 
 
 @kernel
-def respond(v, pipes, ops, tag, wait_fs, now):
+def send_due(v, pipes, c, now):
+    """The next cycle in which a request of core c may leave."""
+    due = FAR
+    for p in range(1, v[PIPES]):
+        if pipes[c, p, P_SENDING] and pipes[c, p, P_OUTSTANDING] < limits(v, pipes, c, p)[1]:
+            due = min(due, max(now, pipes[c, p, P_BUSY_UNTIL]))
+    return due
+
+
+@kernel
+def send_only(v, cores, pipes, ops, clock, c, now, requests, ring):
+    """A cycle in which nothing but requests is due on core c."""
+    for p in range(1, v[PIPES]):
+        if send(v, pipes, ops, clock, c, p, now, requests, ring) and pipes[c, p, P_SENDING] == 0:
+            cores[c, C_NEXT] = min(cores[c, C_NEXT], pipes[c, p, P_BUSY_UNTIL])
+
+
+@kernel
+def respond(v, cores, pipes, ops, tag, wait_fs, now, due):
     """A response arrives: the transfer is one request nearer to its end."""
     slot = tag % SLOTS
     p = (tag // SLOTS) % v[PIPES]
@@ -121,5 +141,9 @@ def respond(v, pipes, ops, tag, wait_fs, now):
         account(pipes, c, p, pipes[c, p, P_LAST_WAIT], now)
     pipes[c, p, P_LAST_WAIT] = MEMORY_BANDWIDTH if wait_fs > 0 else MEMORY_LATENCY
     if ops[c, slot, O_ALL_SENT] and ops[c, slot, O_REMAIN] == 0:  # the path may be slower than the memory
-        ops[c, slot, O_DONE] = max(now, ops[c, slot, O_ALL_SENT]) + ops[c, slot, O_LATENCY]
-    return c
+        done = max(now, ops[c, slot, O_ALL_SENT]) + ops[c, slot, O_LATENCY]
+        ops[c, slot, O_DONE] = done
+        cores[c, C_NEXT] = min(cores[c, C_NEXT], done)
+        due[c] = min(due[c], done)
+    if pipes[c, p, P_SENDING]:
+        due[c] = min(due[c], max(now, pipes[c, p, P_BUSY_UNTIL]))
