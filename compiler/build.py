@@ -19,7 +19,7 @@ from compiler.bundle import pack
 from compiler.codegen import Compiled, generate, pipelined
 from compiler.emit import DescriptorPool
 from compiler.graph import Constant, Graph, Node
-from compiler.lower.context import RULES, Call, Context, NoKernel
+from compiler.lower.context import RULES, Call, Context, NoKernel, row_major
 from compiler.nest import Nest, render
 from compiler.ops import op_def
 from compiler.passes.memory import plan
@@ -120,12 +120,13 @@ class _Builder:
     def __init__(self, graph: Graph, machine: Machine, name: str, reread_rows: bool) -> None:
         self.graph, self.machine, self.name = graph, machine, name
         self.params: Params = resolve(machine)
-        self.roots = _view_roots(graph)
-        self.groups = [g for g in groups_of(graph) if not all(n.op in VIEWS for n in g.nodes)]
+        self.strided = strided_views(graph)
+        self.roots = _view_roots(graph, self.strided)
+        self.groups = [g for g in groups_of(graph) if not all(is_view(n, self.strided) for n in g.nodes)]
         self.homes = self._homes()
         budget = {k: v.size_bytes for k, v in machine.core.spaces.items()}
         budget["spm"] -= self.resident_bytes
-        self.context = Context(machine, graph, self.homes, budget, reread_rows)
+        self.context = Context(machine, graph, self.homes, budget, reread_rows, strided=self.strided)
         self.pool = DescriptorPool()
         self.kernels: dict[Any, tuple[str, Compiled, Nest]] = {}
         self.launches: list[_Launch] = []
@@ -400,11 +401,30 @@ def core_arguments(nest: Nest, bind: Mapping[str, tuple[str, int]], addresses: M
     return rows
 
 
-def _view_roots(graph: Graph) -> dict[str, str]:
+def is_view(node: Node, strided: Mapping[str, object]) -> bool:
+    """True for a node that only renames storage."""
+    return node.op in VIEWS or node.outputs[0] in strided
+
+
+def strided_views(graph: Graph) -> dict[str, tuple[int, ...]]:
+    """Element strides of the transposes that only matrix products read: those read the stored tensor in place."""
+    readers = graph.consumers()
+    found: dict[str, tuple[int, ...]] = {}
+    for node in graph.nodes:
+        if node.op != "Transpose" or node.outputs[0] in graph.outputs or node.inputs[0] in graph.constants:
+            continue
+        out = node.outputs[0]
+        if all(r.op == "MatMul" and out in r.inputs[:2] and out not in r.inputs[2:] for r in readers.get(out, [])):
+            dense = row_major(graph.tensors[node.inputs[0]].shape)
+            found[out] = tuple(dense[int(i)] for i in node.attrs["perm"])
+    return found
+
+
+def _view_roots(graph: Graph, strided: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
     """Views share the storage of what they are views of."""
     roots: dict[str, str] = {}
     for node in graph.nodes:
-        if node.op in VIEWS:
+        if is_view(node, strided):
             roots[node.outputs[0]] = roots.get(node.inputs[0], node.inputs[0])
     return roots
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy.typing as npt
@@ -35,6 +35,14 @@ class Compilation:
     stages: tuple[str, ...] = field(default_factory=tuple)
 
 
+def slow_lanes(machine: Machine) -> bool:
+    """True when reductions across lanes run on a unit of their own that is slower than the vector unit."""
+    core = machine.core
+    if core.cross_lane is None or core.vector is None:
+        return False
+    return core.cross_lane.elements_per_cycle < core.vector.lanes * core.vector.sublanes
+
+
 def compile_graph(
     graph: Graph,
     machine: Machine,
@@ -60,7 +68,7 @@ def compile_graph(
         )
     stages = []
     optimised = graph
-    for name, optimised in optimise(graph, options):
+    for name, optimised in optimise(graph, replace(options or Options(), slow_lanes=slow_lanes(machine))):
         stages.append(name)
         if dump is not None:
             dump(name, optimised)

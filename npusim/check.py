@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compiler.build import VIEWS, Built, Group, groups_of
+from compiler.build import VIEWS, Built, Group, groups_of, is_view, strided_views
 from compiler.compile import Compilation
 from compiler.graph import Graph, Node, TensorType
 from compiler.ops import op_def, run_graph
@@ -58,21 +58,27 @@ class _Tensors:
 
     def __init__(self, built: Built, found: Mapping[str, Array], multiply_as: Mapping[str, str]) -> None:
         self.built, self.found, self.multiply_as = built, dict(found), multiply_as
-        self.views = {n.outputs[0]: n.inputs[0] for n in built.graph.nodes
-                      if n.op in ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")}
+        self.views = {n.outputs[0]: n.inputs[0] for n in built.graph.nodes if n.op in VIEWS}
+        strided = strided_views(built.graph)
+        self.turned = {n.outputs[0]: n for n in built.graph.nodes if n.outputs[0] in strided}
 
     def __contains__(self, name: str) -> bool:
         return self._root(name) in self.found
 
     def _root(self, name: str) -> str:
-        while name in self.views:
-            name = self.views[name]
+        while name in self.views or name in self.turned:
+            name = self.views[name] if name in self.views else self.turned[name].inputs[0]
         return name
 
     def raw(self, name: str) -> Array:
         """Stored values in the shape of the graph tensor."""
-        root = self._root(name)
-        values = self.found[root] if root in self.found else self.built.constants[root].value()
+        if name in self.turned:
+            turn = self.turned[name]
+            return np.transpose(self.raw(turn.inputs[0]), turn.attrs["perm"])
+        if name in self.views:
+            values = self.raw(self.views[name])
+        else:
+            values = self.found[name] if name in self.found else self.built.constants[name].value()
         return np.asarray(values).reshape(self.built.graph.tensors[name].shape)
 
     def real(self, name: str) -> Array:
@@ -142,7 +148,7 @@ def _quantised(graph: Graph, node: Node, tensors: _Tensors, given: list[Array | 
 def _compare(graph: Graph, group: Group, tensors: _Tensors) -> dict[str, Any]:
     """Compare one group's result with its reference; {} when the group only renames storage."""
     out = group.nodes[-1].outputs[0]
-    if out not in tensors or all(n.op in VIEWS for n in group.nodes):
+    if out not in tensors or all(is_view(n, tensors.turned) for n in group.nodes):
         return {}
     made: dict[str, Array] = {}
     error: Array | float = 0.0

@@ -53,6 +53,7 @@ class Context:
     reread_rows: bool = False  # softmax and normalisations fetch a row once a reduction, as compilers do that do not
     #                            keep it on chip between fused loops
     new_constants: dict[str, Constant] = field(default_factory=dict)
+    strided: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # element strides of transposed views
 
     def type_of(self, name: str) -> TensorType:
         """Type of a graph tensor."""
@@ -61,6 +62,10 @@ class Context:
     def space_of(self, name: str) -> str:
         """Where a tensor lives between kernels."""
         return self.homes[name]
+
+    def strides_of(self, name: str) -> tuple[int, ...]:
+        """Element strides of a tensor in its storage: dense, or those of the view that it is."""
+        return self.strided.get(name, row_major(self.type_of(name).shape))
 
     def constant_space(self, weight: bool) -> str:
         """Where constants live: weights in DRAM; vectors where a copy engine can fetch them into the scratchpad."""

@@ -122,16 +122,18 @@ def lower_matmul(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     trans_a, trans_b = bool(node.attrs.get("transA", 0)), bool(node.attrs.get("transB", 0))
     m, k = (a_shape[-1], a_shape[-2]) if trans_a else (a_shape[-2], a_shape[-1])
     n = b_shape[-2] if trans_b else b_shape[-1]
-    strides_a, strides_b, strides_o = row_major(a_shape), row_major(b_shape), row_major(out_shape)
+    strides_a, strides_b, strides_o = context.strides_of(left), context.strides_of(right), row_major(out_shape)
     batch = _merge_batch(out_shape[:-2], a_shape[:-2], strides_a, b_shape[:-2], strides_b, strides_o)
-    if not trans_a and len(batch) == 1 and batch[0][2] == 0 and batch[0][1] == m * k and batch[0][3] == m * n:
+    row_a, k_a = (strides_a[-1], strides_a[-2]) if trans_a else (strides_a[-2], strides_a[-1])
+    if len(batch) == 1 and batch[0][2] == 0 and batch[0][1] == m * row_a and batch[0][3] == m * n:
         m, batch = m * batch[0][0], []  # rows of all batches in one matrix
     if len(batch) > 2:
         raise NoKernel(f"{node.name}: {len(batch)} batch dimensions do not merge into two")
     batch = [(1, 0, 0, 0)] * (2 - len(batch)) + batch
     extents = {"x": batch[0][0], "y": batch[1][0], "h": m, "w": 1, "n": n}
-    a_strides = {"x": batch[0][1], "y": batch[1][1], "h": 1 if trans_a else k, "c": a_shape[-1] if trans_a else 1}
-    b_strides = {"x": batch[0][2], "y": batch[1][2], "c": 1 if trans_b else n, "n": k if trans_b else 1}
+    a_strides = {"x": batch[0][1], "y": batch[1][1], "h": row_a, "c": k_a}
+    k_b, n_b = (strides_b[-1], strides_b[-2]) if trans_b else (strides_b[-2], strides_b[-1])
+    b_strides = {"x": batch[0][2], "y": batch[1][2], "c": k_b, "n": n_b}
     o_strides = {"x": batch[0][3], "y": batch[1][3], "h": n, "n": 1}
     window = {"kh": 1, "kw": 1, "in_h": m, "in_w": 1, "stride": (1, 1), "pad": (0, 0), "dilation": (1, 1), "c": k}
     axes = _Axes(extents, out_shape, o_strides)

@@ -20,6 +20,7 @@ from compiler.passes import (
     redundant,
     shapes,
     simplify,
+    softmax_axis,
 )
 from isa.errors import CompileError
 
@@ -33,6 +34,7 @@ class Options:
     fast_math: bool = False
     channel_last: bool = True
     fusion: bool = True
+    slow_lanes: bool = False  # reductions across lanes are slow: keep softmax between products out of them
     fold_elements: int = folding.MAX_ELEMENTS
 
 
@@ -49,6 +51,7 @@ def steps(options: Options) -> list[Step]:
         ("simplify", lambda graph: simplify.run(graph, options.fast_math)),
         *([("layout", layout.run)] if options.channel_last else []),
         ("matmul_fuse", matmul_fuse.run),
+        *([("softmax_axis", softmax_axis.run)] if options.slow_lanes else []),
         ("cse", cse.run),
         ("cleanup", lambda graph: dce.run(folding.run(redundant.run(graph), options.fold_elements))),
         ("fusion", lambda graph: fusion.run(graph, options.fusion)),
