@@ -40,7 +40,8 @@ def slow_lanes(machine: Machine) -> bool:
     core = machine.core
     if core.cross_lane is None or core.vector is None:
         return False
-    return core.cross_lane.elements_per_cycle < core.vector.lanes * core.vector.sublanes
+    rate = core.cross_lane.reduce_elements_per_cycle or core.cross_lane.elements_per_cycle
+    return rate < core.vector.lanes * core.vector.sublanes
 
 
 def compile_graph(

@@ -40,7 +40,7 @@ NAMES = (
     "rows", "cols", "dataflow", "load_cycles", "double_buffer", "fold_overlap", "psum_hop", "input_register",
     "drain_counted", "fifo_tiles", "weight_request", "weight_outstanding", "operand_space", "acc_space",
     "lanes", "sublanes", "alus", "load_ports", "store_ports", "vector_latency",
-    "cross_milli", "cross_latency", "drain_milli", "drain_latency",
+    "cross_milli", "cross_reduce_milli", "cross_latency", "drain_milli", "drain_latency",
     "request_latency", "response_latency", "core_khz",
 )
 # fmt: on
@@ -152,7 +152,9 @@ def resolve(machine: Machine) -> Params:
                     "load_ports": vector.load_ports,
                     "store_ports": vector.store_ports, "vector_latency": vector.latency_cycles}
     if cross is not None:
-        figures |= {"cross_milli": round(cross.elements_per_cycle * MILLI), "cross_latency": cross.latency_cycles}
+        reduce_rate = cross.reduce_elements_per_cycle or cross.elements_per_cycle
+        figures |= {"cross_milli": round(cross.elements_per_cycle * MILLI), "cross_latency": cross.latency_cycles,
+                    "cross_reduce_milli": round(reduce_rate * MILLI)}
     if drain is not None:
         figures |= {"drain_milli": round(drain.elements_per_cycle * MILLI), "drain_latency": drain.latency_cycles}
     values = np.array([figures.get(name, 0) for name in NAMES], np.int64)

@@ -9,6 +9,7 @@ from npusim.engine.account import was_idle
 from npusim.engine.costs import (
     CROSS_LATENCY,
     CROSS_MILLI,
+    CROSS_REDUCE_MILLI,
     DRAIN_LATENCY,
     DRAIN_MILLI,
     REDUCE,
@@ -86,7 +87,7 @@ WEIGHTS_PIPE, MATRIX_PIPE, VECTOR_PIPE = INDEX["weights_pipe"], INDEX["matrix_pi
 LOAD_CYCLES = INDEX["load_cycles"]
 CROSS_PIPE, DRAIN_PIPE, VLIW, WINDOW = INDEX["cross_lane_pipe"], INDEX["drain_pipe"], INDEX["vliw"], INDEX["window"]
 FIFO_SPACE, DRAM_SPACE = SPACE_ID["wfifo"], SPACE_ID["dram"]
-GATHER = code("cpg")
+GATHER, TRANSPOSE = code("cpg"), code("v.transpose")
 MISSING = -1
 
 
@@ -195,7 +196,8 @@ def resolve_timing(v, code, desc, cores, ops, c, slot, pc, p):
     elif p == v[VECTOR_PIPE]:
         occupy, latency = vector_cycles(v, code, desc, cores, c, pc, v[V_OP_LANES + op])
     elif wanted == CROSS_LANE:
-        occupy, latency = throughput_cycles(desc, cores, c, code[pc, I_A], v[CROSS_MILLI], v[CROSS_LATENCY])
+        rate = v[CROSS_MILLI] if op == TRANSPOSE else v[CROSS_REDUCE_MILLI]
+        occupy, latency = throughput_cycles(desc, cores, c, code[pc, I_A], rate, v[CROSS_LATENCY])
     else:
         occupy, latency = throughput_cycles(desc, cores, c, code[pc, I_DST], v[DRAIN_MILLI], v[DRAIN_LATENCY])
     ops[c, slot, O_OCCUPY], ops[c, slot, O_LATENCY], ops[c, slot, O_KIND] = occupy, latency, kind

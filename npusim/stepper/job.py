@@ -103,7 +103,10 @@ def _lanes(job: Job, op: int, operands: list[Operand | None], params: Params) ->
     kind = BY_CODE[op]
     if kind.pipe == CROSS_LANE and core.cross_lane is not None:
         unit = core.cross_lane
-        job.occupy, job.latency = pipelined_cycles(prod(a.ext), unit.elements_per_cycle, 0), unit.latency_cycles
+        rate = unit.elements_per_cycle
+        if kind.name != "v.transpose" and unit.reduce_elements_per_cycle is not None:
+            rate = unit.reduce_elements_per_cycle
+        job.occupy, job.latency = pipelined_cycles(prod(a.ext), rate, 0), unit.latency_cycles
     elif kind.pipe == DRAIN and core.drain is not None:
         job.occupy = pipelined_cycles(prod(d.ext), core.drain.elements_per_cycle, 0)
         job.latency = core.drain.latency_cycles
