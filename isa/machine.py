@@ -103,9 +103,13 @@ class VectorUnit(_Part):
 
 
 class CrossLaneUnit(_Part):
-    """Transpose / reduce / permute across lanes: `elements_per_cycle` throughput after `latency_cycles`."""
+    """Transpose / reduce / permute across lanes: `elements_per_cycle` throughput after `latency_cycles`.
+
+    `reduce_elements_per_cycle` is that of reductions (v.l*) where it differs.
+    """
 
     elements_per_cycle: Rate
+    reduce_elements_per_cycle: Rate | None = None
     latency_cycles: Natural
     queue_depth: Count = 8
     label: str = "XLU"
@@ -206,7 +210,11 @@ class DramPart(_Part):
 
 
 class Memory(_Part):
-    """The chip's DRAM: `channels` of `dram`; `model: ideal` keeps only bandwidth and latency, for closed-form tests."""
+    """The chip's DRAM: `channels` of `dram`; `model: ideal` keeps only bandwidth and latency, for closed-form tests.
+
+    A channel's controller holds up to `write_queue_runs` accepted writes (pieces of one interleave unit and page) and
+    writes them in batches, from 4/5 full down to 1/5, so that its bus turns seldom; reads go first. 0: strict order.
+    """
 
     dram: DramPart
     channels: Annotated[int, Field(gt=0, le=4096)]
@@ -218,6 +226,7 @@ class Memory(_Part):
     request_latency_cycles: Positive = 1  # core clock, core to controller; also the engine's lookahead window
     response_latency_cycles: Natural = 0  # core clock, controller to core
     ideal_bytes_per_cycle: PositiveFloat | None = None  # core clock, whole chip; default: the part's peak
+    write_queue_runs: Annotated[int, Field(ge=0, le=1024)] = 32
     label: str = "HBM"
 
 
