@@ -102,6 +102,8 @@ _choose_cache()
 
 import numba  # noqa: E402  (reads NUMBA_CACHE_DIR on import)
 
+_OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
+
 
 def kernel(function: Function) -> Function:
     """Compile `function` on first call, without the GIL, cached on disk; plain Python under NUMBA_DISABLE_JIT=1.
@@ -112,8 +114,13 @@ def kernel(function: Function) -> Function:
     every division; divisors are checked once by the driver that builds the arguments. Bounds checks are left to
     NUMBA_BOUNDSCHECK.
     """
-    options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
-    compiled: Any = numba.njit(**options)(function)
+    compiled: Any = numba.njit(**_OPTIONS)(function)
+    return compiled  # type: ignore[no-any-return]
+
+
+def inlined(function: Function) -> Function:
+    """A kernel that is copied into its callers: for small ones whose call would cost more than their work."""
+    compiled: Any = numba.njit(**_OPTIONS, forceinline=True)(function)
     return compiled  # type: ignore[no-any-return]
 
 

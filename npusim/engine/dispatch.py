@@ -81,7 +81,7 @@ from npusim.engine.layout import (
     V_PATHS,
 )
 from npusim.engine.resolve import elements, extent, note_interval, note_runs
-from npusim.jit import kernel
+from npusim.jit import inlined, kernel
 
 WEIGHTS_PIPE, MATRIX_PIPE, VECTOR_PIPE = INDEX["weights_pipe"], INDEX["matrix_pipe"], INDEX["vector_pipe"]
 LOAD_CYCLES = INDEX["load_cycles"]
@@ -91,7 +91,7 @@ GATHER, TRANSPOSE = code("cpg"), code("v.transpose")
 MISSING = -1
 
 
-@kernel
+@inlined
 def pipe_of(v, code, desc, pc):
     """The pipe that executes the instruction."""
     wanted = v[V_OP_PIPE + code[pc, I_OP]]
@@ -111,7 +111,7 @@ def pipe_of(v, code, desc, pc):
     return v[V_DMA + 5 * engine + 0] + unit % v[V_DMA + 5 * engine + 1]
 
 
-@kernel
+@inlined
 def path_of(v, code, desc, pc):
     """The path of a copy or a tile load."""
     source = desc[code[pc, I_A], D_SPACE]
@@ -127,7 +127,7 @@ def last_operand(v, code, pc):
     return -1 if v[V_OP_PIPE + op] == MATRIX or v[V_OP_LANES + op] == REDUCE else code[pc, I_C]
 
 
-@kernel
+@inlined
 def is_empty(v, code, desc, cores, c, pc):
     """True when an operand has no elements: the instruction then does nothing."""
     for d in (code[pc, I_DST], code[pc, I_A], code[pc, I_B], last_operand(v, code, pc)):
@@ -167,7 +167,7 @@ def interlock(v, pipes, ops, c, slot, p):
     return mask
 
 
-@kernel
+@inlined
 def resolve_operands(v, code, desc, cores, ops, c, slot, pc):
     """Spaces that the instruction uses (bit mask), and its byte intervals where hardware interlocks."""
     spaces = 0

@@ -49,7 +49,7 @@ from npusim.engine.layout import (
 from npusim.engine.pipes import next_due, settle, shift_from_fifo, try_start
 from npusim.engine.sequencer import BAD, issue
 from npusim.engine.transfer import respond, send, send_due, send_only
-from npusim.jit import kernel
+from npusim.jit import inlined, kernel
 from npusim.memory.dram import memory_advance
 from npusim.memory.port import (
     HEAP_SIZE,
@@ -66,10 +66,11 @@ REQUEST_LATENCY, RESPONSE_LATENCY = INDEX["request_latency"], INDEX["response_la
 SCALAR_BUDGET = 1 << 20  # scalar bundles that one call of the sequencer may run before events are looked at again
 
 
-# A call hands over every array, which costs more than most of what is done: what has nothing to do is not called.
+# A call hands over every array, which costs more than most of what is done: kernels that are called every cycle are
+# inlined, and what has nothing to do is not called.
 
 
-@kernel
+@inlined
 def settles(pipes, ops, c, p, now):
     """True when `settle` has something to do on the pipe."""
     if pipes[c, p, P_IDLE] and pipes[c, p, P_FLIGHT] == 0:
@@ -79,7 +80,7 @@ def settles(pipes, ops, c, p, now):
     return pipes[c, p, P_IDLE] == 0 and pipes[c, p, P_LENGTH] == 0 and pipes[c, p, P_BUSY_UNTIL] <= now
 
 
-@kernel
+@inlined
 def core_cycle(v, code, desc, cores, pipes, ops, units, events, clock, c, now, grid, requests, ring):
     """Let everything happen that core c can do in cycle `now`; returns False when its code is bad."""
     changed = True
@@ -105,7 +106,7 @@ def core_cycle(v, code, desc, cores, pipes, ops, units, events, clock, c, now, g
     return True
 
 
-@kernel
+@inlined
 def core_due(v, cores, pipes, ops, units, c, now):
     """The next cycle in which core c can change without a response, requests aside."""
     due = FAR
@@ -119,7 +120,7 @@ def core_due(v, cores, pipes, ops, units, c, now):
     return due
 
 
-@kernel
+@inlined
 def response_due(v, clock, responses, heap_state):
     """The cycle at which the earliest response reaches its core."""
     if heap_state[HEAP_SIZE] == 0:
@@ -165,7 +166,7 @@ def close_accounts(v, cores, pipes, now):
             pipes[c, 0, P_STATES + cause] = cores[c, C_SPENT + cause]
 
 
-@kernel
+@inlined
 def all_cores(v, code, desc, cores, pipes, ops, units, events, clock, now, grid, requests, ring, due):
     """Run cycle `now` on every core that has something due; returns (ok, everything has ended)."""
     ended = True

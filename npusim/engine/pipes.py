@@ -85,7 +85,7 @@ from npusim.engine.layout import (
     WAIT_SCALAR,
     WAIT_WEIGHTS,
 )
-from npusim.jit import kernel
+from npusim.jit import inlined, kernel
 
 DOUBLE_BUFFER, FOLD_OVERLAP = INDEX["double_buffer"], INDEX["fold_overlap"]
 LOAD_CYCLES, FIFO_TILES = INDEX["load_cycles"], INDEX["fifo_tiles"]
@@ -100,13 +100,13 @@ def cause_of(pipe_class):
     return WAIT_SCALAR + pipe_class
 
 
-@kernel
+@inlined
 def head(pipes, c, p):
     """Slot at the head of the pipe's queue."""
     return pipes[c, p, P_QUEUE + pipes[c, p, P_HEAD]]
 
 
-@kernel
+@inlined
 def stationary_free(v, pipes, ops, units, c, u, seq, now):
     """True when the next stationary tile may move into the array of unit u."""
     if units[c, u, M_SHADOW] != EMPTY:
@@ -154,7 +154,7 @@ def oldest(v, ops, c, slot):
     return found
 
 
-@kernel
+@inlined
 def blocked(v, cores, pipes, ops, units, c, p, slot, now):
     """Why the instruction cannot start now: a cause, or -1."""
     if ops[c, slot, O_DEPS] != 0:
@@ -184,7 +184,7 @@ def blocked(v, cores, pipes, ops, units, c, p, slot, now):
     return -1
 
 
-@kernel
+@inlined
 def hold_ports(cores, ops, c, slot, change):
     """Take or give back one port of every scratchpad that the instruction uses."""
     spaces = ops[c, slot, O_SPACES] >> FIRST_SCRATCH_SPACE
@@ -196,7 +196,7 @@ def hold_ports(cores, ops, c, slot, change):
         space += 1
 
 
-@kernel
+@inlined
 def start(v, cores, pipes, ops, units, c, p, now):
     """Start the instruction at the pipe's head; it must not be blocked."""
     slot = head(pipes, c, p)

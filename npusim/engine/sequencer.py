@@ -46,7 +46,7 @@ from npusim.engine.layout import (
     WAIT_SCALAR,
 )
 from npusim.engine.scalar import FIRST, LAST, step_scalar
-from npusim.jit import kernel
+from npusim.jit import inlined, kernel
 
 SET, WAIT, BARRIER_OP, FENCE = (code(n) for n in ("set", "wait", "barrier", "fence"))
 NOP, HALT, MARK = code("nop"), code("halt"), code("mark")
@@ -58,20 +58,20 @@ NOT_YET = -1  # and otherwise the cause that blocks, or GO
 GO = 1 << 20
 
 
-@kernel
+@inlined
 def flag_of(code, cores, c, pc):
     """The flag that a set or wait names."""
     reg = code[pc, I_A]
     return code[pc, I_IMM] + (cores[c, C_REGS + reg] if reg >= 0 else 0)
 
 
-@kernel
+@inlined
 def wait_count(code, pc):
     """What a wait subtracts: 1 unless it says more."""
     return max(1, code[pc, I_B])
 
 
-@kernel
+@inlined
 def named_pipe(v, code, pc):
     """Pipe index that a `set` names, or -1 for the sequencer itself."""
     wanted, unit = code[pc, I_DST], code[pc, I_UNIT]
@@ -82,7 +82,7 @@ def named_pipe(v, code, pc):
     return v[CLASS_PIPES + wanted - 1] + (unit if wanted <= 2 else 0)
 
 
-@kernel
+@inlined
 def youngest(pipes, c, p):
     """Slot of the youngest instruction of a pipe that has not completed, or -1."""
     if pipes[c, p, P_LENGTH] > 0:
@@ -92,7 +92,7 @@ def youngest(pipes, c, p):
     return -1
 
 
-@kernel
+@inlined
 def wait_ready(v, code, cores, c, first, pc):
     """GO, or the cause for which the wait at pc blocks its bundle, which begins at `first`."""
     flag = flag_of(code, cores, c, pc)
@@ -107,7 +107,7 @@ def wait_ready(v, code, cores, c, first, pc):
     return WAIT_SCALAR + cores[c, C_FLAGS + 2 * flag + 1]
 
 
-@kernel
+@inlined
 def set_ready(v, code, cores, pipes, ops, c, first, pc):
     """GO, or the cause for which the set at pc blocks its bundle: an instruction can raise MAX_SETS flags."""
     if not 0 <= flag_of(code, cores, c, pc) < v[FLAGS]:
@@ -123,7 +123,7 @@ def set_ready(v, code, cores, pipes, ops, c, first, pc):
     return GO if sets <= MAX_SETS else QUEUE_FULL
 
 
-@kernel
+@inlined
 def sync_ready(v, code, cores, pipes, ops, c, first, pc):
     """GO, or the cause for which a synchronisation instruction must wait, or BAD for a flag that does not exist."""
     op = code[pc, I_OP]
@@ -134,7 +134,7 @@ def sync_ready(v, code, cores, pipes, ops, c, first, pc):
     return GO if cores[c, C_INFLIGHT] == 0 else BARRIER
 
 
-@kernel
+@inlined
 def sync_execute(v, code, cores, pipes, ops, c, pc):
     """Execute a synchronisation instruction that is ready; returns False at a barrier, where the core stays."""
     op = code[pc, I_OP]
@@ -155,7 +155,7 @@ def sync_execute(v, code, cores, pipes, ops, c, pc):
     return True
 
 
-@kernel
+@inlined
 def queue_ready(v, code, desc, cores, pipes, c, first, pc):
     """GO, or QUEUE_FULL when the instruction at pc and those before it in its bundle do not fit."""
     p = pipe_of(v, code, desc, pc)
@@ -171,7 +171,7 @@ def queue_ready(v, code, desc, cores, pipes, c, first, pc):
     return GO
 
 
-@kernel
+@inlined
 def bundle_ready(v, code, desc, cores, pipes, ops, c):
     """GO, or the first cause for which the bundle at pc cannot issue; (cause, address after the bundle)."""
     first = pc = cores[c, C_PC]
@@ -189,7 +189,7 @@ def bundle_ready(v, code, desc, cores, pipes, ops, c):
         pc += 1
 
 
-@kernel
+@inlined
 def execute_bundle(v, code, desc, cores, pipes, ops, c, after, now, grid):
     """Execute all instructions up to address `after`; returns BAD for bad code, NOT_YET at a barrier, else GO."""
     while True:
@@ -214,7 +214,7 @@ def execute_bundle(v, code, desc, cores, pipes, ops, c, after, now, grid):
             return GO
 
 
-@kernel
+@inlined
 def is_scalar(v, code, pc):
     """True when the bundle at pc only runs on the sequencer and changes nothing outside of it."""
     while True:

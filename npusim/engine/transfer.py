@@ -41,7 +41,7 @@ from npusim.engine.layout import (
     V_DMA,
     W_OFFSET,
 )
-from npusim.jit import kernel
+from npusim.jit import inlined, kernel
 from npusim.memory.port import ring_push
 
 WEIGHT_REQUEST, WEIGHT_OUTSTANDING = INDEX["weight_request"], INDEX["weight_outstanding"]
@@ -74,7 +74,7 @@ def next_run(pipes, ops, c, p, slot):
     return False
 
 
-@kernel
+@inlined
 def limits(v, pipes, c, p):
     """(bytes a request, requests in flight) of the pipe's engine."""
     if pipes[c, p, P_CLASS] == WEIGHTS:
@@ -111,7 +111,7 @@ def send(v, pipes, ops, clock, c, p, now, requests, ring):
     return True
 
 
-@kernel
+@inlined
 def send_due(v, pipes, c, now):
     """The next cycle in which a request of core c may leave."""
     due = FAR
