@@ -7,11 +7,13 @@ and again until nothing changes. Between events time jumps.
 from __future__ import annotations
 
 from isa.params import INDEX
+from isa.table import DMA
 from npusim.engine.account import spend, was_idle
 from npusim.engine.clock import edge_fs, next_edge
 from npusim.engine.layout import (
     BAD_CODE,
     BUDGET,
+    BUSY,
     C_BARRIER,
     C_BLOCKED,
     C_END,
@@ -23,6 +25,7 @@ from npusim.engine.layout import (
     CAUSE_COUNT,
     DEADLOCK,
     DONE,
+    DRAINED,
     FAR,
     K_CORE,
     K_F,
@@ -31,6 +34,7 @@ from npusim.engine.layout import (
     K_Q,
     K_R,
     LOADING,
+    MEMORY_BANDWIDTH,
     M_FIFO,
     M_SHADOW,
     M_SHADOW_END,
@@ -42,6 +46,7 @@ from npusim.engine.layout import (
     P_IDLE,
     P_LENGTH,
     P_SENDING,
+    P_CLASS,
     P_STATES,
     PIPES,
     REFUSED,
@@ -49,7 +54,7 @@ from npusim.engine.layout import (
 from npusim.engine.pipes import next_due, settle, shift_from_fifo, try_start
 from npusim.engine.sequencer import BAD, issue
 from npusim.engine.transfer import respond, send, send_due, send_only
-from npusim.jit import inlined, kernel
+from npusim.jit import kernel
 from npusim.memory.dram import memory_advance
 from npusim.memory.port import (
     HEAP_SIZE,
@@ -61,16 +66,16 @@ from npusim.memory.port import (
     RSP_WAIT_FS,
     heap_pop,
 )
+from npusim.memory.writes import memory_flush
 
 REQUEST_LATENCY, RESPONSE_LATENCY = INDEX["request_latency"], INDEX["response_latency"]
 SCALAR_BUDGET = 1 << 20  # scalar bundles that one call of the sequencer may run before events are looked at again
 
 
-# A call hands over every array, which costs more than most of what is done: kernels that are called every cycle are
-# inlined, and what has nothing to do is not called.
+# A call hands over every array, which costs more than most of what is done: what has nothing to do is not called.
 
 
-@inlined
+@kernel
 def settles(pipes, ops, c, p, now):
     """True when `settle` has something to do on the pipe."""
     if pipes[c, p, P_IDLE] and pipes[c, p, P_FLIGHT] == 0:
@@ -80,7 +85,7 @@ def settles(pipes, ops, c, p, now):
     return pipes[c, p, P_IDLE] == 0 and pipes[c, p, P_LENGTH] == 0 and pipes[c, p, P_BUSY_UNTIL] <= now
 
 
-@inlined
+@kernel
 def core_cycle(v, code, desc, cores, pipes, ops, units, events, clock, c, now, grid, requests, ring):
     """Let everything happen that core c can do in cycle `now`; returns False when its code is bad."""
     changed = True
@@ -106,7 +111,7 @@ def core_cycle(v, code, desc, cores, pipes, ops, units, events, clock, c, now, g
     return True
 
 
-@inlined
+@kernel
 def core_due(v, cores, pipes, ops, units, c, now):
     """The next cycle in which core c can change without a response, requests aside."""
     due = FAR
@@ -120,7 +125,7 @@ def core_due(v, cores, pipes, ops, units, c, now):
     return due
 
 
-@inlined
+@kernel
 def response_due(v, clock, responses, heap_state):
     """The cycle at which the earliest response reaches its core."""
     if heap_state[HEAP_SIZE] == 0:
@@ -166,7 +171,21 @@ def close_accounts(v, cores, pipes, now):
             pipes[c, 0, P_STATES + cause] = cores[c, C_SPENT + cause]
 
 
-@inlined
+@kernel
+def end_launch(v, cores, pipes, clock, memory, now):
+    """End the launch at `now`, or when the last queued write is in DRAM: pipes that moved data wait for bandwidth."""
+    params, banks, channels, counters, series = memory
+    close_accounts(v, cores, pipes, now)
+    written_fs = memory_flush(params, banks, channels, counters, series)
+    end = max(now, next_edge(written_fs, clock[K_Q], clock[K_R], clock[K_F]))
+    for c in range(cores.shape[0]):
+        for p in range(v[PIPES]):
+            moved = pipes[c, p, P_CLASS] == DMA and pipes[c, p, P_STATES + BUSY] > 0
+            pipes[c, p, P_STATES + (MEMORY_BANDWIDTH if moved else DRAINED)] += end - now
+    clock[K_NOW] = end
+
+
+@kernel
 def all_cores(v, code, desc, cores, pipes, ops, units, events, clock, now, grid, requests, ring, due):
     """Run cycle `now` on every core that has something due; returns (ok, everything has ended)."""
     ended = True
@@ -239,7 +258,7 @@ def run_launch(v, code, desc, cores, pipes, ops, units, events, clock, memory, p
         if release_barrier(cores, due, grid, now):
             continue
         if ended:
-            close_accounts(v, cores, pipes, now)
+            end_launch(v, cores, pipes, clock, memory, now)
             return DONE
     return BUDGET
 

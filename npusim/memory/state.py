@@ -30,16 +30,21 @@ Array = npt.NDArray[Any]
  P_STEADY,  # 1 when row hits of one run follow each other every CCD_S without exception
  P_IDEAL_FS, P_IDEAL_NUM, P_IDEAL_DEN,  # ideal: fs a byte = FS + NUM / DEN
  P_IDEAL_LATENCY_FS,
- P_COUNT) = range(37)
+ P_QUEUE_RUNS, P_QUEUE_HIGH, P_QUEUE_LOW,  # places of a channel's write queue, and its watermarks
+ P_WRITE_ROOM,  # a queued run takes at most this much and a CCD_L a burst, until a read may follow
+ P_COUNT) = range(41)
 
 # Bank state, int64 [channels, groups * banks, 3]; bank b of group g is row g * banks + b.
 B_ROW, B_ACT_READY, B_PRE_READY, B_COUNT = range(4)  # open row or -1; earliest next ACT; earliest PRE
 
-# Channel state, int64 [channels, CH_COUNT + groups * G_COUNT].
+# Channel state, int64 [channels, CH_COUNT + groups * G_COUNT + places * Q_WORDS].
 (CH_LAST_COLUMN, CH_LAST_READ, CH_LAST_WRITE, CH_LAST_ACT, CH_NEXT_REFRESH, CH_REFRESH_DONE, CH_BUSY,
- CH_FAW_SLOT, CH_FAW) = range(9)  # CH_FAW: times of the last four ACTs, four words
+ CH_HEAD, CH_PENDING,  # write queue, a ring: its oldest place, places taken
+ CH_FAW_SLOT, CH_FAW) = range(11)  # CH_FAW: times of the last four ACTs, four words
 CH_COUNT = CH_FAW + 4
 G_LAST_COLUMN, G_LAST_WRITE, G_LAST_ACT, G_COUNT = range(4)
+# A place of the write queue. Q_TICK: when its run was accepted; once that is written, when the place fell free.
+Q_TICK, Q_COLUMN, Q_BURSTS, Q_BANK, Q_ROW, Q_BYTES, Q_WORDS = range(7)
 CH_FREE_FS, CH_FREE_NUM = 0, 1  # ideal model: the bus is free at FS + NUM / DEN (channel 0's row)
 
 # Counters (int64).
@@ -101,6 +106,8 @@ def make_memory(machine: Machine, rotate_channels: bool = False, ideal_latency_f
     params[P_CAPACITY] = memory.capacity_bytes
     params[P_CHANNELS], params[P_ROTATE] = memory.channels, rotate_channels
     params[P_UNIT_BITS] = _log2(memory.interleave_bytes // dram.burst_bytes)
+    runs = memory.write_queue_runs
+    params[P_QUEUE_RUNS], params[P_QUEUE_HIGH], params[P_QUEUE_LOW] = runs, max(1, runs * 4 // 5), runs // 5
     _fill_part(params, dram)
     per_byte = ideal_fs_per_byte(machine)
     params[P_IDEAL_FS], rest = divmod(per_byte.numerator, per_byte.denominator)
@@ -109,8 +116,9 @@ def make_memory(machine: Machine, rotate_channels: bool = False, ideal_latency_f
 
     banks = np.zeros((memory.channels, dram.bank_groups * dram.banks_per_group, B_COUNT), np.int64)
     banks[:, :, B_ROW] = -1
-    channels = np.full((memory.channels, CH_COUNT + dram.bank_groups * G_COUNT), 0 if ideal else _LONG_AGO, np.int64)
-    channels[:, [CH_BUSY, CH_FAW_SLOT, CH_REFRESH_DONE]] = 0
+    words = CH_COUNT + dram.bank_groups * G_COUNT + memory.write_queue_runs * Q_WORDS
+    channels = np.full((memory.channels, words), 0 if ideal else _LONG_AGO, np.int64)
+    channels[:, [CH_BUSY, CH_FAW_SLOT, CH_REFRESH_DONE, CH_HEAD, CH_PENDING]] = 0
     channels[:, CH_NEXT_REFRESH] = dram.timing.nREFI
     counters = np.zeros(C_COUNT, np.int64)
     counters[C_SERIES_BIN_FS] = FIRST_BIN_FS
@@ -171,5 +179,9 @@ def _fill_part(params: Array, dram: DramPart) -> None:
     params[P_WTR_L] = t.nCWL + burst_ticks + max(t.nWTR_L, t.nWTR_S)
     params[P_WTP] = t.nCWL + burst_ticks + t.nWR
     params[P_RFC], params[P_REFI] = t.nRFC, t.nREFI
+    # Worst case: precharge, a full set of activations within FAW, turn to write, and the turn back to read.
+    row = max(t.nRC, max(params[P_WTP], t.nRAS, t.nRTP) + t.nRP) + t.nRCDWR + dram.bank_groups * params[P_RRD_L]
+    window = (1 + dram.bank_groups // 4) * t.nFAW
+    params[P_WRITE_ROOM] = row + window + params[P_RTW] + params[P_WTR_L]
     # Bursts of a run rotate through the bank groups: the same group comes round after groups * CCD_S.
     params[P_STEADY] = dram.bank_groups * ccd_s >= ccd_l

@@ -22,6 +22,9 @@ class Memory(Protocol):
     def serve(self, until_fs: int) -> list[Answer]:
         """Answers of the requests that arrived before `until_fs`."""
 
+    def flush(self) -> int:
+        """The time at which the last write is in memory; all requests have been answered."""
+
 
 class IdealMemory:
     """One shared bus: bytes take their time, nothing else does."""
@@ -49,6 +52,10 @@ class IdealMemory:
             self._free = max(self._free, Fraction(arrival)) + size_bytes * self._fs_per_byte
             answers.append((-(-self._free.numerator // self._free.denominator), order, who, waits))
         return answers
+
+    def flush(self) -> int:
+        """A write is answered when it is in memory."""
+        return 0
 
 
 class DramMemory:
@@ -88,6 +95,12 @@ class DramMemory:
             heap_pop(responses, heap_state)
         return answers
 
+    def flush(self) -> int:
+        """The time at which the last write is in memory; all requests have been answered."""
+        from npusim.memory.writes import memory_flush
+
+        return memory_flush(*self._arrays)
+
 
 class Port:
     """Carries requests to the memory and answers back, each with its latency in core cycles."""
@@ -106,6 +119,10 @@ class Port:
         """A core sends a request in `cycle`."""
         self._memory.ask(self._edge_fs(cycle + self._there), address, size_bytes, write, who)
         self.moved_bytes[write] += size_bytes
+
+    def flushed(self) -> int:
+        """The first cycle in which all writes are in memory."""
+        return -(-self._memory.flush() * self._khz // 10**12)
 
     def answers(self, cycle: int) -> list[tuple[Any, bool]]:
         """(who asked, had to wait) of every answer that reaches its core in `cycle`."""

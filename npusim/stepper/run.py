@@ -11,6 +11,7 @@ import numpy.typing as npt
 from isa.errors import DeadlockError, SimulationError
 from isa.params import Params
 from isa.program import LAUNCH_KERNEL, Program
+from isa.table import DMA
 from npusim.record import CAUSE_ID, CAUSES
 from npusim.stepper.core import Core
 from npusim.stepper.memory import Port
@@ -81,7 +82,7 @@ def _launch(
             pass
         if all(core.finished for core in cores):
             _collect(params, index, cores, result)
-            return now
+            return _written(params, port, now, result.states[index])
         for c, core in enumerate(cores):
             for p, pipe in enumerate(core.pipes):
                 cause = core.sequencer.cause
@@ -91,6 +92,16 @@ def _launch(
             raise DeadlockError(f"launch {index}, cycle {now}: no core can go on")
         now += 1
     raise SimulationError(f"launch {index} has not ended after {max_cycles} cycles")
+
+
+def _written(params: Params, port: Port, now: int, states: Array) -> int:
+    """The end of a launch whose cores have ended at `now`: when its writes are in memory."""
+    end = max(now, port.flushed())
+    for pipe in params.pipes:
+        for core_states in states[:, pipe.index]:
+            moved = pipe.pipe_class >= DMA and core_states[CAUSE_ID["busy"]] > 0
+            core_states[CAUSE_ID["memory_bandwidth" if moved else "drained"]] += end - now
+    return end
 
 
 def _release_barrier(cores: list[Core], now: int) -> bool:
