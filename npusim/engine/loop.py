@@ -34,19 +34,19 @@ from npusim.engine.layout import (
     K_Q,
     K_R,
     LOADING,
-    MEMORY_BANDWIDTH,
     M_FIFO,
     M_SHADOW,
     M_SHADOW_END,
+    MEMORY_BANDWIDTH,
     O_DONE,
     P_BUSY_UNTIL,
+    P_CLASS,
     P_FLIGHT,
     P_FLIGHT0,
     P_FLIGHT_HEAD,
     P_IDLE,
     P_LENGTH,
     P_SENDING,
-    P_CLASS,
     P_STATES,
     PIPES,
     REFUSED,
@@ -54,7 +54,7 @@ from npusim.engine.layout import (
 from npusim.engine.pipes import next_due, settle, shift_from_fifo, try_start
 from npusim.engine.sequencer import BAD, issue
 from npusim.engine.transfer import respond, send, send_due, send_only
-from npusim.jit import kernel
+from npusim.jit import inlined, kernel
 from npusim.memory.dram import memory_advance
 from npusim.memory.port import (
     HEAP_SIZE,
@@ -72,10 +72,11 @@ REQUEST_LATENCY, RESPONSE_LATENCY = INDEX["request_latency"], INDEX["response_la
 SCALAR_BUDGET = 1 << 20  # scalar bundles that one call of the sequencer may run before events are looked at again
 
 
-# A call hands over every array, which costs more than most of what is done: what has nothing to do is not called.
+# A call hands over every array, which costs more than most of what is done: kernels that are called every cycle are
+# inlined, and what has nothing to do is not called.
 
 
-@kernel
+@inlined
 def settles(pipes, ops, c, p, now):
     """True when `settle` has something to do on the pipe."""
     if pipes[c, p, P_IDLE] and pipes[c, p, P_FLIGHT] == 0:
@@ -85,7 +86,7 @@ def settles(pipes, ops, c, p, now):
     return pipes[c, p, P_IDLE] == 0 and pipes[c, p, P_LENGTH] == 0 and pipes[c, p, P_BUSY_UNTIL] <= now
 
 
-@kernel
+@inlined
 def core_cycle(v, code, desc, cores, pipes, ops, units, events, clock, c, now, grid, requests, ring):
     """Let everything happen that core c can do in cycle `now`; returns False when its code is bad."""
     changed = True
@@ -111,7 +112,7 @@ def core_cycle(v, code, desc, cores, pipes, ops, units, events, clock, c, now, g
     return True
 
 
-@kernel
+@inlined
 def core_due(v, cores, pipes, ops, units, c, now):
     """The next cycle in which core c can change without a response, requests aside."""
     due = FAR
@@ -125,7 +126,7 @@ def core_due(v, cores, pipes, ops, units, c, now):
     return due
 
 
-@kernel
+@inlined
 def response_due(v, clock, responses, heap_state):
     """The cycle at which the earliest response reaches its core."""
     if heap_state[HEAP_SIZE] == 0:
@@ -185,7 +186,7 @@ def end_launch(v, cores, pipes, clock, memory, now):
     clock[K_NOW] = end
 
 
-@kernel
+@inlined
 def all_cores(v, code, desc, cores, pipes, ops, units, events, clock, now, grid, requests, ring, due):
     """Run cycle `now` on every core that has something due; returns (ok, everything has ended)."""
     ended = True
