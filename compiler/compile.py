@@ -11,7 +11,7 @@ import numpy.typing as npt
 from compiler.build import Built, build_program
 from compiler.graph import Graph
 from compiler.passes import dtype as dtype_pass
-from compiler.passes import quantise
+from compiler.passes import narrow, quantise
 from compiler.passes.pipeline import Options, optimise
 from isa.dtypes import DTYPES
 from isa.errors import CompileError
@@ -74,7 +74,7 @@ def compile_graph(
         if dump is not None:
             dump(name, optimised)
     if DTYPES[wanted].is_float:
-        typed = dtype_pass.run(optimised, wanted)
+        typed = narrow.run(dtype_pass.run(optimised, wanted), machine.core.matrix.multiply_as)
     else:
         ranges = None if calibration is None else quantise.calibrate(optimised, [calibration])
         typed = quantise.run(optimised, ranges)

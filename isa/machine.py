@@ -78,6 +78,7 @@ class MatrixUnit(_Part):
     weight_double_buffer: bool = True
     fold_overlap: bool = True
     tap_merge_channels: Natural = 65536  # convolutions of at most so many channels put several taps into one K block
+    share_rows: bool = True  # arrays left over by narrow products split their rows; false: they idle
     psum_hop_cycles: Count = 1
     input_register_cycles: Natural = 0
     drain_counted: bool = False

@@ -123,7 +123,7 @@ def unit_grid(machine: Machine, n_tile: int) -> tuple[int, int]:
     along_n = 1
     while along_n * 2 <= count and count % (along_n * 2) == 0 and along_n * machine.core.matrix.cols < n_tile:
         along_n *= 2
-    return along_n, count // along_n
+    return along_n, count // along_n if machine.core.matrix.share_rows else 1
 
 
 def build(spec: Contraction, tiling: Tiling, machine: Machine, name: str) -> Nest:

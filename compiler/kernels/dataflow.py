@@ -43,7 +43,7 @@ def _weight_stationary(b: TileBuilder, a: Ref, weight: Ref) -> SubLoop:
     matrix = b.machine.core.matrix
     block = b.tap_block
     body: list[Stmt | SubLoop] = []
-    for unit in range(matrix.count):
+    for unit in range(b.units_n * b.units_h):
         rows = _unit_rows(b, unit)
         spans = {**_taps(b, block), "h": rows, "w": Span(0, b.s.w, b.s.w), "n": _columns(b, unit)}
         live = _live(b, spans)
@@ -61,7 +61,7 @@ def _input_stationary(b: TileBuilder, a: Ref, weight: Ref) -> SubLoop:
     block = b.tap_block
     high, wide = _row_block(b, matrix.cols)
     body: list[Stmt | SubLoop] = []
-    for unit in range(matrix.count):
+    for unit in range(b.units_n * b.units_h):
         spans = {**_taps(b, block), **_sub_rows(b, unit, high, wide), "n": Span(0, b.extent["n"], b.most["n"])}
         live = _live(b, spans)
         body += [
@@ -78,7 +78,7 @@ def _output_stationary(b: TileBuilder, a: Ref, weight: Ref) -> SubLoop:
     s = b.s
     whole = {"kh": Span(0, s.kh, s.kh), "kw": Span(0, s.kw, s.kw), "c": Span(0, b.extent["c"], b.most["c"])}
     body: list[Stmt | SubLoop] = []
-    for unit in range(matrix.count):
+    for unit in range(b.units_n * b.units_h):
         spans = {**whole, **_sub_rows(b, unit, high, wide), "n": _columns(b, unit)}
         operands = (row_operand(b, a, spans), weight_operand(b, weight, spans))
         body.append(Stmt("mm", result_operand(b, spans), operands, unit=unit, accumulate=pos("c")))
