@@ -69,7 +69,7 @@ def small_machine(issue: str = "vliw", **changes: Any) -> Machine:
 
 
 def finish(asm: Asm, vliw: bool = True, **launch: Any) -> Program:
-    """The program of `asm`; on a vliw machine every instruction is its own bundle unless it has `_OPEN` set."""
+    """The program of `asm`; on a vliw machine each instruction is its own bundle but for those listed in `asm.open`."""
     program = asm.program(**launch)
     if vliw:
         program.instrs["flags"] |= STOP
