@@ -146,8 +146,9 @@ def estimate(spec: Contraction, tiling: Tiling, machine: Machine, load_slots: in
     kept = spec.out.space != "spm" or bool(spec.epilogue.after)
     spm += _slots(loads["out"], DRAIN_LAG_SLOTS) * o_tile * kept
     spm += (EPILOGUE_SLOTS + load_slots - 2) * extra * o_tile + 8 * tiles["n"] * 4
-    separate = bool(spec.epilogue.after) and machine.core.drain is not None
-    spm += DRAIN_LAG_SLOTS * o_tile * separate + 1024
+    middle = dtype(spec.epilogue.mid_dtype or spec.out.dtype).size_bytes
+    separate = bool(spec.epilogue.after) and (machine.core.drain is not None or middle != size["out"])
+    spm += DRAIN_LAG_SLOTS * o_tile * middle // size["out"] * separate + 1024
     acc = _slots(loads["out"], DRAIN_LAG_SLOTS) * tiles["h"] * spec.w * tiles["n"] * dtype(spec.acc_dtype).size_bytes
     return Cost(cycles, int(dram), int(spm), int(acc + 256))
 

@@ -114,9 +114,10 @@ def evaluate(
     """(output, rounded real value, sum |a||b| of a contraction or None) of one node; `made` overrides tensors."""
     given = [None if not i else made[i] if i in made else tensors.real(i) for i in node.inputs]
     magnitude = None
-    seen = tensors.multiply_as.get(graph.tensors[node.inputs[0]].dtype) if node.op in CONTRACTIONS else None
-    if seen is not None:  # the array rounds its operands first
-        given[:2] = [real(round_to(np.asarray(x), dtype(seen)), TensorType((), seen)) for x in given[:2]]
+    for i in range(2 if node.op in CONTRACTIONS else 0):  # the array rounds its operands first
+        seen = tensors.multiply_as.get(graph.tensors[node.inputs[i]].dtype)
+        if seen is not None:
+            given[i] = real(round_to(np.asarray(given[i]), dtype(seen)), TensorType((), seen))
     if "weight_scales" in node.attrs:
         results = [_quantised(graph, node, tensors, given)]
     else:

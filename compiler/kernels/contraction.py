@@ -59,6 +59,7 @@ class Epilogue:
     after: tuple[tuple[str, float, float, int], ...] = ()
     operands: tuple[Operand, ...] = ()
     vector_y: int = 0  # elements from one y (group) to the next in bias and scales; 0: all share them
+    mid_dtype: str = ""  # of the tile before the last operation; empty: the output's
     mid_scales: tuple[float, ...] = ()  # scale of the tile after the drain and after each operation (quantised tiles)
 
 
@@ -284,10 +285,12 @@ class TileBuilder:
         final = dense("O", s.out.dtype, self.out_size, extents, scale=s.out.scale, zero_point=s.out.zero_point)
         scales = e.mid_scales or (s.out.scale,) * (len(e.after) + 1)
         vectors = [self._vector(k, p) for k, p in (("bias", e.bias), ("scales", e.scales))]
-        separate = bool(e.after) and self.machine.core.drain is not None
+        middle = e.mid_dtype or s.out.dtype
+        separate = bool(e.after) and (self.machine.core.drain is not None or middle != s.out.dtype)
+        first_dst = dense("D" if separate else "O", middle, dtype(middle).size_bytes, extents, scale=scales[0])
         if separate:
-            self.buffers.append(Buffer("D", "spm", s.out.dtype, tile_bytes, level))
-        first_dst = dense("D" if separate else "O", s.out.dtype, self.out_size, extents, scale=scales[0])
+            size = tile_bytes // self.out_size * dtype(middle).size_bytes
+            self.buffers.append(Buffer("D", "spm", middle, size, level))
         if out_direct and not e.after:
             first_dst = target
         fix = Stmt("fix", first_dst, (acc, *vectors), act=e.act, f0=e.f0, f1=e.f1)
@@ -326,7 +329,9 @@ class TileBuilder:
         e = self.s.epilogue
         for i, (op, f0, f1, index) in enumerate(e.after):
             last = i == len(e.after) - 1
-            base = dense("O", self.s.out.dtype, self.out_size, extents, scale=scales[i + 1])
+            middle = e.mid_dtype or self.s.out.dtype
+            home = "O" if middle == self.s.out.dtype else "D"
+            base = dense(home, middle, dtype(middle).size_bytes, extents, scale=scales[i + 1])
             dst = final if last else base
             srcs: tuple[Ref | None, ...] = (src,)
             if index >= 0:

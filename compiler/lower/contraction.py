@@ -254,7 +254,8 @@ def _epilogue(context: Context, nodes: tuple[Node, ...], axes: _Axes, bind: dict
         mids.append(context.type_of(previous).scale)
     e = axes.extents
     per_group = e["n"] if axes.out_strides["y"] == e["n"] and e["y"] * e["n"] == axes.out_shape[-1] else 0
-    return Epilogue(bias, scales, act, f0, f1, tuple(after), tuple(operands), per_group, tuple(mids))
+    return Epilogue(bias, scales, act, f0, f1, tuple(after), tuple(operands), per_group,
+                    context.type_of(anchor.outputs[0]).dtype, tuple(mids))
 
 
 def _require(context: Context, op: str, drained: bool) -> None:
