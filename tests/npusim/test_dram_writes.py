@@ -126,6 +126,20 @@ def test_a_gap_is_used_for_writes_and_costs_the_next_read_nothing():
     assert min(seen) == 0 and max(seen) == 10 and len(seen) > 5
 
 
+@pytest.mark.parametrize("part", ["hbm2-2000", "ddr4-3200", "lpddr4x-4266"])
+def test_a_gap_is_long_enough_from_one_tick_on(part):
+    machine = machine_with(f"dram={part}", "channels=1")
+    channel = Twin(machine).channels[0]
+    least = channel.room() + 256 // machine.memory.dram.burst_bytes * channel.pace()[1]
+    for gap in (least - 1, least):
+        state, port = make_memory(machine), make_port()
+        for tag, (tick, write) in enumerate(((0, 1), (gap, 0))):
+            time_fs = tick * round(machine.memory.dram.tck_ps * 1000)
+            ring_push(port.requests, port.ring, time_fs, 0, (1 - write) << 20, 256, write, tag)
+        assert advance(state, port, 1 << 62) == OK
+        assert int(state.series[1].sum()) == (256 if gap == least else 0)
+
+
 def test_a_lone_write_is_not_starved_by_a_stream_of_row_hits():
     """A write to another row stands first in its batch: it is written before the second batch begins."""
     machine = machine_with("dram=hbm2-2000", "channels=1", "write_queue_runs=10")
