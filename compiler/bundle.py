@@ -6,6 +6,7 @@ instruction is its own bundle.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from isa.machine import Machine
 from isa.program import DESC
-from isa.table import BY_CODE, STOP, code
+from isa.table import BY_CODE, CROSS_LANE, DMA, DRAIN, MATRIX, STOP, VECTOR, WEIGHTS, code
 from isa.verify import slot_limits, slot_of
 
 Array = npt.NDArray[Any]
@@ -26,21 +27,26 @@ def pack(records: Sequence[Array], machine: Machine, start: int, descs: Array | 
     """Set STOP flags; `start` is the address of the first record. Branch targets begin bundles."""
     if machine.core.bundle is None:
         return list(records)
-    limits = slot_limits(machine)
+    limits, depths = slot_limits(machine), queue_depths(machine)
     targets = {int(r["imm"]) - start for r in records if int(r["op"]) in BRANCHES}
     room: dict[str, int] = {}
+    queued: Counter[int] = Counter()  # instructions of the bundle by pipe class: more than a queue holds never issue
     written: set[int] = set()
     previous: Array | None = None
     for i, record in enumerate(records):
         op = int(record["op"])
         slot = slot_of(BY_CODE[op].pipe, machine)
         reads, writes = registers(record, descs)
-        fits = room.get(slot, 0) > 0 and not (reads | writes) & written and i not in targets and op not in ALONE
+        pipe = BY_CODE[op].pipe
+        free = room.get(slot, 0) > 0 and queued[pipe] < depths.get(pipe, 1 << 30)
+        fits = free and not (reads | writes) & written and i not in targets and op not in ALONE
         if previous is not None and not fits:
             previous["flags"] |= STOP
         if previous is None or not fits:
             room, written = dict(limits), set()
+            queued.clear()
         room[slot] = room.get(slot, 1) - 1
+        queued[pipe] += 1
         written |= writes
         record["flags"] &= ~np.uint16(STOP)
         if op in BRANCHES or op in ALONE:
@@ -50,6 +56,18 @@ def pack(records: Sequence[Array], machine: Machine, start: int, descs: Array | 
     if previous is not None:
         previous["flags"] |= STOP
     return list(records)
+
+
+def queue_depths(machine: Machine) -> dict[int, int]:
+    """Instructions that the shallowest queue of a pipe class holds; the vector unit may stand for two of them."""
+    core = machine.core
+    depths = {WEIGHTS: core.matrix.queue_depth, MATRIX: core.matrix.queue_depth,
+              DMA: min(e.queue_depth for e in core.dma.values())}
+    vector = core.vector.queue_depth if core.vector else 1
+    depths[VECTOR] = vector
+    depths[CROSS_LANE] = core.cross_lane.queue_depth if core.cross_lane else vector
+    depths[DRAIN] = core.drain.queue_depth if core.drain else vector
+    return depths
 
 
 def registers(record: Array, descs: Array | None) -> tuple[set[int], set[int]]:

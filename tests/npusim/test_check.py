@@ -95,7 +95,7 @@ def test_mutated_programs_fail(name: str) -> None:
     found = check(mutant, machine, feeds)
     assert not found.ok
     worst = [r for r in found.rows if not r["ok"]]
-    assert worst and "instead of" in worst[0]["worst"] or found.hazards
+    assert (worst and "instead of" in worst[0]["worst"]) or found.hazards
 
 
 def test_a_lost_wait_is_a_hazard() -> None:
