@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
+import hypothesis
 import pytest
 from click.testing import CliRunner, Result
 
 Cli = Callable[..., Result]
+
+# In CI the same examples every time, so that a change is judged by what it changes; elsewhere new ones each run.
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 
 @pytest.fixture

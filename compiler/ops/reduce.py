@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +42,7 @@ def _mean(x: Array, axes: tuple[int, ...], keep: bool) -> Array:
 
 
 def _log_sum_exp(x: Array, axes: tuple[int, ...], keep: bool) -> Array:
-    top = x.max(axis=axes, keepdims=True)
+    top = x.max(axis=axes, keepdims=True, initial=-np.inf)
     safe = np.where(np.isfinite(top), top, 0)
     total = np.log(np.exp(x - safe).sum(axis=axes, keepdims=True)) + safe
     return np.asarray(total if keep else np.squeeze(total, axis=axes))
@@ -49,8 +50,17 @@ def _log_sum_exp(x: Array, axes: tuple[int, ...], keep: bool) -> Array:
 
 _reduction("ReduceSum", lambda x, axes, keep: x.sum(axis=axes, keepdims=keep))
 _reduction("ReduceMean", _mean)
-_reduction("ReduceMax", lambda x, axes, keep: x.max(axis=axes, keepdims=keep))
-_reduction("ReduceMin", lambda x, axes, keep: x.min(axis=axes, keepdims=keep))
+def _limit(x: Array, sign: int) -> Any:
+    """What a maximum (-1) or minimum (1) over no elements yields: the infinity or the end of the integer range."""
+    if x.dtype.kind == "f":
+        return sign * np.inf
+    if x.dtype.kind == "b":
+        return sign > 0
+    return np.iinfo(x.dtype).max if sign > 0 else np.iinfo(x.dtype).min
+
+
+_reduction("ReduceMax", lambda x, axes, keep: x.max(axis=axes, keepdims=keep, initial=_limit(x, -1)))
+_reduction("ReduceMin", lambda x, axes, keep: x.min(axis=axes, keepdims=keep, initial=_limit(x, 1)))
 _reduction("ReduceProd", lambda x, axes, keep: x.prod(axis=axes, keepdims=keep))
 _reduction("ReduceL1", lambda x, axes, keep: np.abs(x).sum(axis=axes, keepdims=keep), 2)
 _reduction("ReduceL2", lambda x, axes, keep: np.sqrt((x * x).sum(axis=axes, keepdims=keep)), 2)
