@@ -256,6 +256,7 @@ class _Builder:
             link = self.machine.host
             seconds = link.op_latency_us * 1e-6 + size / link.bytes_per_second + operator.flops / link.flops_per_second
             cycles = int(seconds * clock)
+            self.assumptions.append(f"{group.anchor.op} runs on the host, at the speed that the preset assumes")
         else:
             rate = self.machine.dram_bytes_per_second / clock
             vector = self.machine.core.vector

@@ -250,6 +250,7 @@ class TileBuilder:
         direct = self.machine.path(s.weight.space, "wfifo") is not None
         if direct:
             self.w_strides = tuple(s.weight.bytes_of(x) for x in ("kh", "kw", "c", "n"))
+            self.w_starts = (*self.w_strides[:3], s.weight.origin_bytes("n"))
             return Ref("weight", s.weight.dtype, (), offset)
         size = dtype(s.weight.dtype).size_bytes
         c_tile, n_tile = self.most["c"], self.most["n"]
@@ -262,6 +263,7 @@ class TileBuilder:
         letters = ("kh", "kw", "n", "c") if transposed else ("kh", "kw", "c", "n")
         by_letter = dict(zip(letters, (d.stride for d in tile.dims)))
         self.w_strides = tuple(by_letter[x] for x in ("kh", "kw", "c", "n"))
+        self.w_starts = self.w_strides
         source = Ref("weight", s.weight.dtype, tuple(
             Dim(e, m, s.weight.bytes_of(x)) for (e, m), x in zip(extents, letters)), offset)
         self.buffers.append(Buffer("W", "spm", s.weight.dtype, s.kh * s.kw * c_tile * n_tile * size, level))

@@ -178,7 +178,7 @@ def weight_operand(b: TileBuilder, weight: Ref, spans: Block) -> Ref:
     """The weights of a block: K (kh, kw, c) by n."""
     letters = ("kh", "kw", "c", "n")
     offset = weight.offset
-    for letter, stride in zip(letters, b.w_strides):
+    for letter, stride in zip(letters, b.w_starts):
         offset = offset + spans[letter].start * stride
     dims = tuple(Dim(spans[x].extent, spans[x].most, stride) for x, stride in zip(letters, b.w_strides))
     return Ref(weight.base, weight.dtype, dims, offset, rows=3)

@@ -199,7 +199,8 @@ def _block_weights(
     source = context.new_constants.get(name) or context.graph.constants.get(name)
     strides = spec.weight.strides
     depth = spec.kh * spec.kw * spec.c
-    width = min(tiling.n, spec.n)
+    direct = context.machine.path(spec.weight.space, "wfifo") is not None  # the array fetches its tiles itself
+    width = context.machine.core.matrix.cols if direct else min(tiling.n, spec.n)
     if source is None or width >= spec.n or strides.get("n") != 1 or strides.get("c") != spec.n:
         return spec
     blocks = -(-spec.n // width)
