@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-__version__ = "0.1.0"
+from npusim.version import VERSION
+
+__version__ = VERSION
 
 _FROM_API = ("run", "compile", "validate")
 

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib import metadata
 from typing import Any
 
 from npusim.record import Result
 from npusim.report import limits
 from npusim.report.profile import Profile
+from npusim.version import VERSION
 
 SCHEMA_VERSION = 1
-
-
-def _version() -> str:
-    try:
-        return metadata.version("npusim")
-    except metadata.PackageNotFoundError:  # run from a source tree
-        return "0+source"
 
 
 def energy_j(profile: Profile) -> dict[str, float]:
@@ -84,7 +77,7 @@ def summary_of(profile: Profile) -> dict[str, Any]:
     hertz = limits.clock_hz(machine)
     out: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
-        "npusim_version": _version(),
+        "npusim_version": VERSION,
         "model": result.model,
         "hw": result.hw,
         "dtype": result.dtype,
