@@ -102,7 +102,7 @@ def _notes(profile: Profile, console: Console) -> None:
     if result.check is not None:
         check = result.check
         verdict = ("check: passed", "green") if check.ok else ("check: FAILED", "bold red")
-        if check.ok and not check.rows and not check.outputs:  # hazards alone were asked for, or nothing to compare with was given
+        if check.ok and not check.rows and not check.outputs:  # nothing to compare with
             console.print(Text(f"check: values not compared, {len(check.hazards)} hazard(s)"))
             return
         console.print(Text.assemble(
