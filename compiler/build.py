@@ -437,10 +437,3 @@ def _part(operator: Operator, index: int) -> Operator:
 
 def _with_macs(operator: Operator, padded: int) -> Operator:
     return replace(operator, padded_macs=padded)
-
-
-def check_supported(graph: Graph) -> None:
-    """Raise CompileError when a graph has no outputs or a tensor without a type."""
-    if not graph.outputs:
-        raise CompileError(f"graph {graph.name} has no outputs")
-    graph.verify()

@@ -6,7 +6,6 @@ when their values are first asked for) or stripped (no values at all), because t
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -190,15 +189,3 @@ class Graph:
                 if name:
                     known.add(name)
         return known
-
-
-def structural_key(nodes: Iterable[Node], graph: Graph) -> str:
-    """Hash of operators, attributes and types with names replaced by position: equal for identical layers."""
-    position: dict[str, int] = {}
-    digest = hashlib.sha256()
-    for node in nodes:
-        digest.update(repr((node.op, sorted((k, repr(v)) for k, v in node.attrs.items()))).encode())
-        for name in (*node.inputs, "|", *node.outputs):
-            number = position.setdefault(name, len(position))
-            digest.update(f"{number}:{graph.tensors.get(name)}:{name in graph.constants};".encode())
-    return digest.hexdigest()

@@ -281,9 +281,8 @@ class TileBuilder:
             Dim(x, m, s.out.bytes_of(k)) for (x, m), k in zip(extents, "hwn")), self.origin(s.out, "xyhn"),
             scale=s.out.scale, zero_point=s.out.zero_point)
         tile_bytes = self.most["h"] * s.w * self.most["n"] * self.out_size
-        home = self._drain_home()
         if not out_direct or e.after:
-            self.buffers.append(Buffer("O", home, s.out.dtype, tile_bytes, level))
+            self.buffers.append(Buffer("O", "spm", s.out.dtype, tile_bytes, level))
         final = dense("O", s.out.dtype, self.out_size, extents, scale=s.out.scale, zero_point=s.out.zero_point)
         scales = e.mid_scales or (s.out.scale,) * (len(e.after) + 1)
         vectors = [self._vector(k, p) for k, p in (("bias", e.bias), ("scales", e.scales))]
@@ -305,10 +304,6 @@ class TileBuilder:
         if not out_direct:
             stages.append(Stage("store", (Placed(Stmt("cp", target, (final,)), level, "post"),)))
         return stages
-
-    def _drain_home(self) -> str:
-        """The space that drained tiles pass through."""
-        return "spm"
 
     def _vector(self, name: str, present: bool) -> Ref | None:
         """A per-column fp32 vector in the scratchpad, broadcast over rows."""

@@ -8,8 +8,7 @@ counts the passes, and in each of them the operations of the others have no elem
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from compiler.expr import Expr, binary, pos
@@ -234,8 +233,3 @@ class _Builder:
     def _limited(ref: Ref, here: Expr | int) -> Ref:
         first = ref.dims[0]
         return replace(ref, dims=(Dim(binary("mul", first.extent, here), first.most, first.stride), *ref.dims[1:]))
-
-
-def count_of(extents: Sequence[int], reduced: Sequence[bool]) -> int:
-    """Elements of a row."""
-    return math.prod(e for e, r in zip(extents, reduced) if r)
