@@ -222,7 +222,7 @@ class Memory(_Part):
     capacity_bytes: Positive
     interleave_bytes: Positive = 256
     private_channels: bool = False  # every core owns its share of the channels
-    rotate_channels: bool = True  # shift the channel by one every round of units: power-of-two pitches then spread
+    rotate_channels: bool = True  # a round of units by the address bits above: power-of-two pitches spread
     model: Literal["cycle", "ideal"] = "cycle"
     request_latency_cycles: Positive = 1  # core clock, core to controller; also the engine's lookahead window
     response_latency_cycles: Natural = 0  # core clock, controller to core

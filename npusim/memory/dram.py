@@ -2,10 +2,11 @@
 
 Policy. A request is cut at interleave units and pages into *runs* (npusim.memory.commands). A channel serves reads in
 arrival order and collects writes in a queue (npusim.memory.writes), or serves both in arrival order if it has none.
-Address map, low to high: burst, bank group, column, channel above the interleave unit, bank, row; the bank is rotated
-by the row (permutation-based interleaving, Zhang et al., MICRO 2000). Because a channel's commands depend only on
-earlier requests, each run is settled when it is consumed; nothing is simulated between requests. Not modelled:
-reordering of reads (FR-FCFS), command-bus slots, per-bank refresh, ranks.
+Address map, low to high: burst, bank group, column, channel above the interleave unit, bank, row; bank and channel are
+rotated by all address bits above them (permutation-based interleaving, Zhang et al., MICRO 2000), so that neither
+pitches nor distances of a power of two meet in one bank. Because a channel's commands depend only on earlier requests,
+each run is settled when it is consumed; nothing is simulated between requests. Not modelled: reordering of reads
+(FR-FCFS), command-bus slots, per-bank refresh, ranks.
 """
 
 from __future__ import annotations
@@ -185,13 +186,23 @@ def _locate(params: Array, unit: int, offset: int) -> tuple[int, int, int, int]:
     upper = unit // channels
     c = unit - upper * channels
     if params[P_ROTATE]:
-        c = (c + upper) % channels
+        c = (c + _folded(upper, params[P_ROTATE])) % channels
     local = (upper << params[P_UNIT_BITS]) + offset
     page, column = local >> span_bits, local & ((1 << span_bits) - 1)
     row = page >> bank_bits
     # With two banks the rotation would put neighbouring pages into the same one.
-    bank = (page + (row if bank_bits > 1 else 0)) & ((1 << bank_bits) - 1)
+    bank = (page + (_folded(row, bank_bits) if bank_bits > 1 else 0)) & ((1 << bank_bits) - 1)
     return c, bank, row, column
+
+
+@kernel
+def _folded(value: int, bits: int) -> int:
+    """Return the sum of `value` and of what is left of it each time that `bits` low bits are dropped."""
+    total = 0
+    while value > 0:
+        total += value
+        value >>= bits
+    return total
 
 
 @kernel

@@ -95,7 +95,7 @@ class MemoryState:
 def make_memory(machine: Machine, rotate_channels: bool = False, ideal_latency_fs: int = 0) -> MemoryState:
     """Return the idle memory of `machine`; raises ConfigError when its organisation cannot be mapped.
 
-    `rotate_channels` shifts the channel of every round of units by one, so that power-of-two pitches spread.
+    `rotate_channels` shifts the channel of every round of units, so that power-of-two pitches spread.
     `ideal_latency_fs` is added by `model: ideal` to every request; the port's own latencies are the engine's.
     """
     memory, dram = machine.memory, machine.memory.dram
@@ -104,7 +104,8 @@ def make_memory(machine: Machine, rotate_channels: bool = False, ideal_latency_f
     params = np.zeros(P_COUNT, np.int64)
     params[P_IDEAL] = ideal
     params[P_CAPACITY] = memory.capacity_bytes
-    params[P_CHANNELS], params[P_ROTATE] = memory.channels, rotate_channels
+    params[P_CHANNELS] = memory.channels
+    params[P_ROTATE] = max(1, (memory.channels - 1).bit_length()) if rotate_channels else 0
     params[P_UNIT_BITS] = _log2(memory.interleave_bytes // dram.burst_bytes)
     runs = memory.write_queue_runs
     params[P_QUEUE_RUNS], params[P_QUEUE_HIGH], params[P_QUEUE_LOW] = runs, max(1, runs * 4 // 5), runs // 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -176,6 +177,11 @@ class TwinChannel:
         self.queue = batch + self.queue
 
 
+def folded(value: int, base: int) -> int:
+    """value + value // base + value // base^2 ..."""
+    return value + folded(value // base, base) if value else 0
+
+
 class Twin:
     """The whole memory, a burst at a time."""
 
@@ -195,8 +201,9 @@ class Twin:
         page = dram.page_bytes // dram.burst_bytes * dram.bank_groups
         rest, column = divmod(upper * (self.memory.interleave_bytes // dram.burst_bytes) + offset, page)
         row, bank = divmod(rest, dram.banks_per_group)
-        bank = (bank + row) % dram.banks_per_group if dram.banks_per_group > 2 else bank
-        return unit, (index + upper * self.rotate) % self.memory.channels, bank, row, column
+        bank = (bank + folded(row, dram.banks_per_group)) % dram.banks_per_group if dram.banks_per_group > 2 else bank
+        shift = folded(upper, 2 ** max(1, math.ceil(math.log2(self.memory.channels)))) if self.rotate else 0
+        return unit, (index + shift) % self.memory.channels, bank, row, column
 
     def serve(self, time_fs: int, address: int, size: int, write: bool) -> int:
         """Return the time of the answer in fs."""

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dram_twin import folded
 from isa.errors import ConfigError
 from isa.loader import load_machine
 from isa.machine import Machine
@@ -167,7 +168,8 @@ def test_an_idle_memory_makes_nobody_wait(part, write):
     dram, timing = machine.memory.dram, machine.memory.dram.timing
     tck_fs = round(dram.tck_ps * 1000)
     lap = dram.page_bytes * dram.bank_groups * dram.banks_per_group * machine.memory.channels
-    conflict = lap * dram.banks_per_group  # the rotation by rows comes back to the same bank
+    same = next(row for row in itertools.count(1) if folded(row, dram.banks_per_group) % dram.banks_per_group == 0)
+    conflict = lap * (same if dram.banks_per_group > 2 else 1)  # the rotation by rows comes back to the same bank
     rows = [(t * 200 * tck_fs, address, 32, write) for t, address in enumerate((0, 32, conflict))]
     got, state = serve(machine, rows)
     rcd, cl = (timing.nRCDWR, timing.nCWL) if write else (timing.nRCDRD, timing.nCL)
@@ -236,6 +238,15 @@ def test_rotated_channels_spread_a_power_of_two_pitch():
     plain = max(time for time, _ in serve(machine, rows)[0])
     rotated = max(time for time, _ in serve(machine, rows, rotate_channels=True)[0])
     assert rotated * 6 < plain
+
+
+@pytest.mark.parametrize("distance_bits", range(20, 28))
+def test_two_streams_at_a_power_of_two_distance_do_not_meet_in_one_bank(distance_bits):
+    machine = machine_with()
+    alone = [(0, i * 512, 512, 0) for i in range(2048)]
+    both = [(0, (i // 2) * 512 + (i % 2 << distance_bits), 512, 0) for i in range(2048)]
+    streams = [max(time for time, _ in serve(machine, rows, rotate_channels=True)[0]) for rows in (alone, both)]
+    assert streams[1] < 1.35 * streams[0]
 
 
 @pytest.mark.parametrize(("address", "size", "status"), [

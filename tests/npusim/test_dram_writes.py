@@ -65,12 +65,12 @@ def share_of_peak(machine: Machine, rows: list[Row]) -> float:
 @pytest.mark.parametrize(("hw", "part"), [
     ("tpu-v3", ""), ("tpu-v4", ""), ("tpu-v3", "ddr4-3200"), ("tpu-v3", "lpddr4x-4266"),
 ])  # fmt: skip
-def test_a_read_and_a_write_stream_together_reach_80_percent_and_in_order_less_than_half(hw, part):
+def test_a_read_and_a_write_stream_together_reach_80_percent_and_in_order_less_than_two_thirds(hw, part):
     extra = (f"dram={part}", "channels=8") if part else ()
     queued, in_order = (machine_with(*extra, f"write_queue_runs={runs}", hw=hw) for runs in (32, 0))
     rows = two_streams(queued, 20_000)
     assert 0.8 <= share_of_peak(queued, rows) <= 1
-    assert share_of_peak(in_order, rows) < 0.5
+    assert share_of_peak(in_order, rows) < 2 / 3
 
 
 def test_more_places_turn_the_bus_less_often():
