@@ -1,8 +1,11 @@
 """trace.json: the run in the Chrome trace event format, which Perfetto and chrome://tracing open.
 
-Process 0 holds the operators, counters and buffer use; each core is a process with a row for every pipe. Written as a
-stream; when the file would pass its limit, the oldest instruction events are left out and their number is stated.
-Source: "Trace Event Format", Google, sections on complete, counter and metadata events.
+Process 0 holds the operators, counters and buffer use; each core is a process with a row for every pipe. Instructions
+of a pipe that overlap (transfers in flight, streams in an array) take further rows of the same name, because slices of
+one row must nest. A wait that held a core is a slice on the row of its sequencer, and a flow arrow leads to it from the
+instruction whose completion raised the flag. Written as a stream; when the file would pass its limit, the oldest
+instructions and waits are left out and their number is stated.
+Source: "Trace Event Format", Google, sections on complete, flow, counter and metadata events.
 """
 
 from __future__ import annotations
@@ -15,15 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from isa.table import BY_CODE
-from npusim.record import Result
+from npusim.record import EVENT, Result
 
 Array = npt.NDArray[Any]
 
 MAX_TRACE_BYTES = 100_000_000
 CHIP_PID = 0
 _POWERS = 10 ** np.arange(1, 19, dtype=np.int64)
-# Fixed text of an instruction event, without its prefix and its numbers.
-_TAIL = len(',"ts":.0000,"dur":.0000,"args":{"launch":,"instr":}},\n')
+ROW_STEP = 1000  # thread ids of the further rows of a pipe
 
 
 class _Clock:
@@ -49,7 +51,8 @@ def _digits(values: Array) -> Array:
     return np.searchsorted(_POWERS, values, side="right") + 1
 
 
-def _metadata(result: Result) -> Iterator[str]:
+def _metadata(result: Result, rows: set[tuple[int, int, int]]) -> Iterator[str]:
+    """Names and order of processes and rows; `rows` are the further (core, pipe, row) that instructions need."""
     def name(kind: str, pid: int, tid: int, text: str) -> str:
         return json.dumps({"ph": "M", "name": kind, "pid": pid, "tid": tid, "ts": 0, "args": {"name": text}})
 
@@ -60,11 +63,18 @@ def _metadata(result: Result) -> Iterator[str]:
         yield name("process_name", core + 1, 0, f"core {core}")
         for pipe in result.record.pipes:
             label = pipe.label if labels.count(pipe.label) == 1 else f"{pipe.label} {pipe.unit}"
-            yield name("thread_name", core + 1, pipe.index + 1, label)
-            yield json.dumps({
-                "ph": "M", "name": "thread_sort_index", "pid": core + 1, "tid": pipe.index + 1, "ts": 0,
-                "args": {"sort_index": pipe.index},
-            })  # fmt: skip
+            further = sorted(row for c, p, row in rows if (c, p) == (core, pipe.index) and row)
+            for row in (0, *further):
+                tid = _tid(pipe.index, row)
+                yield name("thread_name", core + 1, tid, f"{label} ({row + 1})" if row else label)
+                yield json.dumps({
+                    "ph": "M", "name": "thread_sort_index", "pid": core + 1, "tid": tid, "ts": 0,
+                    "args": {"sort_index": pipe.index * ROW_STEP + row},
+                })  # fmt: skip
+
+
+def _tid(pipe: int, row: int) -> int:
+    return pipe + 1 + ROW_STEP * row
 
 
 def _operators(result: Result, clock: _Clock) -> Iterator[str]:
@@ -125,65 +135,124 @@ def _instruction_names(result: Result) -> list[str]:
     return names
 
 
-class _Instructions:
-    """Instruction slices in time order, and how many of the newest fit into a number of bytes."""
+class _Slices:
+    """Instructions and waits in time order, the row of each, and the arrows between them.
+
+    A slice is (start, end, core, pipe, launch, instr) of EVENT; `row` is the row of its pipe, `source` the index of the
+    slice whose completion ended a wait, or -1; times in ticks of 0.1 ns.
+    """
 
     def __init__(self, result: Result, clock: _Clock) -> None:
-        events = result.record.events
-        self.events = events[np.argsort(events["start"], kind="stable")]
+        record = result.record
+        fields = list(EVENT.names or ())
+        both = np.concatenate([record.events, record.waits[fields].astype(EVENT)])
+        order = np.argsort(both["start"], kind="stable")
+        self.events = both[order]
         self.start = clock.ticks(self.events["start"])
         self.length = clock.ticks(self.events["end"]) - self.start
+        self.row = _rows(self.events, self.start, self.start + self.length)
+        self.source = self._sources(record.waits, order, len(record.events))
         self.names = [json.dumps(name) for name in _instruction_names(result)] or ['"?"']
 
-    def _prefix(self, instr: int, core: int, pipe: int) -> str:
-        name = self.names[instr] if 0 <= instr < len(self.names) else '"?"'
-        return f'{{"ph":"X","name":{name},"cat":"instr","pid":{core + 1},"tid":{pipe + 1}'
+    def _sources(self, waits: Array, order: Array, events: int) -> Array:
+        """The slice that ended each wait, where both have a length: same core, pipe, instruction, start and end."""
+        found = np.full(len(order), -1, np.int64)
+        if not len(waits):
+            return found
+        columns = [self.events[n].tolist() for n in ("core", "pipe", "instr", "start", "end")]
+        index = {key: i for i, key in enumerate(zip(*columns)) if self.length[i] > 0}
+        place = np.argsort(order)[events:]
+        by = [waits[n].tolist() for n in ("core", "by_pipe", "by_instr", "by_start", "end")]
+        for at, key in zip(place.tolist(), zip(*by)):
+            if self.length[at] > 0:
+                found[at] = index.get(key, -1)
+        return found
 
-    def first_that_fits(self, budget_bytes: int) -> int:
-        """Index of the oldest event to keep: sizes are exact, summed from the newest backwards."""
-        if not len(self.events):
-            return 0
+    def _line(self, i: int, core: int, pipe: int, launch: int, instr: int) -> str:
+        name = self.names[instr] if 0 <= instr < len(self.names) else '"?"'
+        return (
+            f'{{"ph":"X","name":{name},"cat":"instr","pid":{core + 1},"tid":{_tid(pipe, int(self.row[i]))},'
+            f'"ts":{_fixed(int(self.start[i]))},"dur":{_fixed(int(self.length[i]))},'
+            f'"args":{{"launch":{launch},"instr":{instr}}}}}'
+        )
+
+    def _arrow(self, i: int) -> str:
+        """The two ends of the arrow to wait i, just inside of both slices: an end on the border binds to neither."""
+        text = []
+        for phase, at in (("s", int(self.source[i])), ("f", i)):
+            ts = _fixed(int(self.start[at] + self.length[at] - 1))
+            core, tid = int(self.events["core"][at]) + 1, _tid(int(self.events["pipe"][at]), int(self.row[at]))
+            bind = ',"bp":"e"' if phase == "f" else ""
+            text.append(
+                f'{{"ph":"{phase}","id":{i},"name":"flag","cat":"sync","pid":{core},"tid":{tid},"ts":{ts}{bind}}}'
+            )
+        return ",\n".join(text)
+
+    def _sizes(self) -> Array:
+        """Bytes of every slice as written, its separator included."""
         e = self.events
         name_bytes = np.array([len(n) for n in self.names])[np.clip(e["instr"], 0, len(self.names) - 1)]
-        size = name_bytes + len(self._prefix(-1, 0, 0)) - len('"?"') + _TAIL
-        size = size + _digits(e["core"] + 1) - 1 + _digits(e["pipe"] + 1) - 1
-        size = size + _digits(self.start // 10000) + _digits(self.length // 10000)
-        size = size + _digits(e["launch"]) + _digits(e["instr"])
+        fixed = len('{"ph":"X","name":,"cat":"instr","pid":,"tid":,"ts":.0000,"dur":.0000,')
+        fixed += len('"args":{"launch":,"instr":}},\n')
+        tids = e["pipe"] + 1 + ROW_STEP * self.row
+        numbers = (e["core"] + 1, tids, self.start // 10000, self.length // 10000, e["launch"], e["instr"])
+        size: Array = name_bytes + fixed + sum(_digits(n) for n in numbers)
+        return size
+
+    def first_that_fits(self, budget_bytes: int) -> int:
+        """Index of the oldest slice to keep: sizes are exact, summed from the newest backwards, arrows counted too."""
+        if not len(self.events):
+            return 0
+        size = self._sizes()
+        for i in np.flatnonzero(self.source >= 0).tolist():
+            size[min(i, self.source[i])] += len(self._arrow(i)) + 2  # kept with the older of its ends
         kept = np.searchsorted(np.cumsum(size[::-1]), budget_bytes, side="right")
-        return int(len(e) - kept)
+        return int(len(size) - kept)
 
     def lines(self, first: int) -> Iterator[str]:
-        """The events from index `first` on."""
-        e = self.events[first:]
-        columns = [e[name].tolist() for name in ("core", "pipe", "launch", "instr")]
-        times = self.start[first:].tolist(), self.length[first:].tolist()
-        for core, pipe, launch, instr, ts, dur in zip(*columns, *times):
-            yield (
-                f'{self._prefix(instr, core, pipe)},"ts":{_fixed(ts)},"dur":{_fixed(dur)},'
-                f'"args":{{"launch":{launch},"instr":{instr}}}}}'
-            )
+        """The slices from index `first` on, then the arrows between them."""
+        columns = [self.events[n][first:].tolist() for n in ("core", "pipe", "launch", "instr")]
+        for i, fields in enumerate(zip(*columns), first):
+            yield self._line(i, *fields)
+        for i in np.flatnonzero(self.source >= first).tolist():
+            if i >= first:
+                yield self._arrow(i)
+
+
+def _rows(events: Array, start: Array, end: Array) -> Array:
+    """The row of every slice, of slices in order of their start: the first of its pipe that is free by then."""
+    free: dict[tuple[int, int], list[int]] = {}
+    out = np.zeros(len(events), np.int64)
+    columns = zip(events["core"].tolist(), events["pipe"].tolist(), start.tolist(), end.tolist())
+    for i, (core, pipe, begin, stop) in enumerate(columns):
+        rows = free.setdefault((core, pipe), [])
+        row = next((r for r, until in enumerate(rows) if until <= begin), len(rows))
+        rows[row : row + 1] = [stop]
+        out[i] = row
+    return out
 
 
 def write_trace(result: Result, file: TextIO, max_bytes: int = MAX_TRACE_BYTES) -> int:
     """Write the Chrome trace of a run to an open text file; return the number of instruction events left out.
 
     Times are in us of simulated time, at 0.1 ns. At most `max_bytes` are written as long as the operators themselves
-    fit; instruction events give way, oldest first, and `otherData.instruction_events_dropped` counts them together
-    with those that the engine's ring has lost.
+    fit; instructions and waits give way, oldest first, and `otherData.instruction_events_dropped` counts them together
+    with those for which the engine had no room. Arrows need both their ends.
     """
     clock = _Clock(result.machine.clock_mhz)
     head = '{"displayTimeUnit":"ns","traceEvents":[\n'
     file.write(head)
     size = len(head) + 1000  # the tail, and slack for its numbers
     separator = ""
-    for part in (_metadata(result), _operators(result, clock), _counters(result, clock)):
+    slices = _Slices(result, clock)
+    rows = set(zip(slices.events["core"].tolist(), slices.events["pipe"].tolist(), slices.row.tolist()))
+    for part in (_metadata(result, rows), _operators(result, clock), _counters(result, clock)):
         for line in part:
             file.write(separator + line)
             separator = ",\n"
             size += len(line) + 2
-    instructions = _Instructions(result, clock)
-    first = instructions.first_that_fits(max_bytes - size)
-    for line in instructions.lines(first):
+    first = slices.first_that_fits(max_bytes - size)
+    for line in slices.lines(first):
         file.write(separator + line)
     other = {
         "model": result.model, "hw": result.hw, "clock_mhz": result.machine.clock_mhz,

@@ -46,12 +46,14 @@ D_EXT, D_STRIDE, D_EXT_REG, D_AXIS, D_COEF = (6 + 6 * i for i in range(5))
 D_ORIGIN, D_LIMIT, D_AXIS_STRIDE, D_ORIGIN_REG, D_LIMIT_REG = (36 + 2 * i for i in range(5))
 # Columns of `core` [cores, .]: the sequencer.
 (C_PC, C_TIME, C_HALTED, C_LOOPS, C_CAUSE, C_SINCE, C_SEQ, C_INFLIGHT, C_BARRIER, C_END, C_ISSUED,
- C_NEXT, C_BLOCKED) = range(13)  # C_NEXT: when more than requests is due; C_BLOCKED: until a pipe changes
-C_REGS = 13  # 256 registers
+ C_NEXT, C_BLOCKED, C_BLOCKED_AT) = range(14)  # C_NEXT: when more than requests is due; C_BLOCKED: until a pipe
+# changes, as 1 + the address of the instruction that blocks, since C_BLOCKED_AT
+C_REGS = 14  # 256 registers
 C_LOOP0 = C_REGS + 256  # MAX_LOOPS rows of body, after, iterations left
 C_SPENT = C_LOOP0 + 3 * MAX_LOOPS  # cycles of the sequencer by cause, this launch
 C_ACTIVE = C_SPENT + CAUSE_COUNT  # accessors at work by space
-C_FLAGS = C_ACTIVE + SPACE_COUNT  # pairs: value, pipe class that sets it
+C_FLAGS = C_ACTIVE + SPACE_COUNT  # pairs: value, pipe class that sets it; behind all pairs, RAISED_COLUMNS a flag
+RAISED_COLUMNS = 3  # pipe, start and address of the instruction whose completion last raised the flag
 # Columns of `op` [cores, SLOTS, .]: an instruction from dispatch to completion.
 (O_STATE, O_INSTR, O_PIPE, O_SEQ, O_OCCUPY, O_LATENCY, O_DEPS, O_CAUSE, O_SETS, O_SPACES, O_KIND, O_NEXT_TILE, O_BYTES,
  O_PATH, O_REMAIN, O_ALL_SENT, O_DONE, O_WRITE, O_BASE, O_RUN, O_DIMS, O_MACS, O_START, O_HASH, O_INTERVALS) = range(25)
@@ -76,8 +78,8 @@ P_COLUMNS = P_STATES + CAUSE_COUNT
 M_FIFO0 = 7  # MAX_FIFO sequence numbers of the tiles in the FIFO
 EMPTY, LOADING, READY = range(3)
 W_OFFSET = 6  # P_WALK + 6: offset in the run
-# Columns of `events`: as npusim.record.EVENT.
-E_START, E_END, E_CORE, E_PIPE, E_LAUNCH, E_INSTR = range(6)
+# Columns of `events`: as npusim.record.EVENT; rows of the sequencer are npusim.record.WAIT.
+E_START, E_END, E_CORE, E_PIPE, E_LAUNCH, E_INSTR, E_BY_PIPE, E_BY_START, E_BY_INSTR = range(9)
 # `values` [.]: Params.values, then the tables of Params, flat.
 PIPES = INDEX["pipes"]
 V_PATH_OF = len(NAMES)
@@ -162,9 +164,10 @@ def make_state(params: Params, instrs: Array, descs: Array, max_events: int) -> 
         return np.zeros(shape, np.int64)
 
     state = State(
-        flat_values(params), code_table(instrs), desc_table(descs), core=zeros(cores, C_FLAGS + 2 * params["flags"]),
+        flat_values(params), code_table(instrs), desc_table(descs),
+        core=zeros(cores, C_FLAGS + (2 + RAISED_COLUMNS) * params["flags"]),
         pipe=zeros(cores, pipes, P_COLUMNS), op=zeros(cores, SLOTS, O_COLUMNS),
-        unit=zeros(cores, units, M_FIFO0 + MAX_FIFO), events=zeros(max_events, 6),
+        unit=zeros(cores, units, M_FIFO0 + MAX_FIFO), events=zeros(max_events, 9),
         clock=zeros(K_TRAFFIC + MAX_PATHS + 16),
     )
     state.clock[K_Q : K_F + 1] = clock_parts(params["core_khz"])

@@ -105,7 +105,9 @@ def core_cycle(v, code, desc, cores, pipes, ops, units, events, clock, c, now, g
             if pipes[c, p, P_SENDING] and pipes[c, p, P_BUSY_UNTIL] <= now:
                 changed = send(v, pipes, ops, clock, c, p, now, requests, ring) or changed
         if changed or cores[c, C_BLOCKED] == 0:
-            progress, status = issue(v, code, desc, cores, pipes, ops, c, now, grid, SCALAR_BUDGET)
+            progress, status = issue(
+                v, code, desc, cores, pipes, ops, events, clock, c, now, grid, SCALAR_BUDGET
+            )
             if status == BAD:
                 return False
             changed = changed or progress

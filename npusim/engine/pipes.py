@@ -76,6 +76,7 @@ from npusim.engine.layout import (
     P_UNIT,
     P_WALK,
     PORT_CONFLICT,
+    RAISED_COLUMNS,
     READY,
     SLOTS,
     TILE,
@@ -89,6 +90,7 @@ from npusim.jit import inlined, kernel
 
 DOUBLE_BUFFER, FOLD_OVERLAP = INDEX["double_buffer"], INDEX["fold_overlap"]
 LOAD_CYCLES, FIFO_TILES = INDEX["load_cycles"], INDEX["fifo_tiles"]
+FLAGS = INDEX["flags"]
 TRAFFIC_MACS = 0  # offset behind the paths in State.traffic
 FIRST_SCRATCH_SPACE = 2  # dram and host have no ports of a core
 assert PIPE_CLASS_NAMES[DMA] == "dma"
@@ -256,7 +258,12 @@ def retire(v, cores, pipes, ops, units, events, clock, c, p, now):
         for other in range(v[WINDOW]):
             ops[c, other, O_DEPS] &= mask
     for i in range(ops[c, slot, O_SETS]):
-        cores[c, C_FLAGS + 2 * (ops[c, slot, O_SET0 + i]) + 0] += 1
+        flag = ops[c, slot, O_SET0 + i]
+        cores[c, C_FLAGS + 2 * flag + 0] += 1
+        raised = C_FLAGS + 2 * v[FLAGS] + RAISED_COLUMNS * flag
+        cores[c, raised] = p
+        cores[c, raised + 1] = ops[c, slot, O_START]
+        cores[c, raised + 2] = ops[c, slot, O_INSTR]
     u = pipes[c, p, P_UNIT]
     if pipes[c, p, P_CLASS] == WEIGHTS and ops[c, slot, O_KIND] == MEMORY:
         units[c, u, M_FIFO0 + (units[c, u, M_FIFO_HEAD] + units[c, u, M_FIFO]) % MAX_FIFO] = ops[c, slot, O_SEQ]

@@ -16,7 +16,7 @@ from isa.program import LAUNCH_KERNEL, SPACE_ID, Program
 from isa.verify import verify
 from npusim.engine import layout as at
 from npusim.engine.layout import State, make_state
-from npusim.record import CAUSE_ID, CAUSES, EVENT, PipeInfo, Record
+from npusim.record import CAUSE_ID, CAUSES, EVENT, WAIT, PipeInfo, Record
 
 Array = npt.NDArray[Any]
 EVENTS_A_CALL = 2_000_000
@@ -81,18 +81,20 @@ class _Collector:
         self.macs = np.zeros(launches, np.int64)
         self.issued = np.zeros((launches, 8), np.int64)
         self.events: list[Array] = []
+        self.waits: list[Array] = []
 
     def record(self, params: Params, state: State, memory: Any, now: int, cpu_s: float) -> Record:
         """The finished record."""
         from npusim.memory.state import C_SERIES_BIN_FS
 
         cycle_fs = 1e12 / params["core_khz"]
-        events = np.concatenate(self.events) if self.events else np.zeros(0, EVENT)
+        events = np.concatenate([np.zeros(0, EVENT), *self.events])
+        waits = np.concatenate([np.zeros(0, WAIT), *self.waits])
         infos = tuple(PipeInfo(p.index, p.class_name, p.unit, p.label) for p in params.pipes)
         return Record(
             infos, now, self.states, self.span, self.paths, self.dram, self.macs, self.issued, memory.summary(),
             memory.series.astype(np.float64), float(memory.counters[C_SERIES_BIN_FS]) / cycle_fs, events,
-            int(state.clock[at.K_DROPPED]), cpu_s,
+            int(state.clock[at.K_DROPPED]), cpu_s, waits,
         )
 
 
@@ -126,12 +128,19 @@ def _launch(
     out.issued[index, 0] = int(state.core[:, at.C_ISSUED].sum())
     out.dram[index] = _dram_totals(memory) - before
     rows = state.events[first_event : int(state.clock[at.K_EVENTS])]
-    fresh = np.zeros(len(rows), EVENT)
-    for name, column in zip(EVENT.names or (), range(6)):
-        fresh[name] = rows[:, column]
-    fresh["launch"] = index
-    out.events.append(fresh)
+    rows[:, at.E_LAUNCH] = index
+    sequencer = rows[:, at.E_PIPE] == 0
+    out.events.append(_named(rows[~sequencer], EVENT))
+    out.waits.append(_named(rows[sequencer], WAIT))
     return end
+
+
+def _named(rows: Array, kind: np.dtype[np.void]) -> Array:
+    """The columns of event rows as records of EVENT or WAIT, whose fields are in the order of the columns."""
+    out = np.zeros(len(rows), kind)
+    for column, name in enumerate(kind.names or ()):
+        out[name] = rows[:, column]
+    return out
 
 
 def _dram_totals(memory: Any) -> Array:
@@ -225,7 +234,7 @@ def _blocked_cores(program: Program, state: State, grid: int) -> str:
 
 
 def _leftover_flags(program: Program, params: Params, state: State, index: int) -> None:
-    flags = state.core[:, at.C_FLAGS :: 2]
+    flags = state.core[:, at.C_FLAGS : at.C_FLAGS + 2 * params["flags"] : 2]
     if params["vliw"] and flags.any():
         core, flag = (int(x[0]) for x in np.nonzero(flags))
         raise SimulationError(

@@ -11,6 +11,7 @@ from npusim.engine.layout import (
     BUSY,
     C_BARRIER,
     C_BLOCKED,
+    C_BLOCKED_AT,
     C_CAUSE,
     C_FLAGS,
     C_HALTED,
@@ -20,6 +21,14 @@ from npusim.engine.layout import (
     C_REGS,
     C_TIME,
     DRAINED,
+    E_BY_INSTR,
+    E_BY_PIPE,
+    E_BY_START,
+    E_CORE,
+    E_END,
+    E_INSTR,
+    E_PIPE,
+    E_START,
     I_A,
     I_B,
     I_DST,
@@ -27,6 +36,10 @@ from npusim.engine.layout import (
     I_IMM,
     I_OP,
     I_UNIT,
+    K_DROPPED,
+    K_EVENTS,
+    K_FROM,
+    K_TO,
     MAX_QUEUE,
     MAX_SETS,
     O_SET0,
@@ -39,6 +52,7 @@ from npusim.engine.layout import (
     P_LENGTH,
     P_QUEUE,
     QUEUE_FULL,
+    RAISED_COLUMNS,
     SLOTS,
     V_DMA,
     V_LIMIT,
@@ -227,7 +241,24 @@ def is_scalar(v, code, pc):
 
 
 @kernel
-def issue(v, code, desc, cores, pipes, ops, c, now, grid, budget):
+def log_wait(v, code, cores, events, clock, c, now):
+    """Keep the wait that blocked the core until now as an event, with the instruction whose completion ended it."""
+    pc, since = cores[c, C_BLOCKED] - 1, cores[c, C_BLOCKED_AT]
+    if pc < 0 or code[pc, I_OP] != WAIT or since >= now or now <= clock[K_FROM] or since >= clock[K_TO]:
+        return
+    n = clock[K_EVENTS]
+    if n >= events.shape[0]:
+        clock[K_DROPPED] += 1
+        return
+    raised = C_FLAGS + 2 * v[FLAGS] + RAISED_COLUMNS * flag_of(code, cores, c, pc)
+    events[n, E_START], events[n, E_END], events[n, E_CORE], events[n, E_PIPE] = since, now, c, 0
+    events[n, E_INSTR], events[n, E_BY_PIPE] = pc, cores[c, raised]
+    events[n, E_BY_START], events[n, E_BY_INSTR] = cores[c, raised + 1], cores[c, raised + 2]
+    clock[K_EVENTS] = n + 1
+
+
+@kernel
+def issue(v, code, desc, cores, pipes, ops, events, clock, c, now, grid, budget):
     """Let the core's sequencer go on; returns (progress, status): status BAD for bad code."""
     if cores[c, C_HALTED] or cores[c, C_BARRIER] or cores[c, C_TIME] > now:
         return False, 0
@@ -235,10 +266,13 @@ def issue(v, code, desc, cores, pipes, ops, c, now, grid, budget):
     if cause == BAD or cores[c, C_ISSUED] > v[V_LIMIT]:
         return True, BAD
     if cause != GO:
-        cores[c, C_BLOCKED] = 1
+        if cores[c, C_BLOCKED] != after + 1:
+            log_wait(v, code, cores, events, clock, c, now)
+            cores[c, C_BLOCKED], cores[c, C_BLOCKED_AT] = after + 1, now
         if cores[c, C_CAUSE] != cause:
             sequencer_cause(cores, c, cause, now)
         return False, 0
+    log_wait(v, code, cores, events, clock, c, now)
     cores[c, C_BLOCKED] = 0
     if cores[c, C_CAUSE] != BUSY:
         sequencer_cause(cores, c, BUSY, now)

@@ -15,7 +15,7 @@ import report_fixture as fixture
 
 from isa.program import Kernel
 from isa.table import code
-from npusim.record import EVENT, Result
+from npusim.record import EVENT, WAIT, Result
 from npusim.trace import write_trace
 
 
@@ -123,6 +123,87 @@ def test_unknown_instructions_do_not_break_the_trace(run: Result, instr: int) ->
     events["instr"], events["end"] = instr, 5
     trace, _, _ = _trace(replace(run, record=replace(run.record, events=events)))
     assert [e["name"] for e in trace["traceEvents"] if e.get("cat") == "instr"] == ["?"] * 3
+
+
+def _waiting(run: Result, waits: list[tuple[int, ...]]) -> Result:
+    return replace(run, record=replace(run.record, waits=np.array(waits, WAIT)))
+
+
+def _release(run: Result, index: int) -> tuple[int, ...]:
+    """A wait of 5 cycles that the end of event `index` released."""
+    e = run.record.events[index]
+    return (e["end"] - 5, e["end"], e["core"], 0, e["launch"], 5, e["pipe"], e["start"], e["instr"])
+
+
+def _assert_arrows_bind(trace: dict[str, Any], count: int) -> None:
+    """Perfetto's rules: ids pair one start with one finish, no earlier, each strictly inside a slice of its row."""
+    slices: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+    ends: dict[str, dict[int, tuple[int, int, int]]] = {"s": {}, "f": {}}
+    for e in trace["traceEvents"]:
+        ts = round(e["ts"] * 1e4)
+        if e["ph"] == "X":
+            slices[(e["pid"], e["tid"])].append((ts, ts + round(e["dur"] * 1e4)))
+        elif e["ph"] in ends:
+            assert e["id"] not in ends[e["ph"]] and (e["ph"] == "s" or e["bp"] == "e")
+            ends[e["ph"]][e["id"]] = (e["pid"], e["tid"], ts)
+    assert ends["s"].keys() == ends["f"].keys() and len(ends["s"]) == count
+    assert all(ends["s"][i][2] <= ends["f"][i][2] for i in ends["s"])
+    for pid, tid, ts in (*ends["s"].values(), *ends["f"].values()):
+        assert any(start <= ts < end for start, end in slices[(pid, tid)])
+
+
+def test_arrows_lead_from_what_raised_a_flag_to_the_wait(run: Result) -> None:
+    pipes = run.record.events["pipe"]
+    chosen = [int(np.flatnonzero(pipes == p)[n]) for p in (3, 7) for n in (0, 40)]
+    trace, _, _ = _trace(_waiting(run, [_release(run, i) for i in chosen]))
+    _assert_arrows_bind(trace, len(chosen))
+    starts = sorted((e["pid"], e["tid"]) for e in trace["traceEvents"] if e["ph"] == "s")
+    assert starts == sorted((int(run.record.events["core"][i]) + 1, int(pipes[i]) + 1) for i in chosen)
+
+
+def test_a_wait_whose_release_is_not_in_the_trace_has_no_arrow(run: Result) -> None:
+    wait = list(_release(run, 50))
+    wait[6:] = [7, -3, 0]
+    trace, _, _ = _trace(_waiting(run, [tuple(wait)]))
+    _assert_arrows_bind(trace, 0)
+    assert sum(e["name"] == "wait" and e.get("cat") == "instr" for e in trace["traceEvents"]) > 0
+
+
+@pytest.mark.parametrize("limit", [250_000, 300_000, 360_000])
+def test_arrows_count_in_the_limit_and_keep_both_ends(run: Result, limit: int) -> None:
+    chosen = [i for i in np.flatnonzero(run.record.events["pipe"] == 7).tolist()][::2]
+    trace, size_bytes, dropped = _trace(_waiting(run, [_release(run, i) for i in chosen]), max_bytes=limit)
+    assert limit - 3000 < size_bytes <= limit and dropped > 0
+    arrows = sum(e["ph"] == "s" for e in trace["traceEvents"])
+    assert 0 < arrows < len(chosen)
+    _assert_arrows_bind(trace, arrows)
+
+
+def test_overlapping_instructions_of_a_pipe_take_further_rows(run: Result) -> None:
+    events = np.array([(0, 50, 0, 7, 0, 0), (10, 60, 0, 7, 0, 0), (20, 30, 0, 7, 0, 0), (50, 70, 0, 7, 0, 0)], EVENT)
+    trace, _, _ = _trace(replace(run, record=replace(run.record, events=events)))
+    rows = [(e["tid"], round(e["ts"] * 940)) for e in trace["traceEvents"] if e.get("cat") == "instr"]
+    assert rows == [(8, 0), (1008, 10), (2008, 20), (8, 50)]
+    names = {e["tid"]: e["args"]["name"] for e in trace["traceEvents"] if e["name"] == "thread_name" and e["pid"] == 1}
+    assert names[8] == "DMA IN" and names[1008] == "DMA IN (2)" and names[2008] == "DMA IN (3)" and 1007 not in names
+
+
+def test_a_real_run_binds_every_wait() -> None:
+    """On a VLIW machine each wait that blocks is released by an instruction, which the trace shows."""
+    import npusim
+
+    result = npusim.run("gemm:256x256x256", "tpu-v3")
+    assert len(result.record.waits) > 5
+    trace, _, _ = _trace(result)
+    _assert_arrows_bind(trace, len(result.record.waits))
+    tracks: dict[tuple[int, int], float] = {}
+    for e in trace["traceEvents"]:
+        if e["ph"] == "X":
+            key = (e["pid"], e["tid"])
+            assert e["ts"] >= tracks.get(key, 0.0) - 1e-6
+            tracks[key] = e["ts"] + e["dur"]
+    limited = npusim.run("gemm:256x256x256", "tpu-v3", trace_window=(0, 300)).record
+    assert 0 < len(limited.waits) < len(result.record.waits) and limited.waits["start"].max() < 300
 
 
 def test_an_empty_run_is_a_valid_trace() -> None:
