@@ -19,7 +19,7 @@ from compiler.bundle import pack
 from compiler.codegen import Compiled, generate, pipelined
 from compiler.emit import DescriptorPool
 from compiler.graph import Constant, Graph, Node
-from compiler.lower.context import RULES, Call, Context, NoKernel, row_major
+from compiler.lower.context import RULES, Call, Choices, Context, NoKernel, row_major
 from compiler.nest import Nest, render
 from compiler.ops import op_def
 from compiler.passes.memory import plan
@@ -111,13 +111,13 @@ def groups_of(graph: Graph) -> list[Group]:
     return done
 
 
-def build_program(graph: Graph, machine: Machine, name: str = "", reread_rows: bool = False) -> Built:
+def build_program(graph: Graph, machine: Machine, name: str = "", choices: Choices | None = None) -> Built:
     """Compile a labelled graph; raises CompileError or CapacityError naming the node."""
-    return _Builder(graph, machine, name or graph.name, reread_rows).run()
+    return _Builder(graph, machine, name or graph.name, choices or Choices()).run()
 
 
 class _Builder:
-    def __init__(self, graph: Graph, machine: Machine, name: str, reread_rows: bool) -> None:
+    def __init__(self, graph: Graph, machine: Machine, name: str, choices: Choices) -> None:
         self.graph, self.machine, self.name = graph, machine, name
         self.params: Params = resolve(machine)
         self.strided = strided_views(graph)
@@ -126,7 +126,7 @@ class _Builder:
         self.homes = self._homes()
         budget = {k: v.size_bytes for k, v in machine.core.spaces.items()}
         budget["spm"] -= self.resident_bytes
-        self.context = Context(machine, graph, self.homes, budget, reread_rows, strided=self.strided)
+        self.context = Context(machine, graph, self.homes, budget, choices, strided=self.strided)
         self.pool = DescriptorPool()
         self.kernels: dict[Any, tuple[str, Compiled, Nest]] = {}
         self.launches: list[_Launch] = []

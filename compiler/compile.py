@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from compiler.build import Built, build_program
 from compiler.graph import Graph
+from compiler.lower.context import Choices
 from compiler.passes import dtype as dtype_pass
 from compiler.passes import narrow, quantise
 from compiler.passes.pipeline import Options, optimise
@@ -51,12 +52,12 @@ def compile_graph(
     calibration: Mapping[str, Array] | None = None,
     options: Options | None = None,
     dump: Dump | None = None,
-    reread_rows: bool = False,
+    choices: Choices | None = None,
 ) -> Compilation:
     """Compile a graph for a machine.
 
     `dtype` is what floating-point tensors are stored in (default: the machine's); an integer dtype quantises, with the
-    ranges that `calibration` inputs show (none: nominal ranges, enough for timing). `reread_rows` as in `Context`.
+    ranges that `calibration` inputs show (none: nominal ranges, enough for timing). `choices` go to lowering.
     `dump(stage, graph)` sees the graph after each step. Raises CompileError.
     """
     wanted = dtype or machine.default_dtype
@@ -80,5 +81,5 @@ def compile_graph(
         typed = quantise.run(optimised, ranges)
     if dump is not None:
         dump(wanted, typed)
-    built = build_program(typed, machine, graph.name, reread_rows)
+    built = build_program(typed, machine, graph.name, choices)
     return Compilation(built, typed, optimised, wanted, (*stages, wanted))

@@ -6,9 +6,11 @@ overlap (the first tile's load and the last tile's way out).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 
 from compiler.kernels.contraction import Contraction, Tiling, tap_block, unit_grid
 from isa.dtypes import dtype
@@ -35,11 +37,16 @@ class Cost:
 LOAD_SLOTS = (3, 2)
 
 
-def search(spec: Contraction, machine: Machine, budget: Mapping[str, int]) -> Tiling:
-    """Return the cheapest tiling that fits `budget` bytes by space; raises CapacityError when none does."""
+def search(
+    spec: Contraction, machine: Machine, budget: Mapping[str, int], tile: tuple[int, int, int] | None = None
+) -> Tiling:
+    """Return the cheapest tiling that fits `budget` bytes by space; raises CapacityError when none does.
+
+    `tile` (output rows, output columns, channels) leaves only the order of the loops and the split to the search.
+    """
     for slots in LOAD_SLOTS:
         try:
-            return _search(_Key(spec, machine, tuple(sorted(budget.items())), slots))
+            return _search(_Key(spec, machine, tuple(sorted(budget.items())), slots, tile))
         except CapacityError:
             if slots == LOAD_SLOTS[-1]:
                 raise
@@ -52,9 +59,10 @@ class _Key:
     machine: Machine
     budget: tuple[tuple[str, int], ...]
     load_slots: int
+    tile: tuple[int, int, int] | None
 
     def __hash__(self) -> int:
-        return hash((repr(self.spec), self.machine.name, self.budget, self.load_slots))
+        return hash((repr(self.spec), self.machine.name, self.budget, self.load_slots, self.tile))
 
 
 @lru_cache(maxsize=4096)
@@ -62,7 +70,7 @@ def _search(key: _Key) -> Tiling:
     spec, machine, budget = key.spec, key.machine, dict(key.budget)
     best: tuple[float, Tiling] | None = None
     smallest: Cost | None = None
-    for tiling in candidates(spec, machine):
+    for tiling in candidates(spec, machine, key.tile):
         cost = estimate(spec, tiling, machine, key.load_slots)
         if smallest is None or cost.spm_bytes + cost.acc_bytes < smallest.spm_bytes + smallest.acc_bytes:
             smallest = cost
@@ -73,7 +81,8 @@ def _search(key: _Key) -> Tiling:
     if best is None:
         assert smallest is not None
         raise CapacityError(
-            f"{spec.h}x{spec.w}x{spec.n} contraction over {spec.kh}x{spec.kw}x{spec.c}: its smallest tiling needs "
+            f"{spec.h}x{spec.w}x{spec.n} contraction over {spec.kh}x{spec.kw}x{spec.c}: its "
+            f"{'smallest tiling' if key.tile is None else 'tile'} needs "
             f"{smallest.spm_bytes} bytes of scratchpad and {smallest.acc_bytes} of accumulators; "
             f"{machine.name} has {budget} for kernels: enlarge core.spaces, or lower the resolution or batch"
         )
@@ -97,8 +106,8 @@ def steps_of(total: int, unit: int) -> list[int]:
     return sorted(tiles)
 
 
-def candidates(spec: Contraction, machine: Machine) -> Iterator[Tiling]:
-    """Every tiling worth a look."""
+def candidates(spec: Contraction, machine: Machine, tile: tuple[int, int, int] | None = None) -> Iterator[Tiling]:
+    """Every tiling worth a look; those of a given tile differ in the order and the split of their loops."""
     matrix = machine.core.matrix
     splits = [k for k in ("x", "y", "h", "n") if getattr(spec, k) > 1] if machine.cores > 1 else [""]
     heights = sorted(set(steps_of(spec.h, 1)) | {-(-spec.h // 3), -(-spec.h // 7), -(-spec.h // 14)})
@@ -106,12 +115,15 @@ def candidates(spec: Contraction, machine: Machine) -> Iterator[Tiling]:
     orders = {(*batch, "n", "h"), (*batch, "h", "n"), ("n", *batch, "h"), ("y", "n", "x", "h")}
     if spec.h == 1 or spec.n <= matrix.cols:
         orders = {(*batch, "n", "h"), ("n", *batch, "h")}
-    for h in heights:
-        for n in steps_of(spec.n, matrix.cols):
-            for c in steps_of(spec.c, matrix.rows):
-                for order in sorted(orders):
-                    for split in splits or [""]:
-                        yield Tiling(h, n, c, (*order, "c"), split)
+    extents: Iterable[tuple[int, int, int]] = product(
+        heights, steps_of(spec.n, matrix.cols), steps_of(spec.c, matrix.rows)
+    )
+    if tile is not None:
+        extents = [(min(tile[0], spec.h), min(tile[1], spec.n), min(tile[2], spec.c))]
+    for h, n, c in extents:
+        for order in sorted(orders):
+            for split in splits or [""]:
+                yield Tiling(h, n, c, (*order, "c"), split)
 
 
 def estimate(spec: Contraction, tiling: Tiling, machine: Machine, load_slots: int = 2) -> Cost:
@@ -135,12 +147,11 @@ def estimate(spec: Contraction, tiling: Tiling, machine: Machine, load_slots: in
     for count in counts.values():
         steps *= count
     active = machine.cores if tiling.split else 1
-    rate = DRAM_EFFICIENCY * machine.dram_bytes_per_second / (machine.clock_mhz * 1e6) / active
-    away = {"a": a_tile * (spec.a.space != "spm"), "weight": w_tile * _buffered(spec, machine),
-            "out": o_tile * (1 + extra) * (spec.out.space != "spm")}
+    moved = {"a": a_tile, "weight": w_tile * _buffered(spec, machine), "out": o_tile * (1 + extra)}
+    away = {k: v / _rate(getattr(spec, k).space, machine, active) for k, v in moved.items()}
     compute = _array_cycles(spec, tiles, counts, machine) / steps + STEP_CYCLES
-    total = _pipeline(compute, {k: (loads[k], away[k] / rate) for k in away}, steps)
-    cycles = max(total, _drain_cycles(spec, machine)) / share + sum(away.values()) / rate
+    total = _pipeline(compute, {k: (loads[k], away[k]) for k in away}, steps)
+    cycles = max(total, _drain_cycles(spec, machine)) / share + sum(away.values())
     spm = _slots(loads["a"], load_slots) * a_tile * (spec.a.space != "spm")
     spm += _slots(loads["weight"], load_slots) * w_tile * _buffered(spec, machine)
     kept = spec.out.space != "spm" or bool(spec.epilogue.after)
@@ -151,6 +162,16 @@ def estimate(spec: Contraction, tiling: Tiling, machine: Machine, load_slots: in
     spm += DRAIN_LAG_SLOTS * o_tile * middle // size["out"] * separate + 1024
     acc = _slots(loads["out"], DRAIN_LAG_SLOTS) * tiles["h"] * spec.w * tiles["n"] * dtype(spec.acc_dtype).size_bytes
     return Cost(cycles, int(dram), int(spm), int(acc + 256))
+
+
+def _rate(space: str, machine: Machine, active: int) -> float:
+    """Bytes a cycle between a core and where an operand lies, shared by `active` cores; endless when it is on chip."""
+    if space == "host":
+        path = machine.path("host", "spm")
+        return path.bytes_per_cycle / active if path else math.inf
+    if space == "dram":
+        return DRAM_EFFICIENCY * machine.dram_bytes_per_second / (machine.clock_mhz * 1e6) / active
+    return math.inf
 
 
 def _pipeline(compute: float, moves: Mapping[str, tuple[int, float]], steps: int) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 from compiler.compile import Compilation, compile_graph
 from compiler.frontend import load_model
 from compiler.graph import Graph
+from compiler.lower.context import Choices
 from compiler.passes.pipeline import Options
 from isa.dtypes import DTYPES
 from isa.dtypes import dtype as dtype_of
@@ -28,6 +29,7 @@ RUN_KEYS = {
     "cores": "cores to use (on chips whose cores own their DRAM channels, the same share of those)",
     "matrix_dtype": "what the array rounds floating-point operands to before it multiplies them, at that dtype's rate",
     "fusion": "true or false: fuse operators into kernels",
+    "tile": "HxNxC: output rows, output columns and channels (K) of a tile of products and convolutions",
     "rows": "once or reread: whether softmax and normalisations keep a row on chip or fetch it once a reduction",
 }
 
@@ -85,6 +87,14 @@ def with_cores(machine: Machine, text: str) -> Machine:
     return machine.model_copy(update={"cores": cores, "memory": memory})
 
 
+def tile_of(text: str) -> tuple[int, int, int]:
+    """The extents of `run.tile`; raises ConfigError for anything but three positive numbers."""
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(part.isdigit() and 0 < int(part) <= 1 << 31 for part in parts):
+        raise ConfigError(f"run.tile={text}: give output rows, output columns and channels, as 256x256x512")
+    return int(parts[0]), int(parts[1]), int(parts[2])
+
+
 def compile(  # the name users expect
     model: str | Graph,
     hw: str | Machine,
@@ -106,9 +116,8 @@ def compile(  # the name users expect
 
         calibration = generate(graph, seed)
     fuse = options.get("fusion", "true") != "false"
-    compilation = compile_graph(
-        graph, machine, dtype, calibration, Options(fusion=fuse), dump, options.get("rows", "once") == "reread"
-    )
+    choices = Choices(options.get("rows", "once") == "reread", tile_of(options["tile"]) if "tile" in options else None)
+    compilation = compile_graph(graph, machine, dtype, calibration, Options(fusion=fuse), dump, choices)
     verify(compilation.built.program, machine)
     return compilation
 

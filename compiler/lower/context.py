@@ -37,6 +37,18 @@ class Call:
     bind: Mapping[str, tuple[str, int]]
 
 
+@dataclass(frozen=True)
+class Choices:
+    """What a user may decide instead of the compiler.
+
+    `reread_rows`: softmax and normalisations fetch a row once a reduction, as compilers do that do not keep it on chip
+    between fused loops. `tile`: output rows, output columns and channels of a tile of products and convolutions.
+    """
+
+    reread_rows: bool = False
+    tile: tuple[int, int, int] | None = None
+
+
 @dataclass
 class Context:
     """The compilation of one graph for one machine.
@@ -50,8 +62,7 @@ class Context:
     graph: Graph
     homes: dict[str, str]
     budget: Mapping[str, int]
-    reread_rows: bool = False  # softmax and normalisations fetch a row once a reduction, as compilers do that do not
-    #                            keep it on chip between fused loops
+    choices: Choices = Choices()
     new_constants: dict[str, Constant] = field(default_factory=dict)
     strided: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # element strides of transposed views
 

@@ -185,7 +185,7 @@ def _finish(context: Context, nodes: tuple[Node, ...], a: Operand, weight: Opera
     e = axes.extents
     spec = Contraction(e["x"], e["y"], e["h"], e["w"], e["n"], a=a, weight=weight, out=out, operand_dtype=operand_dtype,
                        acc_dtype=matrix.accumulate[operand_dtype], epilogue=epilogue, **window)
-    tiling = search(spec, context.machine, context.budget)
+    tiling = search(spec, context.machine, context.budget, context.choices.tile)
     spec = _block_weights(context, spec, tiling, bind)
     make = partial(_make, spec, tiling, context.machine)
     return [Call(("contraction", repr(spec), tiling), make, bind)]

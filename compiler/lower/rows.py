@@ -47,7 +47,7 @@ def _call(
     spec = Rows(
         tuple(program), extents, reduced, operand(context, source, steps[1]), operand(context, result, steps[2]),
         operands.get("scale"), operands.get("bias"), kind.dtype if plain else "fp32",
-        context.reread_rows,
+        context.choices.reread_rows,
     )  # fmt: skip
     return [call(context, spec, build, bind)]
 

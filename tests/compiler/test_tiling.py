@@ -1,0 +1,40 @@
+"""The tile search: what it may choose, what a user may choose instead, and that rates of the paths count."""
+
+import pytest
+
+import npusim
+from isa.cost import gemm_traffic_elements
+from isa.errors import CapacityError, ConfigError
+from npusim.report import summary
+
+
+def moved_bytes(*settings: str, model: str = "gemm:512x512x512", hw: str = "tpu-v3-core") -> int:
+    shown = summary(npusim.run(model, hw, settings=["memory.model=ideal", *settings]))
+    return int(shown["dram_read_bytes"] + shown["dram_write_bytes"])
+
+
+@pytest.mark.parametrize("block", [32, 128, 256])
+def test_a_given_tile_moves_what_its_blocking_predicts(block: int) -> None:
+    """MNK/bn + MNK/bm + MN elements when K is cut too, so that both panels are fetched for every block (seed 3.25)."""
+    assert moved_bytes(f"run.tile={block}x{block}x256") == 2 * gemm_traffic_elements(512, 512, 512, block, block)
+
+
+def test_the_search_moves_no_more_than_a_small_tile() -> None:
+    assert moved_bytes() < moved_bytes("run.tile=128x128x256")
+
+
+@pytest.mark.parametrize("text", ["64", "64x64", "64x64x0", "axbxc", "64x64x64x64", "-1x64x64"])
+def test_a_tile_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"run\.tile=.*256x256x512"):
+        moved_bytes(f"run.tile={text}")
+
+
+def test_a_tile_beyond_the_memory_is_refused_with_its_need() -> None:
+    with pytest.raises(CapacityError, match="its tile needs"):
+        moved_bytes("run.tile=4096x4096x4096", model="gemm:4096x4096x4096")
+
+
+def test_operands_over_the_host_link_are_not_fetched_over_and_over() -> None:
+    """14 GB/s of PCIe against 34 of DDR3: the input of 1 MiB may not come eight times."""
+    shown = summary(npusim.run("gemm:256x4096x4096", "tpu-v1"))
+    assert shown["utilization"]["int8"] > 0.16
