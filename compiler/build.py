@@ -297,7 +297,7 @@ class _Builder:
         inputs, outputs = self._outer_tensors(group)
         size = sum(types[n].size_bytes for n in (*inputs, *outputs))
         kind = "+".join(dict.fromkeys(n.op for n in group.nodes))
-        last = group.nodes[-1].outputs[0]
+        last = next(o for o in group.nodes[-1].outputs if o)
         return Operator(
             group.anchor.name, kind, types[last].shape, tuple(n.name for n in group.nodes),
             types[group.anchor.inputs[0]].dtype if group.anchor.inputs else types[last].dtype,

@@ -103,6 +103,8 @@ class Builder:
         node = Node(self._unique(name or op), op, given, written, attrs or {})
         if not written:
             raise ModelError(f"node {node.name!r} ({op}) writes nothing: remove it from the model")
+        if not written[0]:  # every operator has its first output, read or not
+            written = (self.fresh(f"{name}:out"), *written[1:])
         row = op_def(op)
         kinds = row.infer(node, [self.type(n) if n else None for n in given], [self.known.get(n) for n in given])
         if len(kinds) < len(written):

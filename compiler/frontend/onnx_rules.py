@@ -295,7 +295,8 @@ def _cast_to(b: Builder, call: Call, target: str) -> None:
     if b.type(call.inputs[0]).dtype == target:
         b.emit(call.name, "Identity", call.inputs[:1], call.outputs)
     else:
-        b.emit(call.name, "Cast", call.inputs[:1], call.outputs, {"to": target})
+        saturate = int(call.attrs.get("saturate", 1))
+        b.emit(call.name, "Cast", call.inputs[:1], call.outputs, {"to": target} | ({} if saturate else {"saturate": 0}))
 
 
 @rule("Softmax", "LogSoftmax", "Hardmax")
@@ -319,7 +320,10 @@ def dropout(b: Builder, call: Call) -> None:
     training = call.fixed(b, 2, "training_mode")
     if training is not None and bool(training.reshape(-1)[0]):
         raise call.fail("training_mode is on; export the model for inference")
-    b.emit(call.name, "Dropout", call.inputs[:1], call.outputs)
+    b.emit(call.name, "Dropout", call.inputs[:1], call.outputs[:1])
+    if len(call.outputs) > 1 and call.outputs[1]:  # the mask: everything was kept
+        kept = TensorType(b.type(call.inputs[0]).shape, "bool")
+        b.constant(call.outputs[1], Constant(kept, lambda: np.ones(kept.shape, bool)))
 
 
 @rule("Min", "Max", "Sum", "Mean")

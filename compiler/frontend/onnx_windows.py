@@ -117,8 +117,6 @@ def resize(b: Builder, call: Call) -> None:
         scales = [float(v) for v in known.reshape(-1)] if known is not None else []
     sizes = None if old else call.fixed(b, 3, "sizes")
     axes = [a % len(extents) for a in call.attrs.get("axes", range(len(extents)))]
-    if call.attrs.get("antialias", 0):
-        raise call.fail("antialias is not supported; export without it")
     full_scales, full_sizes = [1.0] * len(extents), list(extents)
     if sizes is not None and sizes.size:
         _sizes(call, [int(v) for v in sizes.reshape(-1)], axes, full_sizes, full_scales)
@@ -127,11 +125,25 @@ def resize(b: Builder, call: Call) -> None:
             full_scales[axis], full_sizes[axis] = float(scale), int(np.floor(extents[axis] * np.float32(scale)))
     else:
         raise call.fail(f"needs scales or sizes for {len(axes)} axes")
-    attrs = call.kept("scales", "axes", "antialias", "keep_aspect_ratio_policy", "extrapolation_value")
+    attrs = call.kept("scales", "axes", "keep_aspect_ratio_policy")
+    if attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize":
+        attrs["roi"] = _roi(b, call, axes, len(extents))
     if old:
         attrs |= {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     attrs |= {"sizes": tuple(full_sizes), "scales": tuple(full_scales)}
     b.emit(call.name, "Resize", call.inputs[:1], call.outputs, attrs)
+
+
+def _roi(b: Builder, call: Call, axes: list[int], rank: int) -> tuple[float, ...]:
+    """The part of the input to resize, a begin and then an end for every axis; 0 to 1 where none is given."""
+    given = call.fixed(b, 1, "roi")
+    full = [0.0] * rank + [1.0] * rank
+    if given is None or given.size != 2 * len(axes):
+        raise call.fail(f"tf_crop_and_resize needs a roi of {2 * len(axes)} numbers")
+    for place, axis in enumerate(axes):
+        full[axis] = float(given.reshape(-1)[place])
+        full[axis + rank] = float(given.reshape(-1)[place + len(axes)])
+    return tuple(full)
 
 
 def _sizes(call: Call, wanted: list[int], axes: list[int], sizes: list[int], scales: list[float]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from compiler.graph import Array, Node
@@ -14,7 +16,7 @@ from compiler.ops.base import product
 
 @rule("Gather")
 def gather(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
-    """Rows along any axis. Indices that are not constant must not be negative: the ISA counts rows from 0."""
+    """Rows along any axis. Where no vector unit can mend them, indices that are computed must not be negative."""
     (node,) = nodes
     table, index = node.inputs[:2]
     out = node.outputs[0]
@@ -40,5 +42,9 @@ def gather(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
         raise NoKernel(f"{node.name}: a gather does not convert {kind} to {result}")
     extents = (before, count, behind)
     spec = Gather(extents, rows, operand(context, table, dense), operand(context, index, (0, 1, 0)),
-                  operand(context, out, row_major(extents)))  # fmt: skip
-    return [call(context, spec, build, {"index": (index, 0), "out": (out, 0), "table": (table, 0)})]
+                  operand(context, out, row_major(extents)), wraps=held is None)  # fmt: skip
+    bind = {"index": (index, 0), "out": (out, 0), "table": (table, 0)}
+    try:
+        return [call(context, spec, build, bind)]
+    except NoKernel:
+        return [call(context, replace(spec, wraps=False), build, bind)]

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from compiler.graph import Node
+from compiler.graph import Constant, Node, TensorType
 from compiler.kernels.move import Dilate, Move, build, build_dilate
 from compiler.kernels.pool import Pool
 from compiler.kernels.pool import build as build_window
 from compiler.kernels.tiles import collapse
 from compiler.lower.context import Call, Context, NoKernel, row_major, rule
 from compiler.lower.views import broadcast_strides, call, operand
-from compiler.ops import op_def
 from compiler.ops.base import product
 from compiler.ops.spatial import channel_last, logical_shape
+from compiler.passes.resample import repeats
+from isa.dtypes import dtype as dtype_of
+from isa.dtypes import round_to
+from isa.program import MAX_DIMS
+
+MAX_COPIES = 128  # launches that one operator may become
 
 
 def strided(
@@ -26,9 +33,27 @@ def strided(
     if 0 in extents:
         return []
     sizes, (a, b) = collapse(extents, src, dst)
+    if len(sizes) > MAX_DIMS:
+        return _unrolled(context, x, out, (sizes, a, b), first, place)
     spec = Move(sizes, operand(context, x, a), operand(context, out, b))
     bind = {"x": (x, first * spec.src.size_bytes), "out": (out, place * spec.dst.size_bytes)}
     return [call(context, spec, build, bind)]
+
+
+def _unrolled(
+    context: Context, x: str, out: str, space: tuple[Sequence[int], Sequence[int], Sequence[int]], first: int,
+    place: int,
+) -> list[Call]:
+    """More dimensions than a descriptor has: a copy for each index of the shortest one."""  # fmt: skip
+    sizes, a, b = space
+    at = min(range(len(sizes)), key=lambda i: sizes[i])
+    if product(sorted(sizes)[: len(sizes) - MAX_DIMS]) > MAX_COPIES:
+        raise NoKernel(f"{out}: {len(sizes)} dimensions that cannot be merged; a descriptor has {MAX_DIMS}")
+    rest = [[v for i, v in enumerate(row) if i != at] for row in space]
+    calls: list[Call] = []
+    for i in range(sizes[at]):
+        calls += strided(context, x, out, rest[0], rest[1], rest[2], first + i * a[at], place + i * b[at])
+    return calls
 
 
 def _dense(context: Context, node: Node, extents: Sequence[int], src: Sequence[int], first: int = 0) -> list[Call]:
@@ -132,38 +157,39 @@ def blocks(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
 
 @rule("Resize")
 def resize(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
-    """Nearest neighbour by whole factors: every element repeated."""
+    """Every element repeated; `compiler.passes.resample` writes out all else."""
     (node,) = nodes
     shape, sizes = context.type_of(node.inputs[0]).shape, context.type_of(node.outputs[0]).shape
-    if node.attrs.get("mode", "nearest") != "nearest" or any(not d or s % d for s, d in zip(sizes, shape)):
-        raise NoKernel(f"{node.name}: only nearest-neighbour resizing by whole factors is a copy")
-    scales = node.attrs.get("scales") or [s / d for s, d in zip(sizes, shape)]
-    for extent, size, scale in zip(shape, sizes, scales):
-        line = Node("line", "Resize", node.inputs, node.outputs, {**node.attrs, "sizes": (size,), "scales": (scale,)})
-        found = op_def("Resize").evaluate(line, [np.arange(extent)])[0]
-        if not np.array_equal(found, np.repeat(np.arange(extent), size // extent)):
-            raise NoKernel(f"{node.name}: its coordinates do not repeat each element {size // extent} times")
+    if not repeats(node, shape):
+        raise NoKernel(f"{node.name}: its coordinates do not repeat each element a whole number of times")
     extents = [e for d, s in zip(shape, sizes) for e in (d, s // d)]
     return _dense(context, node, extents, [s for stride in row_major(shape) for s in (stride, 0)])
 
 
 @rule("Pad")
 def pad(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
-    """Constant padding (or cropping) along at most two axes, each merged with the unpadded axes behind it."""
+    """Constants along one or two axes are a window of one element; all else is a strided copy a region."""
     (node,) = nodes
-    source, out = node.inputs[0], node.outputs[0]
-    shape, kind = context.type_of(source).shape, context.type_of(source)
-    if node.attrs.get("mode", "constant") != "constant":
-        raise NoKernel(f"{node.name}: mode {node.attrs['mode']} is not a strided copy")
+    shape, final = (context.type_of(n).shape for n in (node.inputs[0], node.outputs[0]))
     begins = node.attrs["pads"][: len(shape)]
-    final = context.type_of(out).shape
     if 0 in final:
         return []
     padded = [i for i in range(len(shape)) if (begins[i], final[i]) != (0, shape[i])]
-    if len(padded) > 2:
-        raise NoKernel(f"{node.name}: padding along {len(padded)} axes; 2 are supported")
     if not padded:
         return _dense(context, node, shape, row_major(shape))
+    mode = node.attrs.get("mode", "constant")
+    if mode != "constant":
+        return _mirrored(context, node, [_spans(mode, n, b, f) for n, b, f in zip(shape, begins, final)])
+    if len(padded) > 2:
+        return _bordered(context, node, begins)
+    return _window(context, node, padded, begins)
+
+
+def _window(context: Context, node: Node, padded: Sequence[int], begins: Sequence[int]) -> list[Call]:
+    """One or two padded (or cropped) axes, each merged with the unpadded axes behind it."""
+    source, out = node.inputs[0], node.outputs[0]
+    kind = context.type_of(source)
+    shape, final = kind.shape, context.type_of(out).shape
     adjacent = len(padded) == 1 or padded[1] == padded[0] + 1
     tail = product(shape[padded[-1] + 1 :]) if adjacent else 1
     inner = [1] if len(padded) == 1 else [product(shape[padded[0] + 1 : padded[1]]), 1]
@@ -183,6 +209,75 @@ def pad(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
 
 def _pair(values: Sequence[int], fill: int) -> tuple[int, int]:
     return (values[0], values[1]) if len(values) == 2 else (fill, values[0])
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Outputs `at`, `at` + 1, ... along one axis; they take the elements `first`, `first` + `step`, ..."""
+
+    at: int
+    count: int
+    first: int
+    step: int = 1
+
+
+def _spans(mode: str, extent: int, begin: int, final: int) -> list[_Span]:
+    """One axis of a padded tensor in runs whose elements step evenly."""
+    place = np.arange(final) - begin
+    if mode == "edge":
+        index = np.clip(place, 0, extent - 1)
+    elif mode == "wrap":
+        index = place % extent
+    else:  # reflect: a triangle wave, whose period leaves out both ends
+        period = max(1, 2 * (extent - 1))
+        index = np.minimum(place % period, -place % period)
+    spans: list[_Span] = []
+    at = 0
+    while at < final:
+        step = int(index[at + 1] - index[at]) if at + 1 < final else 1
+        steps = np.diff(index[at:]) == step
+        count = 1 + (len(steps) if steps.all() else int(np.argmin(steps)))
+        spans.append(_Span(at, count, int(index[at]), step))
+        at += count
+    return spans
+
+
+def _mirrored(context: Context, node: Node, axes: Sequence[Sequence[_Span]]) -> list[Call]:
+    """A copy for each combination of runs."""
+    source, out = node.inputs[0], node.outputs[0]
+    src, dst = (row_major(context.type_of(n).shape) for n in (source, out))
+    if product([len(spans) for spans in axes]) > MAX_COPIES:
+        raise NoKernel(f"{node.name}: {node.attrs['mode']} padding in more than {MAX_COPIES} pieces")
+    calls: list[Call] = []
+    for spans in itertools.product(*axes):
+        calls += strided(
+            context, source, out, [s.count for s in spans], [k * s.step for k, s in zip(src, spans)], dst,
+            sum(k * s.first for k, s in zip(src, spans)), sum(k * s.at for k, s in zip(dst, spans)),
+        )  # fmt: skip
+    return calls
+
+
+def _bordered(context: Context, node: Node, begins: Sequence[int]) -> list[Call]:
+    """The kept part of the input, and slabs of the value around it, axis by axis."""
+    source, out = node.inputs[0], node.outputs[0]
+    kind, final = context.type_of(source), context.type_of(out).shape
+    src, dst = row_major(kind.shape), row_major(final)
+    low = [max(0, b) for b in begins]
+    high = [max(a, min(f, n + b)) for a, f, n, b in zip(low, final, kind.shape, begins)]
+    kept = [b - a for a, b in zip(low, high)]
+    calls = strided(context, source, out, kept, src, dst, sum(k * (a - b) for k, a, b in zip(src, low, begins)),
+                    sum(k * a for k, a in zip(dst, low)))  # fmt: skip
+    stored = float(node.attrs.get("value", 0.0)) / kind.scale + kind.zero_point
+    single = TensorType((1,), kind.dtype, kind.scale, kind.zero_point)
+    value = context.add_constant(f"{node.name}.value", Constant(single, lambda: round_to(
+        np.full(1, stored, np.float32), dtype_of(kind.dtype))))  # fmt: skip
+    for axis, extent in enumerate(final):
+        around = [*kept[:axis], extent, *final[axis + 1 :]]  # slabs of earlier axes lie outside of the kept part
+        start = sum(dst[i] * low[i] for i in range(axis))
+        for first, last in ((0, low[axis]), (high[axis], extent)):
+            around[axis] = last - first
+            calls += strided(context, value, out, around, (0,) * len(final), dst, 0, start + first * dst[axis])
+    return calls
 
 
 @rule("Dilate")

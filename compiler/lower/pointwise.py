@@ -121,11 +121,11 @@ def _sub(chain: Chain, node: Node, to: TensorType) -> int:
 
 @_emits("Div")
 def _div(chain: Chain, node: Node, to: TensorType) -> int:
-    """Integers truncate toward zero; they are divided as reals, which is exact below 2^24 only."""
+    """Integers truncate toward zero; those of up to 16 bits are divided as reals, which is exact below 2^24."""
     a, b = node.inputs
     if not dtype_of(to.dtype).is_float and to.scale == 1.0 and to.zero_point == 0:
         if to.dtype in EXACT:
-            raise NoKernel(f"{node.name}: the vector unit has no {to.dtype} division")
+            return chain.put("copy", _quotient(chain, chain.read(a), chain.read(b), to), to=to)
         return _truncate(chain, chain.put("div", chain.read(a), chain.read(b)), to)
     left, right = scalar_value(chain.context, a), scalar_value(chain.context, b)
     if right and math.isfinite(right) and math.frexp(abs(right))[0] == 0.5:  # a power of two: its reciprocal is exact
@@ -133,6 +133,23 @@ def _div(chain: Chain, node: Node, to: TensorType) -> int:
     if left == 1.0:
         return chain.put("recip", chain.read(b), to=to)
     return chain.put("div", chain.read(a), chain.read(b), to=to)
+
+
+def _quotient(chain: Chain, a: int, b: int, to: TensorType) -> int:
+    """Integer division toward zero: sizes are divided as reals, and the remainder, exact, corrects the quotient.
+
+    A real quotient is wrong by 3/2^24 of itself at most; made smaller by 2^-21 it never exceeds the true one, so that
+    remainders stay positive, each round gains 20 bits, and what is left at the end is less than two divisors.
+    """
+    signs = [chain.put("sign", v, to=to) for v in (a, b)]
+    rest, size = (chain.put("mul", v, s, to=to) for v, s in zip((a, b), signs))
+    total = 0
+    for i in range(2 if to.dtype == "int32" else 4):
+        part = chain.put("floor", chain.put("muls", chain.put("div", rest, size), f0=1.0 - 2.0**-21), to=to)
+        rest = chain.put("sub", rest, chain.put("mul", part, size, to=to), to=to)
+        total = part if i == 0 else chain.put("add", total, part, to=to)
+    total = chain.put("add", total, chain.put("ge", rest, size, to=to), to=to)
+    return chain.put("mul", total, chain.put("mul", *signs, to=to), to=to)
 
 
 def _truncate(chain: Chain, value: int, to: TensorType) -> int:
@@ -144,10 +161,15 @@ def _truncate(chain: Chain, value: int, to: TensorType) -> int:
 
 @_emits("Pow")
 def _pow(chain: Chain, node: Node, to: TensorType) -> int:
-    if to.dtype in EXACT:
-        raise NoKernel(f"{node.name}: the vector unit has no {to.dtype} power")
+    """Integers are raised as reals, which is exact below 2^24; only a square is exact beyond."""
     exponent = scalar_value(chain.context, node.inputs[1])
     base = chain.read(node.inputs[0])
+    if to.dtype in EXACT and exponent == 2.0:
+        return chain.put("mul", base, base, to=to)
+    if to.dtype in EXACT:
+        power = chain.put("pow", base, chain.read(node.inputs[1]))
+        whole = not dtype_of(chain.context.type_of(node.inputs[1]).dtype).is_float
+        return chain.put("copy", power, to=to) if whole else _truncate(chain, power, to)
     if exponent is None:
         return chain.put("pow", base, chain.read(node.inputs[1]), to=to)
     simple = {2.0: "square", 0.5: "sqrt", -1.0: "recip"}.get(exponent)
@@ -156,9 +178,19 @@ def _pow(chain: Chain, node: Node, to: TensorType) -> int:
 
 @_emits("Mod")
 def _mod(chain: Chain, node: Node, to: TensorType) -> int:
-    if node.attrs.get("fmod", 0) or to.dtype in EXACT:
-        raise NoKernel(f"{node.name}: the vector unit has no fmod and no {to.dtype} remainder")
-    return chain.put("mod", *(chain.read(n) for n in node.inputs), to=to)
+    """The remainder has the divisor's sign, with `fmod` the dividend's."""
+    a, b = (chain.read(n) for n in node.inputs)
+    truncates = bool(node.attrs.get("fmod", 0))
+    if to.dtype in EXACT:
+        rest = chain.put("sub", a, chain.put("mul", _quotient(chain, a, b, to), b, to=to), to=to)
+        if truncates:
+            return chain.put("copy", rest, to=to)
+        apart = chain.put("mins", chain.put("mul", chain.put("sign", rest), chain.put("sign", b)), to=to)
+        return chain.put("sub", rest, chain.put("mul", apart, b, to=to), to=to)  # apart is -1 where signs differ
+    if not truncates:
+        return chain.put("mod", a, b, to=to)
+    rest = chain.put("mod", chain.put("abs", a), chain.put("abs", b))
+    return chain.put("mul", rest, chain.put("sign", a), to=to)
 
 
 @_emits("LeakyRelu", "Elu", "HardSigmoid", "Selu")

@@ -26,6 +26,7 @@ from compiler.ops.base import (
     same_type,
     want,
 )
+from isa.dtypes import DType
 from isa.dtypes import dtype as dtype_of
 
 # Rational approximation of erf on [-4, 4], |relative error| < 3e-7: Eigen, `generic_fast_erf` for float.
@@ -150,10 +151,21 @@ def _infer_cast(node: Node, types: Types, values: Values) -> list[TensorType]:
     return [TensorType(want(node, types, 0).shape, dtype_of(node.attrs["to"]).name)]
 
 
+def _to_float(x: Array, target: DType, saturate: bool) -> Array:
+    """A float that the caller rounds to `target`; of fp8 only, what is too large saturates (ONNX Cast) or does not."""
+    wide = x.astype(np.float64 if target.name == "fp64" else np.float32)
+    if target.name not in ("fp8_e4m3", "fp8_e5m2"):
+        return wide
+    with np.errstate(all="ignore"):
+        plain = wide.astype(target.numpy).astype(np.float32)  # infinite, or NaN where there is no infinity
+    largest = {"fp8_e4m3": 448.0, "fp8_e5m2": 57344.0}[target.name]
+    return np.where(np.isnan(wide) | np.isfinite(plain), plain, np.copysign(largest, wide)) if saturate else plain
+
+
 def _cast(node: Node, values: Values) -> list[Array]:
     x, target = given(node, values, 0), dtype_of(node.attrs["to"])
     if target.is_float:
-        return [x.astype(np.float64 if target.name == "fp64" else np.float32)]
+        return [_to_float(x, target, bool(node.attrs.get("saturate", 1)))]
     x = compute(x)
     if target.name == "bool":
         return [x != 0]

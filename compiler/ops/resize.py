@@ -1,13 +1,15 @@
 """Resize: separable interpolation along each axis whose extent changes.
 
 Canonical attributes: `sizes` (output shape, every axis), `scales` (one factor an axis), `mode` ('nearest', 'linear',
-'cubic'), `coordinate_transformation_mode`, `nearest_mode`, `cubic_coeff_a`, `exclude_outside`;
-formulas as in the ONNX operator text.
+'cubic'), `coordinate_transformation_mode`, `nearest_mode`, `cubic_coeff_a`, `exclude_outside`, `antialias`; for
+tf_crop_and_resize also `roi` (a begin, then an end for every axis) and `extrapolation_value`. Formulas as in the ONNX
+operator text and its reference implementation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,7 +17,8 @@ from compiler.graph import Array, Node, TensorType
 from compiler.ops.base import Types, Values, Work, compute, fail, given, ints, register, want
 
 _MODES = ("nearest", "linear", "cubic")
-_COORDINATES = ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel", "half_pixel_symmetric")
+_CROP = "tf_crop_and_resize"
+_COORDINATES = ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel", "half_pixel_symmetric", _CROP)
 _NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 _TAPS = {"nearest": 1, "linear": 2, "cubic": 4}
 
@@ -37,11 +40,50 @@ def _infer(node: Node, types: Types, values: Values) -> list[TensorType]:
     return [TensorType(sizes, x.dtype)]
 
 
-def _coordinates(kind: str, extent: int, size: int, factor: float) -> Array:
+@dataclass(frozen=True)
+class Line:
+    """Interpolation along one axis: pairs (index, weight) for every output, and the outputs that lie outside."""
+
+    axis: int
+    taps: tuple[tuple[Array, Array], ...]
+    outside: Array
+
+    def matrix(self, extent: int) -> Array:
+        """The weights as a matrix [size, extent], float32; a row of zeros where the output lies outside."""
+        rows = np.arange(len(self.outside))
+        found = np.zeros((len(rows), extent))
+        for index, weight in self.taps:
+            np.add.at(found, (rows, index), weight)
+        return np.where(self.outside[:, None], 0.0, found).astype(np.float32)
+
+
+def lines(node: Node, shape: tuple[int, ...]) -> list[Line]:
+    """How a Resize of a tensor of `shape` interpolates, for each axis that it changes."""
+    sizes = ints(node, "sizes")
+    scales = node.attrs.get("scales") or [s / max(1, d) for s, d in zip(sizes, shape)]
+    kind = str(node.attrs.get("coordinate_transformation_mode", "half_pixel"))
+    roi = tuple(node.attrs.get("roi") or (0.0,) * len(shape) + (1.0,) * len(shape))
+    found = []
+    for axis, (extent, size, scale) in enumerate(zip(shape, sizes, scales)):
+        begin, end = float(roi[axis]), float(roi[axis + len(shape)])
+        if size == extent and scale == 1.0 and (kind != _CROP or (begin, end) == (0.0, 1.0)):
+            continue
+        position = _coordinates(kind, extent, size, float(scale), begin, end)
+        outside = (position < 0) | (position > extent - 1) if kind == _CROP else np.zeros(size, bool)
+        found.append(Line(axis, tuple(_taps(node, position, extent, float(scale))), outside))
+    return found
+
+
+def _coordinates(kind: str, extent: int, size: int, factor: float, begin: float, end: float) -> Array:
     """Position in the input of every output element along one axis, in float32 as onnxruntime: ties fall alike."""
     out, scale = np.arange(size, dtype=np.float32), np.float32(factor)
+    length = factor * extent  # of the resized axis, before it is rounded down
     if kind == "align_corners":
-        return out * (extent - 1) / (size - 1) if size > 1 else out * 0
+        return out * np.float32((extent - 1) / (length - 1)) if size > 1 and length != 1 else out * 0
+    if kind == _CROP:
+        if size == 1 or length == 1:
+            return np.full(size, 0.5 * (begin + end) * (extent - 1), np.float32)
+        return np.asarray(begin * (extent - 1) + out * np.float32((end - begin) * (extent - 1) / (length - 1)))
     if kind == "asymmetric":
         return out / scale
     if kind == "pytorch_half_pixel" and size == 1:
@@ -62,53 +104,51 @@ def _nearest(position: Array, kind: str) -> Array:
     return np.asarray(np.ceil(position - 0.5))
 
 
-def _cubic(t: Array, a: float) -> list[Array]:
-    """Keys' cubic weights of the four neighbours at distance t from the second."""
-
-    def near(d: Array) -> Array:
-        return ((a + 2) * d - (a + 3)) * d * d + 1
-
-    def far(d: Array) -> Array:
-        return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-
-    return [far(t + 1), near(t), near(1 - t), far(2 - t)]
+def _linear(d: Array, a: float) -> Array:
+    return np.asarray(np.maximum(0.0, 1.0 - np.abs(d)))
 
 
-def _taps(node: Node, mode: str, position: Array, extent: int) -> list[tuple[Array, Array]]:
+def _cubic(d: Array, a: float) -> Array:
+    """Keys' cubic of distance d."""
+    d = np.abs(d)
+    near = ((a + 2) * d - (a + 3)) * d * d + 1
+    far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+    return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+
+
+def _taps(node: Node, position: Array, extent: int, scale: float) -> Iterator[tuple[Array, Array]]:
     """Pairs (index, weight) that interpolate one axis; indices outside are clamped to the edge."""
+    mode = str(node.attrs.get("mode", "nearest"))
     if mode == "nearest":
         index = _nearest(position, str(node.attrs.get("nearest_mode", "round_prefer_floor")))
-        return [(np.clip(index, 0, extent - 1).astype(np.int64), np.ones(len(position)))]
-    if mode == "linear":
-        position = np.clip(position, 0, extent - 1)
-    base = np.floor(position)
-    t = position - base
-    weights = [1 - t, t] if mode == "linear" else _cubic(t, float(node.attrs.get("cubic_coeff_a", -0.75)))
-    first = 0 if mode == "linear" else -1
-    indices = [base + first + i for i in range(len(weights))]
+        yield np.clip(index, 0, extent - 1).astype(np.int64), np.ones(len(position))
+        return
+    # With antialiasing the filter of a smaller result is as much wider.
+    shrink = min(scale, 1.0) if node.attrs.get("antialias", 0) else 1.0
+    filter_of, support = (_linear, 1) if mode == "linear" else (_cubic, 2)
+    base = np.ceil(position) - 1
+    first = int(np.floor(-support / shrink)) + 1
+    indices = [base + i for i in range(first, 2 - first)]
+    weights = [filter_of((i - position) * shrink, float(node.attrs.get("cubic_coeff_a", -0.75))) for i in indices]
     if node.attrs.get("exclude_outside", 0):
         weights = [np.where((i >= 0) & (i < extent), w, 0.0) for i, w in zip(indices, weights)]
-        total = np.sum(weights, axis=0)
-        weights = [w / total for w in weights]
-    return [(np.clip(i, 0, extent - 1).astype(np.int64), w) for i, w in zip(indices, weights)]
+    total = np.sum(weights, axis=0)
+    for i, w in zip(indices, weights):
+        yield np.clip(i, 0, extent - 1).astype(np.int64), w / total
 
 
 def _resize(node: Node, values: Values) -> list[Array]:
     x = compute(given(node, values, 0))
-    sizes, mode = ints(node, "sizes"), str(node.attrs.get("mode", "nearest"))
-    kind = str(node.attrs.get("coordinate_transformation_mode", "half_pixel"))
-    scales = node.attrs.get("scales") or [s / max(1, d) for s, d in zip(sizes, x.shape)]
-    y = x
-    for axis, (size, scale) in enumerate(zip(sizes, scales)):
-        extent = x.shape[axis]
-        if size == extent and scale == 1.0:
-            continue
-        taps = _taps(node, mode, _coordinates(kind, extent, size, float(scale)), extent)
-        if mode == "nearest":
-            y = np.take(y, taps[0][0], axis=axis)
-            continue
-        shape = (-1,) + (1,) * (x.ndim - axis - 1)
-        y = sum((np.take(y, i, axis=axis) * w.reshape(shape) for i, w in taps), start=np.zeros(1))
+    y, outside = x, np.zeros((1,) * x.ndim, bool)
+    for line in lines(node, x.shape):
+        shape = (-1,) + (1,) * (x.ndim - line.axis - 1)
+        outside = outside | line.outside.reshape(shape)
+        if len(line.taps) == 1:
+            y = np.take(y, line.taps[0][0], axis=line.axis)
+        else:
+            y = sum((np.take(y, i, axis=line.axis) * w.reshape(shape) for i, w in line.taps), start=np.zeros(1))
+    if outside.any():
+        y = np.where(outside, float(node.attrs.get("extrapolation_value", 0.0)), y)
     return [np.asarray(y).astype(x.dtype, copy=False)]
 
 

@@ -2,9 +2,10 @@
 
 Valid in: any graph of `compiler.ops`. Valid out: no Gemm, Flatten, Squeeze, Unsqueeze, Split, GlobalPool, Sum, Mean,
 DepthToSpace, SpaceToDepth, InstanceNormalization or GroupNormalization; Min and Max take two operands; Conv and pools
-have two spatial axes where they had one; ConvTranspose is Dilate + Conv (unless its padding exceeds its kernel);
-an Einsum of two operands that is a product is MatMul;
-Softmax, LogSoftmax, LayerNormalization and RMSNormalization work on the last axis only; Clip's limits are attributes.
+have two spatial axes where they had one to three; ConvTranspose is Dilate + Conv, LpPool an AveragePool of powers;
+Conv groups have constant weights; an Einsum of two operands that is a product is MatMul; MatMul takes no vectors;
+Softmax, LogSoftmax, LayerNormalization and RMSNormalization work on the last axis only; LayerNormalization has one
+output; Clip's limits are attributes, as are the statistics of BatchNormalization constants.
 """
 
 from __future__ import annotations
@@ -94,9 +95,36 @@ def _clip(edit: Editor, node: Node) -> bool:
             continue
         value = edit.scalar(name)
         if value is None:
-            return False
+            return _clip_by_tensors(edit, node)
         limits[label] = value
     edit.emit(node.name, "Clip", node.inputs[:1], node.outputs[0], **limits)
+    return True
+
+
+def _clip_by_tensors(edit: Editor, node: Node) -> bool:
+    """Limits that are computed: min(max(x, low), high)."""
+    x, *limits = (*node.inputs, "", "")[:3]
+    dtype = edit.tensors[node.outputs[0]].dtype
+    for op, label, name in zip(("Max", "Min"), ("min", "max"), limits):
+        if not name and label in node.attrs:
+            name = edit.add_array(f"{node.name}.{label}", node.attrs[label], dtype)
+        x = edit.emit(f"{node.name}.{label}", op, (x, name)) if name else x
+    edit.emit(node.name, "Identity", (x,), node.outputs[0])
+    return True
+
+
+def _matmul(edit: Editor, node: Node) -> bool:
+    """A product with a vector: a row on the left, a column on the right."""
+    left, right, *rest = (edit.current(n) for n in node.inputs)
+    shapes = [edit.shape(left), edit.shape(right)]
+    if min(map(len, shapes)) > 1:
+        return False
+    if len(shapes[0]) == 1:
+        left = edit.emit(f"{node.name}.row", "Reshape", (left,), shape=(1, *shapes[0]))
+    if len(shapes[1]) == 1:
+        right = edit.emit(f"{node.name}.column", "Reshape", (right,), shape=(*shapes[1], 1))
+    y = edit.emit(node.name, "MatMul", (left, right, *rest), **node.attrs)
+    edit.emit(f"{node.name}.flat", "Reshape", (y,), node.outputs[0], shape=edit.shape(node.outputs[0]))
     return True
 
 
@@ -136,6 +164,7 @@ def _depth_to_space(edit: Editor, node: Node) -> bool:
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(("Flatten", "Squeeze", "Unsqueeze"), _reshape),
     "Gemm": _gemm,
+    "MatMul": _matmul,
     "Einsum": einsum.rule,
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), _global_pool),
     "Split": _split,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from compiler.graph import Array, Constant, Node, TensorType
@@ -21,17 +23,38 @@ def _layer(edit: Editor, node: Node) -> bool:
     x, *rest = (edit.current(n) for n in node.inputs)
     shape = edit.shape(x)
     axis = int(node.attrs.get("axis", -1)) % len(shape)
+    if len(node.outputs) > 1:
+        _statistics(edit, node, x, tuple(range(axis, len(shape))))
+        node = replace(node, outputs=node.outputs[:1])
     width = int(np.prod(shape[axis:], dtype=np.int64))
     if axis == len(shape) - 1:
         edit.keep(node, attrs={**node.attrs, "axis": -1})
         return True
-    if len(node.outputs) > 1 or any(not edit.constant(n) or edit.shape(n) != shape[axis:] for n in rest if n):
-        return False
+    if any(not edit.constant(n) or edit.shape(n) != shape[axis:] for n in rest if n):
+        edit.keep(node)
+        return True
     flat = [edit.mapped(n, "flat", (width,), lambda v: v.reshape(-1)) if n else "" for n in rest]
     y = edit.emit(f"{node.name}.flat", "Reshape", (x,), shape=(*shape[:axis], width))
     y = edit.emit(node.name, node.op, (y, *flat), **{**node.attrs, "axis": -1})
     edit.emit(f"{node.name}.back", "Reshape", (y,), node.outputs[0], shape=shape)
     return True
+
+
+def _statistics(edit: Editor, node: Node, x: str, axes: tuple[int, ...]) -> None:
+    """Mean and inverse deviation of a LayerNormalization, where they are read."""
+    wanted = set(edit.graph.outputs) | {n for other in edit.graph.nodes for n in other.inputs}
+    mean, inverse = (n if n in wanted else "" for n in (*node.outputs[1:], "")[:2])
+    if not mean and not inverse:
+        return
+    average = edit.emit(f"{node.name}.mean", "ReduceMean", (x,), mean, axes=axes, keepdims=1)
+    if inverse:
+        centred = edit.emit(f"{node.name}.centre", "Sub", (x, average))
+        square = edit.emit(f"{node.name}.square", "Mul", (centred, centred))
+        variance = edit.emit(f"{node.name}.variance", "ReduceMean", (square,), axes=axes, keepdims=1)
+        epsilon = edit.add_array(f"{node.name}.epsilon", node.attrs.get("epsilon", 1e-5), edit.tensors[variance].dtype)
+        deviation = edit.emit(f"{node.name}.shift", "Add", (variance, epsilon))
+        deviation = edit.emit(f"{node.name}.deviation", "Sqrt", (deviation,))
+        edit.emit(f"{node.name}.inverse", "Reciprocal", (deviation,), inverse)
 
 
 def _grouped(edit: Editor, node: Node) -> bool:
@@ -67,9 +90,12 @@ def _filled(width: int, value: float, dtype: str) -> Constant:
 def _batch_norm(edit: Editor, node: Node) -> bool:
     """What `bn_fold` could not fold: one multiply and one add by channel, the constants made lazily."""
     x, *parameters = (edit.current(n) for n in node.inputs)
-    if node.attrs.get("layout", "NCHW") != "NCHW" or not all(edit.constant(n) for n in parameters):
+    if node.attrs.get("layout", "NCHW") != "NCHW":
         return False
     column = (edit.shape(x)[1],) + (1,) * (len(edit.shape(x)) - 2)
+    if not all(edit.constant(n) for n in parameters):
+        _computed_batch_norm(edit, node, x, parameters, column)
+        return True
     scale, shift = affine(edit, parameters, float(node.attrs.get("epsilon", 1e-5)))
     kind = TensorType(column, "fp32")
     factor = edit.add_constant(f"{node.name}.factor", scale.map(kind, lambda v: v.reshape(column)))
@@ -77,6 +103,21 @@ def _batch_norm(edit: Editor, node: Node) -> bool:
     y = edit.emit(f"{node.name}.scale", "Mul", (x, factor))
     edit.emit(node.name, "Add", (y, offset), node.outputs[0])
     return True
+
+
+def _computed_batch_norm(edit: Editor, node: Node, x: str, parameters: list[str], column: tuple[int, ...]) -> None:
+    """Statistics or parameters that are no constants: the formula, on columns of channels."""
+    labels = ("scale", "bias", "mean", "variance")
+    scale, bias, mean, variance = (
+        edit.emit(f"{node.name}.{label}", "Reshape", (n,), shape=column) for label, n in zip(labels, parameters)
+    )
+    epsilon = edit.add_array(f"{node.name}.epsilon", node.attrs.get("epsilon", 1e-5), edit.tensors[variance].dtype)
+    deviation = edit.emit(f"{node.name}.shift", "Add", (variance, epsilon))
+    deviation = edit.emit(f"{node.name}.deviation", "Sqrt", (deviation,))
+    factor = edit.emit(f"{node.name}.factor", "Div", (scale, deviation))
+    y = edit.emit(f"{node.name}.centre", "Sub", (x, mean))
+    y = edit.emit(f"{node.name}.times", "Mul", (y, factor))
+    edit.emit(node.name, "Add", (y, bias), node.outputs[0])
 
 
 def affine(edit: Editor, parameters: list[str], epsilon: float) -> tuple[Constant, Constant]:

@@ -65,8 +65,8 @@ class _Layout:
 
     def _makes_channels_first(self, node: Node) -> bool:
         """The model's own NHWC to NCHW: its operand is the channel-last version; the Transpose waits for a reader."""
-        rank = len(self.old.tensors[node.outputs[0]].shape)
-        if node.op != "Transpose" or rank < 4 or tuple(node.attrs.get("perm", ())) != to_first(rank):
+        perm = tuple(node.attrs.get("perm", ()))
+        if node.op != "Transpose" or len(perm) < 4 or perm != to_first(len(perm)):
             return False
         self._last[node.outputs[0]] = self.first(node.inputs[0])
         return True
@@ -194,8 +194,11 @@ class _Layout:
         return True
 
     def _resize(self, node: Node) -> bool:
-        perm = to_last(len(self.old.tensors[node.inputs[0]].shape))
+        rank = len(self.old.tensors[node.inputs[0]].shape)
+        perm = to_last(rank)
         changes = {k: tuple(node.attrs[k][i] for i in perm) for k in ("sizes", "scales") if node.attrs.get(k)}
+        if node.attrs.get("roi"):
+            changes["roi"] = tuple(node.attrs["roi"][i + side] for side in (0, rank) for i in perm)
         return self._emit(node, [self.last(node.inputs[0])], **changes)
 
     def _reshape(self, node: Node) -> bool:

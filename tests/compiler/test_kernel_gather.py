@@ -34,6 +34,14 @@ def test_rows(hw: str, shape: tuple[int, ...], index: tuple[int, ...], axis: int
         assert (found == np.take(feeds["t"], feeds["i"], axis=axis)).all()
 
 
+@pytest.mark.parametrize("hw", ["tiny", "tpu-v3"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_computed_indices_may_be_negative(hw: str, axis: int) -> None:
+    graph = gather((5, 7, 40), axis, machine(hw).default_dtype, (6,))
+    feeds = feeds_of(graph) | {"i": np.array([-1, 0, -5, 4, -2, 3])}
+    assert (run(graph, hw, feeds)["o"] == np.take(feeds["t"], feeds["i"], axis=axis)).all()
+
+
 @pytest.mark.parametrize("index", [np.array(-2), np.array([-2]), np.array([0, -1, 3]), np.array(1)])
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_constant_indices_may_be_negative(index: npt.NDArray[Any], axis: int) -> None:

@@ -14,6 +14,7 @@ from compiler.graph import Constant, Graph, Node, TensorType
 from compiler.kernels.pointwise import Pointwise, Step, build
 from compiler.kernels.tiles import Operand
 from compiler.lower.context import NoKernel
+from compiler.ops import run_graph
 from isa.errors import CapacityError
 
 FLOAT = ("tiny", "tpu-v3", "tpu-v4")
@@ -106,9 +107,21 @@ def test_integer_division_truncates() -> None:
     graph = graph_of([Node("n", "Div", ("x", "y"), ("o",))], {"x": kind, "y": kind})
     feeds = {"x": np.arange(-32, 32).astype(np.int8), "y": np.resize([3, -3, 1, -7], 64).astype(np.int8)}
     assert (run(graph, "tiny", feeds)["o"] == np.trunc(feeds["x"] / feeds["y"])).all()
-    wide = TensorType((64,), "int64")
-    with pytest.raises(NoKernel, match="int64 division"):
-        lower(graph_of([Node("n", "Div", ("x", "y"), ("o",))], {"x": wide, "y": wide}), "tiny")
+
+
+@pytest.mark.parametrize("kind", ["int32", "int64"])
+@pytest.mark.parametrize(("op", "attrs"), [("Div", {}), ("Mod", {}), ("Mod", {"fmod": 1})])
+def test_wide_integers_divide_exactly(kind: str, op: str, attrs: dict[str, int]) -> None:
+    """Beyond what fp32 holds: large sizes, quotients next to a whole number, all signs."""
+    big = 2**31 - 1 if kind == "int32" else 2**52 - 1
+    b = np.resize([1, 3, -7, 10, -1000, 65537, big, -big], 512).astype(kind)
+    rng = np.random.default_rng(0)
+    near = (big // np.abs(b[256:].astype(np.int64))) * np.abs(b[256:]).astype(np.int64) - rng.integers(0, 2, 256)
+    a = np.concatenate([rng.integers(-big, big, 256), near])
+    whole = TensorType((512,), kind)
+    graph = graph_of([Node("n", op, ("x", "y"), ("o",), attrs)], {"x": whole, "y": whole})
+    feeds = {"x": a.astype(kind), "y": b}
+    assert (run(graph, "tiny", feeds)["o"] == run_graph(graph, feeds)["o"]).all()
 
 
 @pytest.mark.parametrize("hw", MACHINES)

@@ -113,7 +113,7 @@ TRANSPOSED = {
     "stride 1": ("fp32[4,3,2,3]", '"strides": [1, 1]', 0, 1),
     "groups": ("fp32[4,3,2,2]", '"strides": [2, 2], "group": 2', 1, 1),
     "dilated": ("fp32[4,3,2,2]", '"strides": [3, 2], "dilations": [2, 1]', 1, 1),
-    "more padding than kernel": ("fp32[4,3,1,1]", '"strides": [2, 2], "pads": [1, 1, 0, 0]', 0, 0),
+    "more padding than kernel": ("fp32[4,3,1,1]", '"strides": [2, 2], "pads": [1, 1, 0, 0]', 1, 1),
 }
 
 
