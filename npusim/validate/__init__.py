@@ -20,7 +20,7 @@ from npusim.validate.table import Column, Row, TableError, parse_table, read_tab
 
 __all__ = ["KINDS", "TABLES", "Outcome", "Summary", "TableError", "text_lines", "validate"]
 
-KINDS = ("systolic", "gemm", "conv", "vector", "copy", "workload")
+KINDS = ("systolic", "textbook", "gemm", "conv", "vector", "copy", "workload")
 LATER = ("attention_prefill", "attention_decode", "collective", "dram", "pointer_chase", "cache_bandwidth", "stream")
 Progress = Callable[[str, int, int], None]  # what, rows done, rows in all
 

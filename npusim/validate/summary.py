@@ -37,6 +37,7 @@ class Outcome:
     launch_cost: float = 0.0  # of one launch, in `unit`, as contained in `simulated`
     stalls: str = ""
     listed: str = ""  # the reason why the row is shown and not judged
+    note: str = ""  # what else a reader wants to see of the row
 
     @property
     def error_pct(self) -> float:
@@ -167,7 +168,7 @@ def cells(line: Line) -> list[str]:
     return [
         line.table, str(line.number), line.name, line.status, f"{outcome.measured:.10g}", f"{outcome.simulated:.10g}",
         outcome.unit, f"{outcome.error_pct:.3f}", _number(line.roofline, "{:.6g}"),
-        _number(line.roofline_error_pct, "{:.3f}"), pairs, outcome.stalls, outcome.listed,
+        _number(line.roofline_error_pct, "{:.3f}"), pairs, outcome.stalls, outcome.listed or outcome.note,
     ]  # fmt: skip
 
 
@@ -183,7 +184,8 @@ def text_lines(summary: Summary) -> Iterator[str]:
         if line.outcome is None:
             yield f"{line.number:>5} {'failed':>12} {'':>12} {'':>9} {'':>10}  {line.name}: {line.reason}"
             continue
-        note = f" (listed: {line.outcome.listed})" if line.outcome.listed else ""
+        said = f"listed: {line.outcome.listed}" if line.outcome.listed else line.outcome.note
+        note = f" ({said})" if said else ""
         measured, simulated, error = f"{line.outcome.measured:.6g}", f"{line.outcome.simulated:.6g}", row[7]
         yield f"{line.number:>5} {measured:>12} {simulated:>12} {error:>9} {row[9]:>10}  {line.name}{note}"
     for fit in summary.fits:

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
-from isa.dtypes import dtype
-from isa.loader import load_machine
 from isa.params import resolve
-from isa.program import DESC, INSTR, LAUNCH, Kernel, Program, descriptor, instruction
-from isa.table import NEXT_TILE, code
-from isa.verify import verify
 from npusim.engine.run import run
 from npusim.record import CAUSE_ID
 from npusim.validate.array import SCALE_SIM, Product, array_machine, gemm_program, run_array
@@ -49,43 +43,3 @@ def test_n_tiles_take_n_plus_1_steps_when_load_and_stream_overlap(tiles):
     serial = {**PIPELINED, "weight_double_buffer": False}
     assert run_array(16, 16, "ws", size, serial).cycles - traverse == 2 * tiles * 16
     assert run_array(16, 16, "ws", size, PIPELINED).cycles - traverse == (tiles + 1) * 16
-
-
-def tpu_v1_layer(machine, rows, tiles):
-    """`tiles` weight tiles of 64 KiB stream from DRAM through the FIFO, each used for `rows` rows."""
-    kind, size = dtype("int8").code, 256 * 256
-    descs = [
-        descriptor("dram", kind, (256, 256), (256, 1), rows=1, base_reg=1),
-        descriptor("spm", kind, (rows, 256), (256, 1), rows=1),
-        descriptor("acc", dtype("int32").code, (rows, 256), (1024, 4), rows=1),
-    ]
-    lines = [
-        instruction(code("loop"), a=0, imm=5),
-        instruction(code("ldw"), a=0),
-        instruction(code("mm"), dst=2, a=1, flags=NEXT_TILE),
-        instruction(code("addi"), dst=1, a=1, imm=size),
-        instruction(code("endl")),
-        instruction(code("halt")),
-    ]
-    launch = np.zeros(1, LAUNCH)
-    launch["grid"], launch["nargs"], launch["operator"] = 1, 2, -1
-    kernel = Kernel("layer", 0, len(lines), ("tiles", "address"))
-    program = Program(
-        "layer", machine.name, np.array(lines, INSTR), np.array(descs, DESC), (kernel,), launch,
-        np.array([tiles, 0], np.int64), (), (),
-    )  # fmt: skip
-    verify(program, machine)
-    return program
-
-
-@pytest.mark.parametrize(("rows", "busy_pct"), [(8, 0.6), (256, 19.0), (512, 38.0), (1349, 100.0), (2000, 100.0)])
-def test_tpu_v1_is_busy_only_with_about_1350_rows_a_weight_tile(rows, busy_pct):
-    """34 GB/s at 700 MHz bring a 64 KiB tile in 1349 cycles: 17.4 TOPS of 92 at 256 rows (05TPU1)."""
-    machine = load_machine("tpu-v1", ["memory.model=ideal", f"memory.ideal_bytes_per_cycle={34e9 / 700e6}"]).machine
-    params = resolve(machine)
-    records = [run(tpu_v1_layer(machine, rows, tiles), params) for tiles in (20, 60)]  # the difference has no fill
-    busy = [int(r.states[0, 0, params["matrix_pipe"], CAUSE_ID["busy"]]) for r in records]
-    share = (busy[1] - busy[0]) / (records[1].total_cycles - records[0].total_cycles)
-    assert 100 * share == pytest.approx(busy_pct, abs=0.06)
-    if rows == 256:
-        assert round(share * 2 * 256 * 256 * 700e6 / 1e12, 1) == 17.4
