@@ -32,11 +32,16 @@ def edge_fs(k: int, q: int, r: int, f: int) -> int:
 
 
 @kernel
-def next_edge(time_fs: int, q: int, r: int, f: int) -> int:
-    """Return the number of the first edge at or after `time_fs` (>= 0)."""
-    k = time_fs // (q + 1)  # a period is at most q + 1 fs, so this edge is not too late
+def edge_from(k: int, time_fs: int, q: int, r: int, f: int) -> int:
+    """Return the number of the first edge at or after `time_fs` and not before edge `k`; quick when k is near."""
     gap = time_fs - edge_fs(k, q, r, f)
-    while gap > 0:  # each step shrinks the gap by a factor of about q: at most a handful of steps
+    while gap > 0:  # a period is at most q + 1 fs; each step shrinks the gap by a factor of about q
         k += max(1, gap // (q + 1))
         gap = time_fs - edge_fs(k, q, r, f)
     return k
+
+
+@kernel
+def next_edge(time_fs: int, q: int, r: int, f: int) -> int:
+    """Return the number of the first edge at or after `time_fs` (>= 0)."""
+    return edge_from(time_fs // (q + 1), time_fs, q, r, f)

@@ -20,15 +20,15 @@ from npusim.engine.costs import (
     throughput_cycles,
     vector_cycles,
 )
+from npusim.engine.interlock import interlock
 from npusim.engine.layout import (
     C_INFLIGHT,
     C_SEQ,
+    C_TAKEN,
     D_DIMS,
     D_DTYPE,
     D_SPACE,
     D_STRIDE,
-    DISPATCH,
-    FREE,
     I_A,
     I_B,
     I_C,
@@ -40,13 +40,11 @@ from npusim.engine.layout import (
     MEMORY,
     O_ALL_SENT,
     O_BYTES,
-    O_CAUSE,
     O_DEPS,
     O_DIMS,
     O_EXT0,
     O_HASH,
     O_INSTR,
-    O_INTERVAL0,
     O_INTERVALS,
     O_KIND,
     O_LATENCY,
@@ -60,16 +58,13 @@ from npusim.engine.layout import (
     O_SEQ,
     O_SETS,
     O_SPACES,
-    O_STATE,
     O_STRIDE0,
     O_WRITE,
-    P_CLASS,
     P_HEAD,
     P_IDLE,
     P_LENGTH,
     P_QUEUE,
     PLAIN,
-    QUEUED,
     SPACE_COUNT,
     TILE,
     V_DMA,
@@ -85,7 +80,7 @@ from npusim.jit import inlined, kernel
 
 WEIGHTS_PIPE, MATRIX_PIPE, VECTOR_PIPE = INDEX["weights_pipe"], INDEX["matrix_pipe"], INDEX["vector_pipe"]
 LOAD_CYCLES = INDEX["load_cycles"]
-CROSS_PIPE, DRAIN_PIPE, VLIW, WINDOW = INDEX["cross_lane_pipe"], INDEX["drain_pipe"], INDEX["vliw"], INDEX["window"]
+CROSS_PIPE, DRAIN_PIPE, VLIW = INDEX["cross_lane_pipe"], INDEX["drain_pipe"], INDEX["vliw"]
 FIFO_SPACE, DRAM_SPACE = SPACE_ID["wfifo"], SPACE_ID["dram"]
 GATHER, TRANSPOSE = code("cpg"), code("v.transpose")
 MISSING = -1
@@ -136,35 +131,6 @@ def is_empty(v, code, desc, cores, c, pc):
                 if extent(desc, cores, c, d, i) == 0:
                     return True
     return False
-
-
-@kernel
-def conflicts(ops, c, slot, other):
-    """True when two instructions touch the same bytes and one of them writes."""
-    for i in range(ops[c, slot, O_INTERVALS]):
-        x = O_INTERVAL0 + 4 * i
-        for j in range(ops[c, other, O_INTERVALS]):
-            y = O_INTERVAL0 + 4 * j
-            if ops[c, slot, x] != ops[c, other, y] or not (ops[c, slot, x + 3] or ops[c, other, y + 3]):
-                continue
-            if ops[c, slot, x + 1] < ops[c, other, y + 2] and ops[c, other, y + 1] < ops[c, slot, x + 2]:
-                return True
-    return False
-
-
-@kernel
-def interlock(v, pipes, ops, c, slot, p):
-    """Mask of older instructions that this one must wait for; a serial pipe keeps its own order."""
-    mask = 0
-    serial = pipes[c, p, P_CLASS] != DMA
-    for other in range(v[WINDOW]):
-        if other == slot or ops[c, other, O_STATE] == FREE:
-            continue
-        if serial and ops[c, other, O_PIPE] == p:
-            continue
-        if conflicts(ops, c, slot, other):
-            mask |= 1 << other
-    return mask
 
 
 @inlined
@@ -243,20 +209,19 @@ def resolve_copy(v, code, desc, cores, ops, c, slot, pc, wanted):
 @kernel
 def dispatch(v, code, desc, cores, pipes, ops, c, pc, p, now):
     """Put the instruction into the queue of pipe p; there must be room."""
-    slot = 0
-    while ops[c, slot, O_STATE] != FREE:
-        slot += 1
-    ops[c, slot, O_STATE] = QUEUED
+    slot, taken = 0, cores[c, C_TAKEN]
+    while taken & 1:
+        slot, taken = slot + 1, taken >> 1
+    cores[c, C_TAKEN] |= 1 << slot
     ops[c, slot, O_INSTR], ops[c, slot, O_PIPE] = pc, p
     cores[c, C_SEQ] += 1
     ops[c, slot, O_SEQ] = cores[c, C_SEQ]
     ops[c, slot, O_INTERVALS], ops[c, slot, O_SETS], ops[c, slot, O_DEPS] = 0, 0, 0
     ops[c, slot, O_NEXT_TILE], ops[c, slot, O_MACS], ops[c, slot, O_BYTES] = 0, 0, 0
-    ops[c, slot, O_CAUSE] = DISPATCH
     resolve_operands(v, code, desc, cores, ops, c, slot, pc)
     resolve_timing(v, code, desc, cores, ops, c, slot, pc, p)
     if v[VLIW] == 0:
-        ops[c, slot, O_DEPS] = interlock(v, pipes, ops, c, slot, p)
+        interlock(v, cores, pipes, ops, c, slot, p)
     if pipes[c, p, P_IDLE]:
         pipes[c, p, P_IDLE] = 0
         was_idle(cores, pipes, c, p, now)

@@ -50,19 +50,19 @@ D_ORIGIN, D_LIMIT, D_AXIS_STRIDE, D_ORIGIN_REG, D_LIMIT_REG = (36 + 2 * i for i 
 # changes, as 1 + the address of the instruction that blocks, since C_BLOCKED_AT
 C_REGS = 14  # 256 registers
 C_LOOP0 = C_REGS + 256  # MAX_LOOPS rows of body, after, iterations left
-C_SPENT = C_LOOP0 + 3 * MAX_LOOPS  # cycles of the sequencer by cause, this launch
+C_TAKEN, C_AWAITED = C_LOOP0 + 3 * MAX_LOOPS, C_LOOP0 + 3 * MAX_LOOPS + 1  # slots in use, and some that others wait for
+C_SPENT = C_AWAITED + 1  # cycles of the sequencer by cause, this launch
 C_ACTIVE = C_SPENT + CAUSE_COUNT  # accessors at work by space
 C_FLAGS = C_ACTIVE + SPACE_COUNT  # pairs: value, pipe class that sets it; behind all pairs, RAISED_COLUMNS a flag
 RAISED_COLUMNS = 3  # pipe, start and address of the instruction whose completion last raised the flag
 # Columns of `op` [cores, SLOTS, .]: an instruction from dispatch to completion.
-(O_STATE, O_INSTR, O_PIPE, O_SEQ, O_OCCUPY, O_LATENCY, O_DEPS, O_CAUSE, O_SETS, O_SPACES, O_KIND, O_NEXT_TILE, O_BYTES,
- O_PATH, O_REMAIN, O_ALL_SENT, O_DONE, O_WRITE, O_BASE, O_RUN, O_DIMS, O_MACS, O_START, O_HASH, O_INTERVALS) = range(25)
-O_SET0 = 25  # MAX_SETS flag numbers
+(O_INSTR, O_PIPE, O_SEQ, O_OCCUPY, O_LATENCY, O_DEPS, O_SETS, O_SPACES, O_KIND, O_NEXT_TILE, O_BYTES, O_PATH, O_REMAIN,
+ O_ALL_SENT, O_DONE, O_WRITE, O_BASE, O_RUN, O_DIMS, O_MACS, O_START, O_HASH, O_INTERVALS) = range(23)
+O_SET0 = 23  # MAX_SETS flag numbers
 O_EXT0 = O_SET0 + MAX_SETS  # outer extents of a memory transfer
 O_STRIDE0 = O_EXT0 + 6
 O_INTERVAL0 = O_STRIDE0 + 6  # up to 4 rows of space, low, high, writes
 O_COLUMNS = O_INTERVAL0 + 16
-FREE, QUEUED, FLYING = range(3)
 PLAIN, MEMORY, TILE = range(3)  # O_KIND: fixed duration, memory transfer, stationary tile
 # Columns of `pipe` [cores, pipes, .].
 (P_CLASS, P_UNIT, P_DEPTH, P_HEAD, P_LENGTH, P_FLIGHT_HEAD, P_FLIGHT, P_BUSY_UNTIL, P_ACCOUNTED, P_NEXT, P_REASON,
@@ -72,7 +72,8 @@ P_FLIGHT0 = P_QUEUE + MAX_QUEUE  # SLOTS slots that have started
 P_WALK = P_FLIGHT0 + SLOTS  # where a memory transfer is: six indices and the offset in the run
 P_SNAPSHOT = P_WALK + 7  # C_SPENT when the pipe fell idle
 P_STATES = P_SNAPSHOT + CAUSE_COUNT  # the result: cycles by cause, this launch
-P_COLUMNS = P_STATES + CAUSE_COUNT
+P_HULL = P_STATES + CAUSE_COUNT  # by space, what is in flight lies within: touched from, to, written from, to
+P_COLUMNS = P_HULL + 4 * SPACE_COUNT
 # Columns of `unit` [cores, arrays, .]: the stationary side of one systolic array.
 (M_RESERVED, M_FIFO, M_FIFO_HEAD, M_SHADOW, M_SHADOW_END, M_STREAM_END, M_LAST_DONE) = range(7)
 M_FIFO0 = 7  # MAX_FIFO sequence numbers of the tiles in the FIFO

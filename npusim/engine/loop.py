@@ -9,7 +9,7 @@ from __future__ import annotations
 from isa.params import INDEX
 from isa.table import DMA
 from npusim.engine.account import spend, was_idle
-from npusim.engine.clock import edge_fs, next_edge
+from npusim.engine.clock import edge_from, edge_fs, next_edge
 from npusim.engine.layout import (
     BAD_CODE,
     BUDGET,
@@ -53,7 +53,7 @@ from npusim.engine.layout import (
 )
 from npusim.engine.pipes import next_due, settle, shift_from_fifo, try_start
 from npusim.engine.sequencer import BAD, issue
-from npusim.engine.transfer import respond, send, send_due, send_only
+from npusim.engine.transfer import respond, send, send_due, send_only, sends
 from npusim.jit import inlined, kernel
 from npusim.memory.dram import memory_advance
 from npusim.memory.port import (
@@ -89,52 +89,59 @@ def settles(pipes, ops, c, p, now):
 @inlined
 def core_cycle(v, code, desc, cores, pipes, ops, units, events, clock, c, now, grid, requests, ring):
     """Let everything happen that core c can do in cycle `now`; returns False when its code is bad."""
-    changed = True
-    while changed:
-        changed = False
-        for p in range(1, v[PIPES]):
-            if settles(pipes, ops, c, p, now):
-                changed = settle(v, cores, pipes, ops, units, events, clock, c, p, now) or changed
+    changed = False
+    for p in range(1, v[PIPES]):  # once: nothing that starts in this cycle is over in it
+        if settles(pipes, ops, c, p, now):
+            changed = settle(v, cores, pipes, ops, units, events, clock, c, p, now) or changed
+    again = True
+    while again:
         for u in range(units.shape[1]):
             if units[c, u, M_FIFO] > 0 and shift_from_fifo(v, pipes, ops, units, c, u, now):
                 changed = True
         for p in range(1, v[PIPES]):
-            if pipes[c, p, P_LENGTH] > 0 and pipes[c, p, P_BUSY_UNTIL] <= now and pipes[c, p, P_SENDING] == 0:
+            if pipes[c, p, P_BUSY_UNTIL] > now:
+                continue
+            if pipes[c, p, P_LENGTH] > 0 and pipes[c, p, P_SENDING] == 0:
                 changed = try_start(v, cores, pipes, ops, units, c, p, now) or changed
-        for p in range(1, v[PIPES]):
-            if pipes[c, p, P_SENDING] and pipes[c, p, P_BUSY_UNTIL] <= now:
-                changed = send(v, pipes, ops, clock, c, p, now, requests, ring) or changed
+            if sends(v, pipes, c, p, now):
+                send(v, pipes, ops, clock, c, p, now, requests, ring)
+                changed = True
+        again = changed
         if changed or cores[c, C_BLOCKED] == 0:
             progress, status = issue(
                 v, code, desc, cores, pipes, ops, events, clock, c, now, grid, SCALAR_BUDGET
             )
             if status == BAD:
                 return False
-            changed = changed or progress
+            again = changed or progress
+        changed = False
     return True
 
 
 @inlined
-def core_due(v, cores, pipes, ops, units, c, now):
-    """The next cycle in which core c can change without a response, requests aside."""
-    due = FAR
+def plan(v, cores, pipes, ops, units, c, now):
+    """Note when core c can change next without a response, requests aside; returns when, with requests."""
+    due, request = FAR, FAR
     for p in range(1, v[PIPES]):
         due = min(due, next_due(pipes, ops, c, p, now))
+        request = min(request, send_due(v, pipes, c, p, now))
     for u in range(units.shape[1]):
         if units[c, u, M_SHADOW] == LOADING and units[c, u, M_SHADOW_END] > now:
             due = min(due, units[c, u, M_SHADOW_END])
     if not cores[c, C_HALTED] and cores[c, C_TIME] > now:
         due = min(due, cores[c, C_TIME])
-    return due
+    cores[c, C_NEXT] = due
+    return min(due, request)
 
 
 @inlined
 def response_due(v, clock, responses, heap_state):
-    """The cycle at which the earliest response reaches its core."""
+    """The cycle at which the earliest response reaches its core: none is due before State.clock[K_NOW]."""
     if heap_state[HEAP_SIZE] == 0:
         return FAR
-    edge = next_edge(responses[0, RSP_TIME_FS], clock[K_Q], clock[K_R], clock[K_F])
-    return edge + v[RESPONSE_LATENCY]
+    latency = v[RESPONSE_LATENCY]
+    known = max(0, clock[K_NOW] - latency)
+    return edge_from(known, responses[0, RSP_TIME_FS], clock[K_Q], clock[K_R], clock[K_F]) + latency
 
 
 @kernel
@@ -196,12 +203,11 @@ def all_cores(v, code, desc, cores, pipes, ops, units, events, clock, now, grid,
         if due[c] <= now:
             clock[K_CORE] = c
             if cores[c, C_NEXT] > now:
-                send_only(v, cores, pipes, ops, clock, c, now, requests, ring)
+                due[c] = send_only(v, cores, pipes, ops, clock, c, now, requests, ring)
             elif core_cycle(v, code, desc, cores, pipes, ops, units, events, clock, c, now, grid, requests, ring):
-                cores[c, C_NEXT] = core_due(v, cores, pipes, ops, units, c, now)
+                due[c] = plan(v, cores, pipes, ops, units, c, now)
             else:
                 return False, False
-            due[c] = min(cores[c, C_NEXT], send_due(v, pipes, c, now))
         if finished(cores, c):
             if cores[c, C_END] == 0:
                 cores[c, C_END] = now
@@ -212,10 +218,13 @@ def all_cores(v, code, desc, cores, pipes, ops, units, events, clock, now, grid,
 
 @kernel
 def deliver(v, cores, pipes, ops, clock, now, responses, heap_state, due):
-    """Hand over every response that is due at `now`."""
-    while heap_state[HEAP_SIZE] > 0 and response_due(v, clock, responses, heap_state) <= now:
+    """Hand over every response that is due at `now`, of which there is one; returns when the next one is."""
+    answer = now
+    while answer <= now:
         respond(v, cores, pipes, ops, responses[0, RSP_TAG], responses[0, RSP_WAIT_FS], now, due)
         heap_pop(responses, heap_state)
+        answer = response_due(v, clock, responses, heap_state)
+    return answer
 
 
 @kernel
@@ -226,8 +235,8 @@ def horizon(v, clock, now, requests, ring):
     memory's present horizon and the arrival of the oldest waiting request; a request takes the request latency.
     """
     head = requests[ring[RING_HEAD] % requests.shape[0], REQ_TIME_FS]
-    arrival = next_edge(head, clock[K_Q], clock[K_R], clock[K_F])
-    return min(now, max(clock[K_MEMORY_UNTIL], arrival)) + v[REQUEST_LATENCY]
+    arrival = edge_from(clock[K_MEMORY_UNTIL], head, clock[K_Q], clock[K_R], clock[K_F])
+    return min(now, arrival) + v[REQUEST_LATENCY]
 
 
 @kernel
@@ -236,9 +245,10 @@ def run_launch(v, code, desc, cores, pipes, ops, units, events, clock, memory, p
     params, banks, channels, counters, series = memory
     requests, ring, responses, heap_state = port
     q, r, f = clock[K_Q], clock[K_R], clock[K_F]
+    answer = response_due(v, clock, responses, heap_state)
     while budget > 0:
         budget -= 1
-        now = response_due(v, clock, responses, heap_state)
+        now = answer
         for c in range(grid):
             now = min(now, due[c])
         if ring[RING_HEAD] != ring[RING_TAIL] and now >= clock[K_MEMORY_UNTIL]:
@@ -250,11 +260,13 @@ def run_launch(v, code, desc, cores, pipes, ops, units, events, clock, memory, p
             if status != 0:
                 return REFUSED
             clock[K_MEMORY_UNTIL] = until
+            answer = response_due(v, clock, responses, heap_state)
             continue
         if now >= FAR:
             return DEADLOCK
         clock[K_NOW] = now
-        deliver(v, cores, pipes, ops, clock, now, responses, heap_state, due)
+        if answer <= now:
+            answer = deliver(v, cores, pipes, ops, clock, now, responses, heap_state, due)
         ok, ended = all_cores(v, code, desc, cores, pipes, ops, units, events, clock, now, grid, requests, ring, due)
         if not ok:
             return BAD_CODE

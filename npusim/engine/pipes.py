@@ -6,12 +6,14 @@ from isa.params import INDEX
 from isa.table import DMA, MATRIX, PIPE_CLASS_NAMES, WEIGHTS
 from npusim.engine.account import account, fell_idle
 from npusim.engine.costs import DATAFLOW, DATAFLOW_OS
-from npusim.engine.dispatch import MATRIX_PIPE, VLIW, WINDOW
+from npusim.engine.dispatch import MATRIX_PIPE, VLIW
+from npusim.engine.interlock import release
 from npusim.engine.layout import (
     BUSY,
     C_ACTIVE,
     C_FLAGS,
     C_INFLIGHT,
+    C_TAKEN,
     E_CORE,
     E_END,
     E_INSTR,
@@ -19,8 +21,6 @@ from npusim.engine.layout import (
     E_START,
     EMPTY,
     FAR,
-    FLYING,
-    FREE,
     K_DROPPED,
     K_EVENTS,
     K_FROM,
@@ -56,7 +56,6 @@ from npusim.engine.layout import (
     O_SETS,
     O_SPACES,
     O_START,
-    O_STATE,
     P_ACCOUNTED,
     P_BUSY_UNTIL,
     P_CLASS,
@@ -147,12 +146,13 @@ def array_drains(v, ops, units, c, u, slot, now):
 
 
 @kernel
-def oldest(v, ops, c, slot):
+def oldest(ops, c, slot):
     """Slot of the oldest instruction that this one waits for; there must be one."""
-    found = -1
-    for other in range(v[WINDOW]):
-        if (ops[c, slot, O_DEPS] >> other) & 1 and (found < 0 or ops[c, other, O_SEQ] < ops[c, found, O_SEQ]):
+    found, other, mask = -1, 0, ops[c, slot, O_DEPS]
+    while mask:
+        if mask & 1 and (found < 0 or ops[c, other, O_SEQ] < ops[c, found, O_SEQ]):
             found = other
+        other, mask = other + 1, mask >> 1
     return found
 
 
@@ -160,7 +160,7 @@ def oldest(v, ops, c, slot):
 def blocked(v, cores, pipes, ops, units, c, p, slot, now):
     """Why the instruction cannot start now: a cause, or -1."""
     if ops[c, slot, O_DEPS] != 0:
-        return cause_of(pipes[c, ops[c, oldest(v, ops, c, slot), O_PIPE], P_CLASS])
+        return cause_of(pipes[c, ops[c, oldest(ops, c, slot), O_PIPE], P_CLASS])
     kind = pipes[c, p, P_CLASS]
     u = pipes[c, p, P_UNIT]
     if kind == MATRIX and ops[c, slot, O_NEXT_TILE] and not (
@@ -206,7 +206,7 @@ def start(v, cores, pipes, ops, units, c, p, now):
     pipes[c, p, P_LENGTH] -= 1
     account(pipes, c, p, pipes[c, p, P_REASON], now)
     hold_ports(cores, ops, c, slot, 1)
-    ops[c, slot, O_STATE], ops[c, slot, O_START] = FLYING, now
+    ops[c, slot, O_START] = now
     if pipes[c, p, P_FLIGHT] == 0:
         pipes[c, p, P_LAST_WAIT] = MEMORY_LATENCY  # until an answer tells otherwise
     pipes[c, p, P_FLIGHT0 + (pipes[c, p, P_FLIGHT_HEAD] + pipes[c, p, P_FLIGHT]) % SLOTS] = slot
@@ -254,9 +254,7 @@ def retire(v, cores, pipes, ops, units, events, clock, c, p, now):
     cores[c, C_INFLIGHT] -= 1
     hold_ports(cores, ops, c, slot, -1)
     if not v[VLIW]:
-        mask = ~(1 << slot)
-        for other in range(v[WINDOW]):
-            ops[c, other, O_DEPS] &= mask
+        release(v, cores, pipes, ops, c, slot)
     for i in range(ops[c, slot, O_SETS]):
         flag = ops[c, slot, O_SET0 + i]
         cores[c, C_FLAGS + 2 * flag + 0] += 1
@@ -274,7 +272,7 @@ def retire(v, cores, pipes, ops, units, events, clock, c, p, now):
     clock[K_TRAFFIC + MAX_PATHS + TRAFFIC_MACS] += ops[c, slot, O_MACS]
     clock[K_TRAFFIC + MAX_PATHS + 1 + kind] += 1
     log(ops, events, clock, c, p, slot, now)
-    ops[c, slot, O_STATE] = FREE
+    cores[c, C_TAKEN] &= ~(1 << slot)
     if pipes[c, p, P_STREAMS] and pipes[c, p, P_FLIGHT] == 0 and pipes[c, p, P_ACCOUNTED] < now:
         account(pipes, c, p, pipes[c, p, P_LAST_WAIT], now)
 

@@ -83,14 +83,18 @@ def limits(v, pipes, c, p):
     return v[V_DMA + 5 * engine + 3], v[V_DMA + 5 * engine + 2]
 
 
-@kernel
-def send(v, pipes, ops, clock, c, p, now, requests, ring):
-    """Send the next request of the pipe's transfer if one may leave now; returns True when it did."""
+@inlined
+def sends(v, pipes, c, p, now):
+    """True when a request of the pipe may leave now."""
     if pipes[c, p, P_SENDING] == 0 or pipes[c, p, P_BUSY_UNTIL] > now:
         return False
-    request_bytes, outstanding = limits(v, pipes, c, p)
-    if pipes[c, p, P_OUTSTANDING] >= outstanding:
-        return False
+    return pipes[c, p, P_OUTSTANDING] < limits(v, pipes, c, p)[1]
+
+
+@kernel
+def send(v, pipes, ops, clock, c, p, now, requests, ring):
+    """Send the next request of the pipe's transfer; it must be free to leave."""
+    request_bytes = limits(v, pipes, c, p)[0]
     slot = pipes[c, p, P_SENDING] - 1
     account(pipes, c, p, pipes[c, p, P_LAST_WAIT], now)
     at = run_address(pipes, ops, c, p, slot) + pipes[c, p, P_WALK + W_OFFSET]
@@ -108,25 +112,27 @@ def send(v, pipes, ops, clock, c, p, now, requests, ring):
         if not next_run(pipes, ops, c, p, slot):
             ops[c, slot, O_ALL_SENT] = pipes[c, p, P_BUSY_UNTIL]
             pipes[c, p, P_SENDING] = 0
-    return True
 
 
 @inlined
-def send_due(v, pipes, c, now):
-    """The next cycle in which a request of core c may leave."""
+def send_due(v, pipes, c, p, now):
+    """The next cycle in which a request of the pipe may leave."""
+    if pipes[c, p, P_SENDING] == 0 or pipes[c, p, P_OUTSTANDING] >= limits(v, pipes, c, p)[1]:
+        return FAR
+    return max(now, pipes[c, p, P_BUSY_UNTIL])
+
+
+@inlined
+def send_only(v, cores, pipes, ops, clock, c, now, requests, ring):
+    """A cycle in which nothing but requests is due on core c; returns when something is due next."""
     due = FAR
     for p in range(1, v[PIPES]):
-        if pipes[c, p, P_SENDING] and pipes[c, p, P_OUTSTANDING] < limits(v, pipes, c, p)[1]:
-            due = min(due, max(now, pipes[c, p, P_BUSY_UNTIL]))
-    return due
-
-
-@kernel
-def send_only(v, cores, pipes, ops, clock, c, now, requests, ring):
-    """A cycle in which nothing but requests is due on core c."""
-    for p in range(1, v[PIPES]):
-        if send(v, pipes, ops, clock, c, p, now, requests, ring) and pipes[c, p, P_SENDING] == 0:
-            cores[c, C_NEXT] = min(cores[c, C_NEXT], pipes[c, p, P_BUSY_UNTIL])
+        if sends(v, pipes, c, p, now):
+            send(v, pipes, ops, clock, c, p, now, requests, ring)
+            if pipes[c, p, P_SENDING] == 0:
+                cores[c, C_NEXT] = min(cores[c, C_NEXT], pipes[c, p, P_BUSY_UNTIL])
+        due = min(due, send_due(v, pipes, c, p, now))
+    return min(due, cores[c, C_NEXT])
 
 
 @kernel

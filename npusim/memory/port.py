@@ -114,6 +114,12 @@ def _before(rows: Array, a: int, b: int) -> bool:
 
 
 @kernel
+def _copy(rows: Array, source: int, target: int) -> None:
+    for column in range(RSP_COLUMNS):
+        rows[target, column] = rows[source, column]
+
+
+@kernel
 def _swap(rows: Array, a: int, b: int) -> None:
     for column in range(RSP_COLUMNS):
         rows[a, column], rows[b, column] = rows[b, column], rows[a, column]
@@ -145,15 +151,13 @@ def heap_pop(responses: Array, heap_state: Array) -> None:
     """Remove row 0, the earliest response; read it before. The heap must not be empty."""
     size = heap_state[HEAP_SIZE] - 1
     heap_state[HEAP_SIZE] = size
-    _swap(responses, 0, size)
-    parent = 0
+    hole = 0  # rows move up into it until the last one fits
     while True:
-        child = 2 * parent + 1
-        if child >= size:
-            return
+        child = 2 * hole + 1
         if child + 1 < size and _before(responses, child + 1, child):
             child += 1
-        if not _before(responses, child, parent):
-            return
-        _swap(responses, child, parent)
-        parent = child
+        if child >= size or not _before(responses, child, size):
+            break
+        _copy(responses, child, hole)
+        hole = child
+    _copy(responses, size, hole)
