@@ -52,7 +52,7 @@ from npusim.engine.layout import (
     REFUSED,
 )
 from npusim.engine.pipes import next_due, settle, shift_from_fifo, try_start
-from npusim.engine.sequencer import BAD, issue
+from npusim.engine.sequencer import BAD, issue, may_issue
 from npusim.engine.transfer import respond, send, send_due, send_only, sends
 from npusim.jit import inlined, kernel
 from npusim.memory.dram import memory_advance
@@ -107,10 +107,8 @@ def core_cycle(v, code, desc, cores, pipes, ops, units, events, clock, c, now, g
                 send(v, pipes, ops, clock, c, p, now, requests, ring)
                 changed = True
         again = changed
-        if changed or cores[c, C_BLOCKED] == 0:
-            progress, status = issue(
-                v, code, desc, cores, pipes, ops, events, clock, c, now, grid, SCALAR_BUDGET
-            )
+        if (changed or cores[c, C_BLOCKED] == 0) and may_issue(cores, c, now):
+            progress, status = issue(v, code, desc, cores, pipes, ops, events, clock, c, now, grid, SCALAR_BUDGET)
             if status == BAD:
                 return False
             again = changed or progress

@@ -59,7 +59,7 @@ def run(
         now = _launch(program, params, state, cells, memory, index, now, collected)
         if progress is not None:
             progress(index, now)
-    return collected.record(params, state, memory, now, time.process_time() - started)
+    return collected.record(params, state, memory, now, started)
 
 
 def _refuse_windows(program: Program) -> None:
@@ -80,21 +80,20 @@ class _Collector:
         self.dram = np.zeros((launches, 2), np.int64)
         self.macs = np.zeros(launches, np.int64)
         self.issued = np.zeros((launches, 8), np.int64)
-        self.events: list[Array] = []
-        self.waits: list[Array] = []
 
-    def record(self, params: Params, state: State, memory: Any, now: int, cpu_s: float) -> Record:
-        """The finished record."""
+    def record(self, params: Params, state: State, memory: Any, now: int, started: float) -> Record:
+        """The finished record of a run that began at process time `started`."""
         from npusim.memory.state import C_SERIES_BIN_FS
 
         cycle_fs = 1e12 / params["core_khz"]
-        events = np.concatenate([np.zeros(0, EVENT), *self.events])
-        waits = np.concatenate([np.zeros(0, WAIT), *self.waits])
+        rows = state.events[: int(state.clock[at.K_EVENTS])]
+        sequencer = rows[:, at.E_PIPE] == 0
+        events, waits = _named(rows, ~sequencer, EVENT), _named(rows, sequencer, WAIT)
         infos = tuple(PipeInfo(p.index, p.class_name, p.unit, p.label) for p in params.pipes)
         return Record(
             infos, now, self.states, self.span, self.paths, self.dram, self.macs, self.issued, memory.summary(),
-            memory.series.astype(np.float64), float(memory.counters[C_SERIES_BIN_FS]) / cycle_fs, events,
-            int(state.clock[at.K_DROPPED]), cpu_s, waits,
+            memory.series.astype(np.float64), float(memory.counters[C_SERIES_BIN_FS]) / cycle_fs,
+            events, int(state.clock[at.K_DROPPED]), time.process_time() - started, waits,
         )
 
 
@@ -127,19 +126,16 @@ def _launch(
     out.issued[index] = traffic[at.MAX_PATHS + 1 : at.MAX_PATHS + 9]
     out.issued[index, 0] = int(state.core[:, at.C_ISSUED].sum())
     out.dram[index] = _dram_totals(memory) - before
-    rows = state.events[first_event : int(state.clock[at.K_EVENTS])]
-    rows[:, at.E_LAUNCH] = index
-    sequencer = rows[:, at.E_PIPE] == 0
-    out.events.append(_named(rows[~sequencer], EVENT))
-    out.waits.append(_named(rows[sequencer], WAIT))
+    state.events[first_event : int(state.clock[at.K_EVENTS]), at.E_LAUNCH] = index
     return end
 
 
-def _named(rows: Array, kind: np.dtype[np.void]) -> Array:
-    """The columns of event rows as records of EVENT or WAIT, whose fields are in the order of the columns."""
-    out = np.zeros(len(rows), kind)
+def _named(rows: Array, chosen: Array, kind: np.dtype[np.void]) -> Array:
+    """The `chosen` event rows as records of EVENT or WAIT, whose fields are in the order of the columns."""
+    chosen = np.flatnonzero(chosen)
+    out = np.zeros(len(chosen), kind)
     for column, name in enumerate(kind.names or ()):
-        out[name] = rows[:, column]
+        out[name] = rows[chosen, column]
     return out
 
 

@@ -244,7 +244,7 @@ def is_scalar(v, code, pc):
 def log_wait(v, code, cores, events, clock, c, now):
     """Keep the wait that blocked the core until now as an event, with the instruction whose completion ended it."""
     pc, since = cores[c, C_BLOCKED] - 1, cores[c, C_BLOCKED_AT]
-    if pc < 0 or code[pc, I_OP] != WAIT or since >= now or now <= clock[K_FROM] or since >= clock[K_TO]:
+    if since >= now or now <= clock[K_FROM] or since >= clock[K_TO]:
         return
     n = clock[K_EVENTS]
     if n >= events.shape[0]:
@@ -257,25 +257,35 @@ def log_wait(v, code, cores, events, clock, c, now):
     clock[K_EVENTS] = n + 1
 
 
+@inlined
+def turn(v, code, cores, events, clock, c, cause, pc, now):
+    """Note what the sequencer does from now on: it is busy (GO), or the instruction at pc blocks it."""
+    blocks = 0 if cause == GO else pc + 1
+    if cores[c, C_BLOCKED] != blocks:
+        before = cores[c, C_BLOCKED] - 1
+        if before >= 0 and code[before, I_OP] == WAIT:
+            log_wait(v, code, cores, events, clock, c, now)
+        cores[c, C_BLOCKED], cores[c, C_BLOCKED_AT] = blocks, now
+    state = BUSY if cause == GO else cause
+    if cores[c, C_CAUSE] != state:
+        sequencer_cause(cores, c, state, now)
+
+
+@inlined
+def may_issue(cores, c, now):
+    """True when it is time for the core's sequencer to look at its next bundle."""
+    return cores[c, C_HALTED] == 0 and cores[c, C_BARRIER] == 0 and cores[c, C_TIME] <= now
+
+
 @kernel
 def issue(v, code, desc, cores, pipes, ops, events, clock, c, now, grid, budget):
-    """Let the core's sequencer go on; returns (progress, status): status BAD for bad code."""
-    if cores[c, C_HALTED] or cores[c, C_BARRIER] or cores[c, C_TIME] > now:
-        return False, 0
+    """Let the core's sequencer go on, for which it is time; returns (progress, status): status BAD for bad code."""
     cause, after = bundle_ready(v, code, desc, cores, pipes, ops, c)
     if cause == BAD or cores[c, C_ISSUED] > v[V_LIMIT]:
         return True, BAD
+    turn(v, code, cores, events, clock, c, cause, after, now)
     if cause != GO:
-        if cores[c, C_BLOCKED] != after + 1:
-            log_wait(v, code, cores, events, clock, c, now)
-            cores[c, C_BLOCKED], cores[c, C_BLOCKED_AT] = after + 1, now
-        if cores[c, C_CAUSE] != cause:
-            sequencer_cause(cores, c, cause, now)
         return False, 0
-    log_wait(v, code, cores, events, clock, c, now)
-    cores[c, C_BLOCKED] = 0
-    if cores[c, C_CAUSE] != BUSY:
-        sequencer_cause(cores, c, BUSY, now)
     time = now
     left = budget
     while True:

@@ -23,7 +23,7 @@ from npusim.engine.run import run  # noqa: E402
 from npusim.record import Record  # noqa: E402
 
 REPEATS = 3
-STREAMS = (("scalar_loop", 400_000), ("tile_loop", 20_000), ("copy_loop", 20_000))
+STREAMS = (("scalar_loop", 400_000), ("tile_loop", 80_000), ("copy_loop", 20_000))
 MODELS = (
     ("gemm:2048x2048x2048", "tpu-v3"), ("resnet50", "tpu-v3"), ("bert-base", "tpu-v3"), ("resnet50", "gemmini-16x16"),
     ("resnet50", "tpu-v1"),

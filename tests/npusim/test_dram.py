@@ -9,10 +9,10 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
+from dram_twin import folded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dram_twin import folded
 from isa.errors import ConfigError
 from isa.loader import load_machine
 from isa.machine import Machine

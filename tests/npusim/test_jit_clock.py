@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from npusim.engine.clock import INT64_MAX, clock_parts, edge_fs, last_edge, next_edge
+from npusim.engine.clock import INT64_MAX, clock_parts, edge_from, edge_fs, last_edge, next_edge
 
 CLOCKS = [1, 3, 7, 940_000, 700_000, 1_050_000, 1_333_333, 999_983, 10**6, 10**9 + 7, 10**12]
 
@@ -35,6 +35,17 @@ def test_next_edge_is_the_first_at_or_after(khz, data):
     k = next_edge(time_fs, *parts)
     assert exact(k, khz) >= time_fs
     assert k == 0 or exact(k - 1, khz) < time_fs
+
+
+@given(st.sampled_from(CLOCKS), st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**13))
+@settings(deadline=None)
+def test_an_edge_counted_from_a_known_one(khz, first, ahead, beyond_fs):
+    parts = clock_parts(khz)
+    time_fs = exact(first, khz) + beyond_fs
+    known = max(0, next_edge(time_fs, *parts) - ahead)
+    assert edge_from(known, time_fs, *parts) == next_edge(time_fs, *parts)
+    later = next_edge(time_fs, *parts) + 1
+    assert edge_from(later, time_fs, *parts) == later  # never before the edge that it counts from
 
 
 @given(st.sampled_from(CLOCKS), st.integers(0, 10**6))
