@@ -82,6 +82,7 @@ def chips_list() -> None:
 def chips_show(chip: str, settings: tuple[str, ...], as_json: bool) -> None:
     """Show one chip resolved, with the source of every number."""
     from isa.loader import load_machine
+    from npusim.report.limits import operation
 
     loaded = load_machine(chip, settings)
     machine = loaded.machine
@@ -90,7 +91,8 @@ def chips_show(chip: str, settings: tuple[str, ...], as_json: bool) -> None:
         return
     click.echo(f"{machine.name}: {machine.description}")
     click.echo(f"issue {machine.issue}, {machine.cores} core(s), {machine.clock_mhz:g} MHz, {machine.default_dtype}: "
-               f"{machine.peak_macs_per_cycle * machine.clock_mhz * 2e-6:.4g} TFLOP/s (or TOP/s), "
+               f"{machine.macs_per_cycle(machine.default_dtype) * machine.clock_mhz * 2e-6:.4g} "
+               f"T{operation(machine.default_dtype)}/s, "
                f"{machine.dram_bytes_per_second / 1e9:.4g} GB/s\n")  # fmt: skip
     rows = ((key, f"{p.value:g}" if isinstance(p.value, float) else str(p.value), p.confidence, p.source)
             for key, p in sorted(loaded.provenance.items()))  # fmt: skip

@@ -12,7 +12,7 @@ from npusim.report import limits, palette, svg
 from npusim.report.profile import OpRow, Profile
 from npusim.report.roofs import BADGE_PX, Frame, Point, Roofline, point_labels, radius_px
 from npusim.report.stalls import BUSY, percentages
-from npusim.report.text import duration, percent, shape, si, size
+from npusim.report.text import bound_text, duration, percent, shape, si, size
 
 WIDTH = 1120.0
 ROOF_COLOURS = ("dark", "purple", "sky", "brown")
@@ -27,11 +27,12 @@ def colour(name: str) -> str:
 
 def describe(row: OpRow, profile: Profile) -> str:
     """The tooltip of an operator."""
-    intensity = "" if row.arithmetic_intensity is None else f", {row.arithmetic_intensity:.3g} FLOP/byte"
+    intensity = "" if row.arithmetic_intensity is None else f", {row.arithmetic_intensity:.3g} {profile.operation}/byte"
+    peak = "on the host" if row.on_host else f"{percent(row.utilization)} of peak"
     return (
         f"{row.name}\n{row.op_type} {shape(row.shape)} {row.dtype}\n"
         f"{row.cycles:,} cycles ({percent(row.cycles / max(1, profile.total_cycles))} of the run)\n"
-        f"{percent(row.utilization)} of peak{intensity}\nbound by {row.bound_by}, top stall {row.top_stall}"
+        f"{peak}{intensity}\nbound by {bound_text(row)}, top stall {row.top_stall}"
     )
 
 
@@ -43,7 +44,7 @@ def _decade(value: float) -> str:
     return f"{value:g}" if -2 <= exponent <= 3 else "10" + str(exponent).translate(_SUPERSCRIPT)
 
 
-def _axes(frame: Frame) -> Iterator[str]:
+def _axes(frame: Frame, operation: str) -> Iterator[str]:
     for value in frame.decades("x"):
         x = frame.x(value)
         yield svg.line(x, 0, x, frame.height, class_="grid")
@@ -53,8 +54,9 @@ def _axes(frame: Frame) -> Iterator[str]:
         yield svg.line(0, y, frame.width, y, class_="grid")
         yield svg.text(-8, y + 4, si(value).replace(".00", "").replace(".0", ""), text_anchor="end", class_="tick")
     yield svg.path([(0, 0), (0, frame.height), (frame.width, frame.height)], class_="axis")
-    yield svg.text(frame.width / 2, frame.height + 40, "Arithmetic intensity (FLOP / byte)", text_anchor="middle")
-    yield svg.text(-frame.height / 2, -56, "Performance (FLOP/s)", text_anchor="middle", transform="rotate(-90)")
+    across, up = f"Arithmetic intensity ({operation} / byte)", f"Performance ({operation}/s)"
+    yield svg.text(frame.width / 2, frame.height + 40, across, text_anchor="middle")
+    yield svg.text(-frame.height / 2, -56, up, text_anchor="middle", transform="rotate(-90)")
 
 
 def _roof_lines(data: Roofline, frame: Frame) -> Iterator[str]:
@@ -62,7 +64,8 @@ def _roof_lines(data: Roofline, frame: Frame) -> Iterator[str]:
     top, best = data.compute[0].value, max(m.value for m in data.memory)
     for i, roof in enumerate(data.memory):
         ridge = min(high, top / roof.value)
-        ends = [(frame.x(v), frame.y(v * roof.value)) for v in (low, ridge)]
+        start = min(ridge, max(low, data.y_range[0] / roof.value))  # not below the frame
+        ends = [(frame.x(v), frame.y(v * roof.value)) for v in (start, ridge)]
         yield svg.path(
             ends, fill="none", stroke=colour(ROOF_COLOURS[i % 4]), stroke_width=2 if i == 0 else 1.4,
             stroke_dasharray=ROOF_DASHES[i % 4],
@@ -70,7 +73,7 @@ def _roof_lines(data: Roofline, frame: Frame) -> Iterator[str]:
     for roof in data.compute:
         x, y = frame.x(max(low, roof.value / best)), frame.y(roof.value)
         yield svg.line(x, y, frame.width, y, stroke=colour("dark"), stroke_width=2)
-        label = f"{roof.label}  {si(roof.value, 'FLOP/s')}"
+        label = f"{roof.label}  {si(roof.value, data.operation + '/s')}"
         yield svg.text(frame.width - 4, y - 7, label, text_anchor="end", class_="strong")
 
 
@@ -86,7 +89,7 @@ def _rings(data: Roofline, frame: Frame) -> Iterator[str]:
     keys = [roof.key for roof in data.memory]
     for point in data.inner:
         index = keys.index(point.level)
-        tip = f"{point.row.name}\nagainst {data.memory[index].label}: {point.intensity:.3g} FLOP/byte"
+        tip = f"{point.row.name}\nagainst {data.memory[index].label}: {point.intensity:.3g} {data.operation}/byte"
         yield svg.marker("o", frame.x(point.intensity), frame.y(point.flops_per_s), 3.2, svg.title(tip), class_="ring",
                          stroke=colour(ROOF_COLOURS[index % 4]))  # fmt: skip
 
@@ -95,7 +98,7 @@ def roofline_chart(profile: Profile, data: Roofline) -> str:
     """The roofline: points against DRAM with tooltips, rings against the on-chip paths for the labelled ones."""
     left, top = 76.0, 16.0
     frame = Frame(WIDTH - left - 12, 430.0, data.x_range, data.y_range)
-    body = [*_axes(frame), *_roof_lines(data, frame), *_rings(data, frame)]
+    body = [*_axes(frame, data.operation), *_roof_lines(data, frame), *_rings(data, frame)]
     body += [_dot(p, frame, profile) for p in reversed(data.points)]  # small ones on top
     for label in point_labels(data, frame):
         x, y = label.centre
@@ -265,12 +268,10 @@ def stall_chart(profile: Profile) -> str:
 
 
 def _spaces(profile: Profile) -> list[str]:
-    """The spaces that paths touch, chip first, then in the order of the paths."""
-    found = {"host": None, "dram": None}
-    for p in profile.machine.core.paths:
-        found |= {p.src: None, p.dst: None}
-    used = {end for p in profile.machine.core.paths for end in (p.src, p.dst)} | {"dram"}
-    return [s for s in found if s in used]
+    """The spaces that levels touch, chip first, then in the order of the levels."""
+    used = {end for level in profile.levels[1:] for end in (level.src, level.dst)} | {"dram"}
+    ordered = dict.fromkeys(["host", "dram", *(end for level in profile.levels[1:] for end in (level.src, level.dst))])
+    return [space for space in ordered if space in used]
 
 
 def _space_note(profile: Profile, space: str) -> str:
@@ -287,8 +288,7 @@ def memory_chart(profile: Profile) -> str:
     first = (WIDTH - step * (len(spaces) - 1)) / 2
     x_of = {s: first + i * step for i, s in enumerate(spaces)}
     seconds = profile.seconds(profile.total_cycles) or 1.0
-    paths = profile.machine.core.paths
-    bottom = 56.0 + 44 * len(paths)
+    bottom = 56.0 + 44 * len(profile.levels[1:])
     body = []
     for space, x in x_of.items():
         body.append(svg.line(x, 46, x, bottom, class_="rail"))
@@ -298,7 +298,7 @@ def memory_chart(profile: Profile) -> str:
     totals = profile.launch_bytes.sum(axis=0).tolist()
     for i, (level, moved) in enumerate(zip(profile.levels[1:], totals[1:])):
         y = 84.0 + 44 * i
-        start, end = x_of[paths[i].src], x_of[paths[i].dst]
+        start, end = x_of[level.src], x_of[level.dst]
         share = moved / (level.peak * max(1, profile.total_cycles))
         body += _arrow(start, end, y, 1.5 + 8 * min(1.0, share), moved > 0)
         label = f"{size(moved)} · {si(moved / seconds, 'B/s')} · {percent(share)}" if moved else "unused"

@@ -13,26 +13,41 @@ from rich.text import Text
 from rich.tree import Tree
 
 from npusim.record import Result
-from npusim.report.profile import OpRow, Profile, Share, top_rows
-from npusim.report.roofs import short_name
+from npusim.report.profile import OpRow, Profile, Share
+from npusim.report.roofs import short_name, titled
 from npusim.report.stalls import percentages
 from npusim.report.summary import pipes
-from npusim.report.text import duration, percent, shape, si, size
+from npusim.report.text import bound_text, counter, duration, figure, percent, shape, si, size
 
 BAR_CELLS = 24
-_BOUND_STYLE = {"compute": "blue", "memory": "dark_orange", "on-chip": "magenta", "latency": "yellow"}
+_BOUND_STYLE = {
+    "compute": "blue", "memory": "dark_orange", "host link": "red", "on-chip": "magenta", "latency": "yellow",
+}  # fmt: skip
 
 
 def grid(title: str, *columns: str) -> Table:
     """A plain table; a heading starts with `<` (text, may be cut on a narrow terminal) or `>` (numbers, never cut)."""
     table = Table(
-        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, show_edge=False, pad_edge=False,
+        title=title, title_justify="left", title_style="bold", caption_justify="left", caption_style="dim",
+        box=SIMPLE_HEAD, show_edge=False, pad_edge=False,
         padding=(0, 1, 0, 0),
     )  # fmt: skip
     for column in columns:
         number = column[0] == ">"
         table.add_column(column[1:], justify="right" if number else "left", no_wrap=number, overflow="ellipsis")
     return table
+
+
+def cell(text: str, style: str = "") -> Text:
+    """Text of one line, as it is; where the terminal is narrow it ends in an ellipsis."""
+    return Text(text, style, no_wrap=True, overflow="ellipsis")
+
+
+def shown(kinds: int, all_kinds: int, operators: int, all_operators: int) -> str | None:
+    """The line below a table that does not show everything, or takes operators together."""
+    if kinds == all_kinds == all_operators:
+        return None
+    return f"{kinds} of {all_kinds} kinds, {operators} of {all_operators} operators"
 
 
 def bar(share: float, cells: int = BAR_CELLS) -> str:
@@ -53,18 +68,28 @@ def _head(profile: Profile) -> Text:
 def _speed_of_light(shares: Sequence[Share]) -> Table:
     table = grid("Speed of light", "<", "<", ">of peak", ">achieved", ">peak", "<")
     for s in shares:
-        table.add_row(escape(s.label), bar(s.share), percent(s.share), f"{s.achieved:,.1f}", f"{s.peak:,.1f}", s.unit)
+        table.add_row(escape(s.label), bar(s.share), percent(s.share), figure(s.achieved), figure(s.peak), s.unit)
     return table
 
 
-def _operators(title: str, rows: Sequence[OpRow], total_cycles: int) -> Table:
-    table = grid(title, "<operator", "<type", ">cycles", ">time", ">of peak", ">DRAM", "<bound by")
+def name_cells(console: Console) -> int:
+    """Characters that a table has for the names of operators."""
+    return 34 if console.width >= 115 else 24
+
+
+def _operators(profile: Profile, console: Console) -> Table:
+    rows, names = top_rows(profile, 10), name_cells(console)
+    members, total_cycles = sum(r.count for r in rows), profile.total_cycles
+    stalls = ["<top stall"] if console.width >= 100 else []
+    table = grid("Costliest operators", "<operator", "<type", ">cycles", ">time", ">of peak", ">DRAM", "<bound by",
+                 *stalls)  # fmt: skip
+    table.caption = shown(len(rows), len(profile.kind_rows), members, len(profile.rows))
     for row in rows:
         style = _BOUND_STYLE.get(row.bound_by, "")
         table.add_row(
-            escape(short_name(row.name, 24)), escape(short_name(row.op_type, 12)), f"{row.cycles:,}",
-            percent(row.cycles / max(1, total_cycles)), percent(row.utilization), size(row.dram_bytes),
-            Text(row.bound_by, style),
+            cell(titled(row, names)), cell(short_name(row.op_type, 12)), f"{row.cycles:,}",
+            percent(row.cycles / max(1, total_cycles)), "–" if row.on_host else percent(row.utilization),
+            size(row.dram_bytes), cell(bound_text(row), style), *([cell(row.top_stall)] if stalls else []),
         )  # fmt: skip
     return table
 
@@ -97,6 +122,9 @@ def _notes(profile: Profile, console: Console) -> None:
     if approximated:
         kinds = ", ".join(sorted({r.op_type for r in approximated}))
         console.print(Text(f"approximated: {len(approximated)} operator(s) in closed form ({kinds})"))
+    if profile.host_macs:
+        share = percent(profile.host_macs / max(1, result.graph_macs))
+        console.print(Text(f"host: {si(profile.host_macs, 'MAC')} ({share} of the model) run there, not on the arrays"))
     if result.extrapolated_share:
         console.print(Text(f"extrapolated: {percent(result.extrapolated_share)} of the time"))
     if result.check is not None:
@@ -109,6 +137,11 @@ def _notes(profile: Profile, console: Console) -> None:
             verdict, f", max error {check.max_err:.3g} (bound {check.bound:.3g}), {percent(check.executed_share)} of "
             f"the work executed, {len(check.hazards)} hazard(s)",
         ))  # fmt: skip
+
+
+def top_rows(profile: Profile, count: int) -> list[OpRow]:
+    """The `count` costliest kinds of operators that took any time."""
+    return [r for r in profile.kind_rows[:count] if r.cycles]
 
 
 def _print_all(console: Console, *parts: RenderableType) -> None:
@@ -124,7 +157,7 @@ def terminal(result: Result, console: Console, files: Sequence[Path] = ()) -> No
         console,
         _head(profile),
         _speed_of_light(profile.speed_of_light),
-        _operators("Costliest operators", top_rows(profile.rows, 10), profile.total_cycles),
+        _operators(profile, console),
         stall_tree(pipes(profile), floor_percent=1.0),
     )
     _notes(profile, console)
@@ -151,14 +184,14 @@ def bounds_table(pairs: Sequence[tuple[str, int]]) -> Table:
     return table
 
 
-def _hot_spots(profile: Profile) -> Table:
+def _hot_spots(profile: Profile, names: int) -> Table:
     """Where the most cycles would be won: cycles of an operator above what its own roofs allow."""
     table = grid("Hot spots (cycles above the operator's roofline)", "<operator", "<shape",
                    ">cycles", ">above roof", "<waits for")  # fmt: skip
-    excess = [(row.cycles - profile.roof_cycles(row), row) for row in profile.rows if row.cycles]
+    excess = [(row.cycles - profile.roof_cycles(row), row) for row in profile.kind_rows if row.cycles]
     for above, row in sorted(excess, key=lambda p: -p[0])[:10]:
         table.add_row(
-            escape(short_name(row.name, 24)), shape(row.shape), f"{row.cycles:,}", f"{above:,.0f}", row.top_stall
+            cell(titled(row, names)), cell(shape(row.shape)), f"{row.cycles:,}", f"{above:,.0f}", cell(row.top_stall)
         )
     return table
 
@@ -169,7 +202,7 @@ def _dram_counters(profile: Profile) -> Table | None:
         return None
     table = grid("DRAM counters", "<counter", ">count")
     for name, count in counters.items():
-        table.add_row(escape(str(name)), f"{int(count):,}")
+        table.add_row(*map(escape, counter(str(name), int(count))))
     return table
 
 
@@ -178,7 +211,8 @@ def profile_view(result: Result, console: Console) -> None:
     profile = Profile(result)
     parts = [
         _head(profile), _speed_of_light(profile.speed_of_light), bounds_table(profile.bound_cycles()),
-        stall_tree(pipes(profile)), _memory_chart(profile), _dram_counters(profile), _hot_spots(profile),
+        stall_tree(pipes(profile)), _memory_chart(profile), _dram_counters(profile),
+        _hot_spots(profile, name_cells(console)),
     ]  # fmt: skip
     _print_all(console, *(p for p in parts if p is not None))
     _notes(profile, console)

@@ -21,7 +21,7 @@ NAMES = ("summary.json", "ops.csv", "roofline.png", "roofline.svg", "trace.json"
 _PLAIN_COLUMNS = (
     "name", "op_type", "shape", "dtype", "start_cycle", "end_cycle", "cycles", "macs", "flops", "dram_bytes",
 )  # fmt: skip
-_DERIVED_COLUMNS = ("arithmetic_intensity", "utilization", "bound_by", "top_stall")
+_DERIVED_COLUMNS = ("arithmetic_intensity", "utilization", "bound_by", "bound_share", "top_stall")
 
 
 class ReportError(NpuError):
@@ -38,7 +38,7 @@ def _csv_row(row: OpRow, level_keys: list[str]) -> list[object]:
     return [
         row.name, row.op_type, "x".join(str(d) for d in row.shape), row.dtype, row.start_cycle, row.end_cycle,
         row.cycles, row.macs, row.flops, row.dram_bytes, *(row.level_bytes[key] for key in level_keys),
-        intensity, f"{row.utilization:.6g}", row.bound_by, row.top_stall,
+        intensity, f"{row.utilization:.6g}", row.bound_by, f"{row.bound_share:.4g}", row.top_stall,
     ]  # fmt: skip
 
 

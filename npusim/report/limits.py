@@ -10,18 +10,25 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from isa.dtypes import DTYPES, dtype
 from isa.machine import CHIP_SPACES, Machine, Path
+from isa.program import LAUNCH_HOST, Program
 from npusim.record import Result
+
+HOST_LINK = "host_link"  # key of the level of a machine without a path to its host
 
 
 @dataclass(frozen=True)
 class Level:
-    """DRAM or one path of the cores: `key` names its column, `peak` is bytes a core cycle, chip-wide."""
+    """DRAM, one path of the cores, or the link to the host: `key` names its column, `peak` is bytes a core cycle,
+    chip-wide; `kind` is what an operator is bound by when it fills the level: memory, host link or on-chip."""
 
     key: str
     label: str
     peak: float
-    on_chip: bool
+    kind: str
+    src: str = ""
+    dst: str = ""
 
 
 def clock_hz(machine: Machine) -> float:
@@ -67,25 +74,60 @@ def path_peak(machine: Machine, path: Path) -> float:
     return path.bytes_per_cycle * engines * machine.cores
 
 
-def levels(machine: Machine) -> tuple[Level, ...]:
-    """DRAM first, then every entry of `machine.core.paths` in its order."""
-    dram = Level("dram", machine.memory.label, dram_bytes_per_cycle(machine), False)
-    return (
-        dram,
-        *(
-            Level(
-                f"{path.src}_to_{path.dst}",
-                f"{space_label(machine, path.src)} → {space_label(machine, path.dst)}",
-                path_peak(machine, path),
-                path.src not in CHIP_SPACES and path.dst not in CHIP_SPACES,
-            )
-            for path in machine.core.paths
-        ),
-    )
+def operation(dtype_name: str) -> str:
+    """What rates of a dtype count: FLOP, or OP for integers."""
+    return "FLOP" if dtype_name not in DTYPES or dtype(dtype_name).is_float else "OP"
+
+
+def path_kind(path: Path) -> str:
+    """What an operator that fills the path is bound by."""
+    ends = (path.src, path.dst)
+    return "host link" if "host" in ends else "memory" if set(ends) & set(CHIP_SPACES) else "on-chip"
+
+
+def levels(result: Result) -> tuple[Level, ...]:
+    """DRAM first, then every entry of `machine.core.paths` in its order; last, where host operators move bytes and no
+    path leads to the host, the link that `machine.host` describes."""
+    machine = result.machine
+    found = [Level("dram", machine.memory.label, dram_bytes_per_cycle(machine), "memory")]
+    for path in machine.core.paths:
+        label = f"{space_label(machine, path.src)} → {space_label(machine, path.dst)}"
+        key = f"{path.src}_to_{path.dst}"
+        found.append(Level(key, label, path_peak(machine, path), path_kind(path), path.src, path.dst))
+    if result.program.launches["link_bytes"].any() and not any(level.kind == "host link" for level in found):
+        home = machine.activation_space
+        label = f"{space_label(machine, home)} ↔ host"
+        rate = machine.host.bytes_per_second / clock_hz(machine)
+        found.append(Level(HOST_LINK, label, rate, "host link", home, "host"))
+    return tuple(found)
+
+
+def host_bytes(program: Program) -> npt.NDArray[np.int64]:
+    """Bytes that each launch left to the host sends to it and gets back, [launches, 2]."""
+    sizes = {t.name: int(np.prod(t.shape, dtype=np.int64)) * dtype(t.dtype).size_bytes for t in program.tensors}
+    found = np.zeros((len(program.launches), 2), np.int64)
+    for i in np.flatnonzero(program.launches["kind"] == LAUNCH_HOST).tolist():
+        total, op = int(program.launches["link_bytes"][i]), int(program.launches["host_op"][i])
+        outputs = program.host_ops[op].outputs if 0 <= op < len(program.host_ops) else ()
+        back = min(total, sum(sizes.get(name, 0) for name in outputs))
+        found[i] = (total - back, back)
+    return found
 
 
 def level_bytes(result: Result) -> npt.NDArray[np.int64]:
-    """Bytes moved at each level by each launch, [launches, levels] in the order of `levels`."""
-    record = result.record
-    dram = record.dram_bytes.sum(axis=1, keepdims=True)
-    return np.concatenate([dram, record.path_bytes], axis=1).astype(np.int64)
+    """Bytes moved at each level by each launch, [launches, levels] in the order of `levels`; what host operators move
+    counts on the paths to and from the host."""
+    record, found = result.record, levels(result)
+    out = np.zeros((len(record.dram_bytes), len(found)), np.int64)
+    out[:, 0] = record.dram_bytes.sum(axis=1)
+    out[:, 1 : 1 + record.path_bytes.shape[1]] = record.path_bytes
+    sent, returned = host_bytes(result.program).T
+    keys = [level.key for level in found]
+    if keys[-1] == HOST_LINK:
+        out[:, -1] += sent + returned
+        return out
+    for moved, end in ((sent, "dst"), (returned, "src")):
+        index = next((i for i, level in enumerate(found) if getattr(level, end) == "host"), None)
+        if index is not None:
+            out[:, index] += moved
+    return out

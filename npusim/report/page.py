@@ -9,11 +9,11 @@ from markupsafe import Markup
 
 from npusim.report import limits, palette
 from npusim.report.charts import ROOF_COLOURS, charts
-from npusim.report.profile import FAMILIES, Profile
-from npusim.report.roofs import labelled, roofline, short_name
+from npusim.report.profile import FAMILIES, OpRow, Profile
+from npusim.report.roofs import roofline, titled
 from npusim.report.stalls import percentages
 from npusim.report.summary import energy_j, summary_of
-from npusim.report.text import duration, energy, percent, shape, si, size
+from npusim.report.text import bound_text, counter, duration, energy, figure, percent, shape, si, size
 
 MAX_TABLE_ROWS = 2000
 
@@ -23,7 +23,8 @@ def _environment() -> Environment:
         loader=PackageLoader("npusim.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    env.filters.update(si=si, short=short_name, size=size, percent=percent, duration=duration, shape=shape)
+    env.filters.update(si=si, titled=titled, size=size, percent=percent, duration=duration, shape=shape, figure=figure,
+                       bound=bound_text)  # fmt: skip
     return env
 
 
@@ -35,7 +36,7 @@ def _tiles(profile: Profile, summary: dict[str, Any]) -> list[tuple[str, str, st
     tiles = [
         (duration(summary["time_us"] * 1e-6), "simulated time", f"{summary['total_cycles']:,} cycles"),
         (f"{si(summary['throughput'])}/s", "throughput", "samples a second"),
-        (percent(summary["utilization"]["work_weighted"]), "array utilization", f"{si(summary['macs'], 'MAC')}"),
+        (percent(summary["utilization"]["work_weighted"]), "array utilization", _work(summary)),
         (size(moved), "DRAM traffic", f"{read} read, {written} written"),
         (size(used), "peak memory", f"of {size(capacity)}"),
     ]
@@ -43,6 +44,26 @@ def _tiles(profile: Profile, summary: dict[str, Any]) -> list[tuple[str, str, st
         watts = summary["energy_j"] / (summary["time_us"] * 1e-6) if summary["time_us"] else 0.0
         tiles.append((energy(summary["energy_j"]), "energy", f"{watts:.1f} W on average"))
     return tiles
+
+
+def _work(summary: dict[str, Any]) -> str:
+    host = f", {si(summary['host_macs'], 'MAC')} of it on the host" if summary["host_macs"] else ""
+    return f"{si(summary['macs'], 'MAC')}{host}"
+
+
+def _table(profile: Profile) -> list[tuple[str, OpRow]]:
+    """The rows of the operator table: a kind ("kind") and its members ("part") below it, or one operator ("one")."""
+    rows: list[tuple[str, OpRow]] = []
+    shown = 0
+    for members, row in zip(profile.kinds, profile.kind_rows):
+        if shown + len(members) > MAX_TABLE_ROWS and shown:
+            break
+        shown += len(members)
+        if len(members) == 1:
+            rows.append(("one", row))
+        else:
+            rows += [("kind", row), *(("part", profile.rows[i]) for i in members[:MAX_TABLE_ROWS])]
+    return rows
 
 
 def _legend(pairs: dict[str, str], present: set[str]) -> list[tuple[str, str]]:
@@ -58,10 +79,13 @@ def _machine(profile: Profile) -> list[tuple[str, str]]:
         ("cores", f"{machine.cores} at {machine.clock_mhz:g} MHz"),
         ("arrays", f"{matrix.count} a core, {matrix.rows} x {matrix.cols}, {matrix.dataflow}"),
     ]
-    rows += [(f"peak {d}", si(limits.flops_per_cycle(machine, d) * hertz, "FLOP/s")) for d in matrix.passes]
+    rows += [
+        (f"peak {d}", si(limits.flops_per_cycle(machine, d) * hertz, f"{limits.operation(d)}/s")) for d in matrix.passes
+    ]
     if vector:
         lanes = f"{vector.lanes} x {vector.sublanes} lanes, {vector.alus} ALU"
-        rows.append(("vector unit", f"{lanes}, {si(limits.vector_flops_per_cycle(machine) * hertz, 'FLOP/s')}"))
+        rate = si(limits.vector_flops_per_cycle(machine) * hertz, f"{profile.operation}/s")
+        rows.append(("vector unit", f"{lanes}, {rate}"))
     for name, space in machine.core.spaces.items():
         rows.append((limits.space_label(machine, name), f"{size(space.size_bytes)} a core"))
     memory = machine.memory
@@ -78,14 +102,16 @@ def _run_facts(profile: Profile, summary: dict[str, Any]) -> list[tuple[str, str
         ("host", duration(summary["host_us"] * 1e-6)),
         ("simulated in", f"{summary['wall_s']:.2f} s ({summary['engine_cpu_s']:.2f} s CPU in the engine)"),
     ]
-    rows += [(name.replace("_", " "), f"{int(n):,}") for name, n in profile.result.record.dram_counters.items()]
+    if summary["host_bytes"]:
+        rows.append(("host link", size(summary["host_bytes"])))
+    rows += [counter(name, int(n)) for name, n in profile.result.record.dram_counters.items()]
     return rows + [(f"energy, {name}", energy(joules)) for name, joules in energy_j(profile).items()]
 
 
 def _context(profile: Profile) -> dict[str, Any]:
     summary = summary_of(profile)
     data = roofline(profile)
-    rows = profile.costliest[:MAX_TABLE_ROWS]
+    rows = _table(profile)
     bounds = profile.bound_cycles()
     groups = {palette.CAUSE_GROUPS[c] for i in range(len(profile.groups)) for c, _ in profile.causes(i)}
     families = {p.row.family for p in data.points}
@@ -101,7 +127,8 @@ def _context(profile: Profile) -> dict[str, Any]:
         "roofs": [
             (r.label, si(r.value, "B/s"), ROOF_COLOURS[i % len(ROOF_COLOURS)]) for i, r in enumerate(data.memory)
         ],
-        "labelled": [(short_name(p.row.name, 34), p.row.name, p.time_share) for p in labelled(data)],
+        "labelled": [(titled(k.row, 36), k.row.name, k.time_share) for k in data.named],
+        "operation": data.operation,
         "omitted": data.omitted,
         "bounds": [
             (name, palette.BOUND_COLOURS[name], share)
@@ -114,7 +141,9 @@ def _context(profile: Profile) -> dict[str, Any]:
             for group, causes in ((g, profile.causes(i)) for i, g in enumerate(profile.groups))
         ],
         "rows": rows,
-        "hidden_rows": len(profile.rows) - len(rows),
+        "operators": len(profile.rows),
+        "kinds": len(profile.kinds),
+        "absent_rows": len(profile.rows) - sum(kind != "kind" for kind, _ in rows),
         "total_cycles": max(1, profile.total_cycles),
         "machine": _machine(profile),
         "run_facts": _run_facts(profile, summary),

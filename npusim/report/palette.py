@@ -23,8 +23,8 @@ COLOURS: dict[str, tuple[str, str]] = {
 }
 
 BOUND_COLOURS = {
-    "compute": "blue", "memory": "orange", "on-chip": "purple", "latency": "yellow", "dispatch": "green",
-    "launch": "sky", "sync": "brown", "host": "dark", "none": "quiet",
+    "compute": "blue", "memory": "orange", "host link": "grey", "on-chip": "purple", "latency": "yellow",
+    "dispatch": "green", "launch": "sky", "sync": "brown", "host": "dark", "none": "quiet",
 }
 FAMILY_COLOURS = {
     "convolution": "blue", "matrix product": "orange", "attention": "purple", "normalise, reduce": "green",

@@ -10,48 +10,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from isa.program import LAUNCH_HOST, Operator
+from isa.program import LAUNCH_HOST
 from npusim.record import CAUSES, Result
-from npusim.report import limits
+from npusim.report import bounds, limits
+from npusim.report.alike import common_name, group_alike
 from npusim.report.limits import Level
-from npusim.report.stalls import (
-    ARITHMETIC,
-    BUSY,
-    PipeGroup,
-    check_states,
-    group_states,
-    pipe_groups,
-    root_cause,
-    top_cause,
-)
+from npusim.report.stalls import PipeGroup, check_states, group_states, pipe_groups
 
 Array = npt.NDArray[Any]
-
-# An operator that uses at least this share of a resource is bound by it; below, what it waits for names the bound.
-BOUND_SHARE = 0.5
-
-BOUNDS = ("compute", "memory", "on-chip", "latency", "dispatch", "launch", "sync", "host", "none")
-_BOUND_OF_CAUSE = {
-    "busy_dma": "memory",
-    "busy_weights": "on-chip",
-    "busy_scalar": "dispatch",
-    "busy_matrix": "compute",
-    "busy_vector": "compute",
-    "busy_cross_lane": "compute",
-    "busy_drain": "compute",
-    "memory_bandwidth": "memory",
-    "port_conflict": "on-chip",
-    "dispatch": "dispatch",
-    "queue_full": "dispatch",
-    "wait_scalar": "dispatch",
-    "launch": "launch",
-    "barrier": "sync",
-    "host": "host",
-    "none": "none",
-}
 
 # Families for colours and markers, by what an operator's name contains; the first match counts.
 FAMILIES = ("convolution", "matrix product", "attention", "normalise, reduce", "element-wise", "data movement")
@@ -77,13 +45,12 @@ class OpRow:
     MACs, `flops` against the vector units. `arithmetic_intensity` is work_flops per DRAM byte, None without DRAM
     traffic; `utilization` is work_flops over the peak for the dtype.
 
-    `bound_by`: `host` when the host runs it. Otherwise the resource with the largest share of use, if that is at
-    least `BOUND_SHARE`: compute (busy share of the busiest arithmetic pipe), memory (DRAM bytes against the peak),
-    on-chip (the fullest on-chip path). Otherwise no roof is near, and its busiest pipe decides: if that works at least
-    `BOUND_SHARE` of the time, a copy engine means memory, a weight port on-chip, the sequencer dispatch; else the cause
-    behind its waiting, followed from pipe to pipe: a busy pipe (as above, or compute), memory (bandwidth), on-chip
-    (port conflict), dispatch (dispatch, queue full, wait for scalar), launch, sync (barrier), latency (all else).
-    `top_stall` is the first cause of that chain.
+    Work that the host does has no `utilization` (0): it says nothing about the chip.
+
+    `bound_by` and `bound_share`: `host` when the host runs the operator, else by the rule of `npusim.report.bounds`:
+    the resource that is in use for the largest share of its cycles, when that is at least `BOUND_SHARE`, else
+    `latency`. `top_stall` is the cause for which its busiest pipe waits most. `count` is the number of operators that
+    the row sums up: 1 but in `Profile.kind_rows`.
     """
 
     name: str
@@ -104,6 +71,13 @@ class OpRow:
     bound_by: str
     top_stall: str
     approximated: bool
+    bound_share: float = 0.0
+    count: int = 1
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the host does the work."""
+        return self.bound_by == "host"
 
 
 @dataclass(frozen=True)
@@ -132,84 +106,101 @@ class Profile:
         self.machine = result.machine
         self.total_cycles = result.record.total_cycles
         self.groups: tuple[PipeGroup, ...] = pipe_groups(result.record.pipes, result.record.states.shape[1])
-        self.levels: tuple[Level, ...] = limits.levels(result.machine)
+        self.levels: tuple[Level, ...] = limits.levels(result)
         self.launch_bytes = limits.level_bytes(result)
         self.launch_states = group_states(result.record.states, self.groups)
         self.states: Array = self.launch_states.sum(axis=0)  # [groups, causes]
+        self.pipe_kinds = bounds.pipe_kinds(result.machine, result.record.pipes, self.groups)
+        self.operation = limits.operation(result.dtype)  # FLOP, or OP of integers
 
     def seconds(self, cycles: float) -> float:
         """Core cycles as seconds."""
         return cycles / limits.clock_hz(self.machine)
 
     @cached_property
+    def launches_of(self) -> list[list[int]]:
+        """The launches of every operator."""
+        chosen: list[list[int]] = [[] for _ in self.result.program.operators]
+        for launch, operator in enumerate(self.result.program.launches["operator"].tolist()):
+            if 0 <= operator < len(chosen):
+                chosen[operator].append(launch)
+        return chosen
+
+    @cached_property
     def rows(self) -> list[OpRow]:
         """One row an operator of the program, in the program's order."""
-        operators = self.result.program.operators
-        chosen: list[list[int]] = [[] for _ in operators]
-        for launch, operator in enumerate(self.result.program.launches["operator"].tolist()):
-            if 0 <= operator < len(operators):
-                chosen[operator].append(launch)
-        return [self._row(operator, launches) for operator, launches in zip(operators, chosen)]
+        return [self._row([i]) for i in range(len(self.result.program.operators))]
 
-    def _row(self, operator: Operator, launches: list[int]) -> OpRow:
+    @cached_property
+    def kinds(self) -> list[list[int]]:
+        """Operators that do the same, as indices into `rows`: the costliest kind and its costliest member first."""
+        return group_alike(self.rows)
+
+    @cached_property
+    def kind_rows(self) -> list[OpRow]:
+        """One row a kind, in the order of `kinds`: sums, rates of the sums, and a name for all."""
+        return [self.rows[members[0]] if len(members) == 1 else self._row(members) for members in self.kinds]
+
+    def _row(self, members: Sequence[int]) -> OpRow:
+        """The row of one operator, or of several that do the same."""
+        operator = self.result.program.operators[members[0]]
+        launches = [launch for i in members for launch in self.launches_of[i]]
         span = self.result.record.launch_span[launches]
         cycles = int((span[:, 1] - span[:, 0]).sum())
         moved = self.launch_bytes[launches].sum(axis=0)
-        dram = int(moved[0])
-        flops = max(operator.flops, 2 * operator.macs)
-        work = 2 * operator.macs or flops
+        dram, count = int(moved[0]), len(members)
+        flops = max(operator.flops, 2 * operator.macs) * count
+        work = 2 * operator.macs * count or flops
         peak = limits.roof_flops_per_cycle(self.machine, operator.dtype, bool(operator.macs))
-        bound, stall = self._bound(launches, cycles, moved)
+        bound = self._bound(launches, cycles, moved)
+        on_chip = peak and cycles and bound.name != "host"
         return OpRow(
-            operator.name, operator.op_type, family(operator.op_type), operator.shape, operator.dtype,
+            common_name([self.result.program.operators[i].name for i in sorted(members)]), operator.op_type,
+            family(operator.op_type), operator.shape, operator.dtype,
             int(span[:, 0].min(initial=self.total_cycles)) if launches else 0, int(span[:, 1].max(initial=0)), cycles,
-            operator.macs, flops, work, dram, {lv.key: int(b) for lv, b in zip(self.levels[1:], moved[1:])},
-            work / dram if dram else None, work / (peak * cycles) if peak and cycles else 0.0, bound, stall,
-            operator.approximated,
+            operator.macs * count, flops, work, dram, {lv.key: int(b) for lv, b in zip(self.levels[1:], moved[1:])},
+            work / dram if dram else None, work / (peak * cycles) if on_chip else 0.0, bound.name, bound.stall,
+            operator.approximated, bound.share, count,
         )  # fmt: skip
 
-    def _bound(self, launches: list[int], cycles: int, moved: Array) -> tuple[str, str]:
+    def _bound(self, launches: list[int], cycles: int, moved: Array) -> bounds.Bound:
         if not cycles:
-            return "none", "none"
+            return bounds.Bound("none", 0.0, "none")
+        if bool((self.result.program.launches["kind"][launches] == LAUNCH_HOST).all()):
+            return bounds.Bound("host", 0.0, "host")
         states = self.launch_states[launches].sum(axis=0)
-        busy = np.array([states[i, BUSY] / g.instances for i, g in enumerate(self.groups)])
-        busiest = int(busy.argmax())
-        stall = top_cause(states[busiest])
-        kinds = self.result.program.launches["kind"][launches]
-        if bool((kinds == LAUNCH_HOST).all()):
-            return "host", "host"
-        arithmetic = [busy[i] for i, g in enumerate(self.groups) if g.pipe_class in ARITHMETIC]
-        used = {
-            "compute": max(arithmetic, default=0) / cycles,
-            "memory": moved[0] / (self.levels[0].peak * cycles),
-            "on-chip": max((b / (lv.peak * cycles) for lv, b in zip(self.levels, moved) if lv.on_chip), default=0),
-        }
-        bound = max(used, key=lambda name: float(used[name]))
-        if used[bound] >= BOUND_SHARE:
-            return bound, stall
-        cause = root_cause(states, self.groups, busiest)
-        if busy[busiest] >= BOUND_SHARE * cycles:  # a copy engine, a weight port or the sequencer
-            cause = f"busy_{self.groups[busiest].pipe_class}"
-        return _BOUND_OF_CAUSE.get(cause, "latency"), stall
+        used = bounds.shares(states, moved, cycles, self.groups, self.pipe_kinds, self.levels)
+        return bounds.bound(states, used, cycles, self.groups)
 
     @cached_property
     def dtypes(self) -> list[str]:
         """The operand dtypes of operators that use the arrays, the default first."""
-        used = {o.dtype for o in self.result.program.operators if o.macs and o.dtype in self.machine.core.matrix.passes}
+        used = {r.dtype for r in self.rows if r.macs and not r.on_host and r.dtype in self.machine.core.matrix.passes}
         return sorted(used, key=lambda d: (d != self.result.dtype, d))
 
     @cached_property
     def utilization(self) -> dict[str, float]:
         """Share of the arrays' peak by dtype over the whole run, and `work_weighted`, their sum.
 
-        The sum is work over the work-weighted (harmonic) mean of the peaks: sum(F_d / P_d) / time.
+        The sum is work over the work-weighted (harmonic) mean of the peaks: sum(F_d / P_d) / time. MACs that the host
+        does are not in it (`host_macs`).
         """
         by_dtype = dict.fromkeys(self.dtypes, 0.0)
         cycles = self.total_cycles or 1
-        for operator in self.result.program.operators:
-            if operator.dtype in by_dtype:
-                by_dtype[operator.dtype] += operator.macs / (self.machine.macs_per_cycle(operator.dtype) * cycles)
+        for row in self.rows:
+            if row.dtype in by_dtype and not row.on_host:
+                by_dtype[row.dtype] += row.macs / (self.machine.macs_per_cycle(row.dtype) * cycles)
         return {**by_dtype, "work_weighted": sum(by_dtype.values())}
+
+    @cached_property
+    def host_macs(self) -> int:
+        """MACs of the model that the host does."""
+        return sum(row.macs for row in self.rows if row.on_host)
+
+    @cached_property
+    def host_bytes(self) -> int:
+        """Bytes over the link to the host, both ways: by copy engines and for operators that the host runs."""
+        return sum(int(n) for lv, n in zip(self.levels, self.launch_bytes.sum(axis=0)) if lv.kind == "host link")
 
     @cached_property
     def speed_of_light(self) -> list[Share]:
@@ -218,8 +209,8 @@ class Profile:
         out = []
         for dtype in self.dtypes:
             peak = limits.flops_per_cycle(self.machine, dtype) * limits.clock_hz(self.machine)
-            share = self.utilization[dtype]
-            out.append(Share(f"Compute ({dtype})", share, share * peak / 1e12, peak / 1e12, "TFLOP/s"))
+            share, unit = self.utilization[dtype], f"T{limits.operation(dtype)}/s"
+            out.append(Share(f"Compute ({dtype})", share, share * peak / 1e12, peak / 1e12, unit))
         for i, (level, moved) in enumerate(zip(self.levels, self.launch_bytes.sum(axis=0))):
             if moved or i == 0:
                 peak = level.peak * limits.clock_hz(self.machine) / 1e9
@@ -227,11 +218,6 @@ class Profile:
                 label = f"{level.label} bandwidth" if i == 0 else level.label
                 out.append(Share(label, rate / peak, rate, peak, "GB/s"))
         return out
-
-    @cached_property
-    def costliest(self) -> list[OpRow]:
-        """Operators by falling cycles."""
-        return sorted(self.rows, key=lambda r: -r.cycles)
 
     def roof_cycles(self, row: OpRow) -> float:
         """The fewest cycles that an operator's own work and bytes allow: the largest of its roofs."""
@@ -250,8 +236,3 @@ class Profile:
         for row in self.rows:
             totals[row.bound_by] = totals.get(row.bound_by, 0) + row.cycles
         return sorted(totals.items(), key=lambda p: -p[1])
-
-
-def top_rows(rows: Sequence[OpRow], count: int) -> list[OpRow]:
-    """The `count` costliest of `rows` that took any time."""
-    return [r for r in sorted(rows, key=lambda r: -r.cycles)[:count] if r.cycles]

@@ -19,11 +19,11 @@ from npusim.report.roofs import (
     Frame,
     Point,
     Roofline,
-    labelled,
     point_labels,
     radius_px,
     roofline,
     short_name,
+    titled,
 )
 from npusim.report.text import si
 
@@ -68,7 +68,7 @@ def _roofs(axes: Any, data: Roofline) -> list[Line2D]:
         start = roof.value / max(m.value for m in data.memory)
         axes.plot([max(low, start), high], [roof.value] * 2, color=palette.COLOURS["dark"][0], linewidth=1.6, zorder=3)
         axes.annotate(
-            f"{_plain(roof.label)}  {si(roof.value, 'FLOP/s')}", (high, roof.value), xytext=(-5, 4),
+            f"{_plain(roof.label)}  {si(roof.value, data.operation + '/s')}", (high, roof.value), xytext=(-5, 4),
             textcoords="offset points", ha="right", va="bottom", fontsize=_points_of(12), fontweight="bold",
         )  # fmt: skip
     for point in data.inner:
@@ -116,12 +116,12 @@ def _legends(figure: Any, data: Roofline, roofs: list[Line2D]) -> None:
         figure.legend(handles=handles, title=title, bbox_to_anchor=(x, y), **common)
         y -= (len(handles) * 22 + 46) / HEIGHT_PX
     figure.text(x, y, "Costliest operators", fontsize=size, fontweight="bold", va="top")
-    for i, point in enumerate(labelled(data), 1):
-        name = f"{i}  {short_name(point.row.name)}  {100 * point.time_share:.1f} %"
+    for i, kind in enumerate(data.named, 1):
+        name = f"{i}  {titled(kind.row, 27)}  {100 * kind.time_share:.1f} %"
         figure.text(x, y - (4 + 18 * i) / HEIGHT_PX, name, fontsize=_points_of(11.5), va="top", parse_math=False)
-    note = "Solid points are against DRAM; rings show the numbered operators against on-chip paths."
+    note = "Solid points are against DRAM; rings show the numbered operators against the other memory levels."
     if data.omitted:
-        note += f" {data.omitted} operators without arithmetic, without DRAM traffic or on the host are not drawn."
+        note += f" Not drawn, without arithmetic or DRAM traffic or on the host: {data.omitted}."
     figure.text(_BOX[0] / WIDTH_PX, 12 / HEIGHT_PX, note, fontsize=_points_of(11), color="#4b5563")
 
 
@@ -133,8 +133,8 @@ def draw(profile: Profile) -> Any:
     left, top, width, height = _BOX
     axes = figure.add_axes((left / WIDTH_PX, 1 - (top + height) / HEIGHT_PX, width / WIDTH_PX, height / HEIGHT_PX))
     axes.set(xscale="log", yscale="log", xlim=data.x_range, ylim=data.y_range)
-    axes.set_xlabel("Arithmetic intensity (FLOP / byte)", fontsize=_points_of(13))
-    axes.set_ylabel("Performance (FLOP/s)", fontsize=_points_of(13))
+    axes.set_xlabel(f"Arithmetic intensity ({data.operation} / byte)", fontsize=_points_of(13))
+    axes.set_ylabel(f"Performance ({data.operation}/s)", fontsize=_points_of(13))
     axes.tick_params(labelsize=_points_of(12), which="major")
     axes.grid(True, which="major", color="#e3e6ea", linewidth=0.7, zorder=0)
     axes.spines[["top", "right"]].set_visible(False)

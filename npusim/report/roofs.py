@@ -14,7 +14,7 @@ from npusim.report import limits
 from npusim.report.profile import OpRow, Profile
 
 LABELLED = 8
-MAX_ON_CHIP_ROOFS = 3
+MAX_INNER_ROOFS = 3
 BADGE_PX = 15.0  # diameter of a label
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 Spot = tuple[float, float]
@@ -48,13 +48,25 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Named:
+    """A labelled kind of operator: the point of its costliest member, the row of all, and their share of the run."""
+
+    point: Point
+    row: OpRow
+    time_share: float
+
+
+@dataclass(frozen=True)
 class Roofline:
-    """Roofs and points of a run: `points` against DRAM, costliest last; `inner` the labelled ones on chip."""
+    """Roofs and points of a run: `points` against DRAM, costliest last; `named` the costliest kinds, costliest first;
+    `inner` their points against the other memory levels; `operation` what the rates count."""
 
     compute: tuple[Roof, ...]
     memory: tuple[Roof, ...]
     points: tuple[Point, ...]
+    named: tuple[Named, ...]
     inner: tuple[Point, ...]
+    operation: str
     omitted: int
     x_range: tuple[float, float]
     y_range: tuple[float, float]
@@ -71,11 +83,14 @@ def _compute_roofs(profile: Profile) -> list[Roof]:
 
 
 def _memory_roofs(profile: Profile) -> list[Roof]:
-    """DRAM, and the on-chip paths that carried most bytes; a level without traffic has no roof to show."""
+    """DRAM, the host link and the on-chip paths that carried most for operators of the chip; a level without such
+    traffic has no roof to show."""
     hertz = limits.clock_hz(profile.machine)
-    moved = profile.launch_bytes.sum(axis=0)
-    on_chip = [i for i, lv in enumerate(profile.levels) if lv.on_chip and moved[i]]
-    chosen = [0, *sorted(on_chip, key=lambda i: -moved[i])[:MAX_ON_CHIP_ROOFS]]
+    moved = [0, *(sum(r.level_bytes[lv.key] for r in profile.rows if not r.on_host) for lv in profile.levels[1:])]
+    used = [i for i, lv in enumerate(profile.levels) if lv.kind != "memory" and moved[i]]
+    used.sort(key=lambda i: (profile.levels[i].kind != "host link", -moved[i]))
+    links = [i for i in used if profile.levels[i].kind == "host link"]
+    chosen = [0, *[i for i in used if i not in links[1:]][:MAX_INNER_ROOFS]]
     return [Roof(profile.levels[i].label, profile.levels[i].peak * hertz, profile.levels[i].key) for i in chosen]
 
 
@@ -87,24 +102,37 @@ def _point(profile: Profile, row: OpRow, roof: Roof, size_bytes: int) -> Point:
     return Point(row, roof.key, row.work_flops / size_bytes, rate, share, peak, roof.value)
 
 
+def _named(profile: Profile, points: Sequence[Point]) -> list[Named]:
+    """The costliest kinds of operators that are drawn."""
+    of_row = {id(point.row): point for point in points}
+    found = []
+    for members, row in zip(profile.kinds, profile.kind_rows):
+        drawn = [of_row[id(profile.rows[i])] for i in members if id(profile.rows[i]) in of_row]
+        if drawn:
+            found.append(Named(drawn[0], row, row.cycles / max(1, profile.total_cycles)))
+    return found[:LABELLED]
+
+
 def roofline(profile: Profile) -> Roofline:
     """Collect roofs and points; operators without arithmetic, DRAM traffic or on the host are counted as omitted."""
     compute, memory = _compute_roofs(profile), _memory_roofs(profile)
-    drawn = [r for r in profile.rows if r.cycles and r.work_flops and r.dram_bytes and r.bound_by != "host"]
+    drawn = [r for r in profile.rows if r.cycles and r.work_flops and r.dram_bytes and not r.on_host]
     drawn.sort(key=lambda r: r.cycles)
     points = [_point(profile, r, memory[0], r.dram_bytes) for r in drawn]
+    named = _named(profile, points)
     inner = [
-        _point(profile, row, roof, row.level_bytes[roof.key])
-        for row in drawn[-LABELLED:]
+        _point(profile, kind.point.row, roof, kind.point.row.level_bytes[roof.key])
+        for kind in named
         for roof in memory[1:]
-        if row.level_bytes[roof.key]
+        if kind.point.row.level_bytes[roof.key]
     ]
     ridge = compute[0].value / memory[0].value
     xs = [p.intensity for p in (*points, *inner)] + [ridge, ridge / 8, ridge * 4]
     ys = [p.flops_per_s for p in points] + [compute[0].value * 1.1, compute[-1].value / 8]
     top = max(ys) * 1.6
     return Roofline(
-        tuple(compute), tuple(memory), tuple(points), tuple(inner), len(profile.rows) - len(drawn),
+        tuple(compute), tuple(memory), tuple(points), tuple(named), tuple(inner), profile.operation,
+        len(profile.rows) - len(drawn),
         (min(xs) / 1.7, max(xs) * 1.7), (max(min(ys) / 1.8, top / 1e7), top),
     )  # fmt: skip
 
@@ -147,6 +175,12 @@ def short_name(name: str, limit: int = 26) -> str:
             break
         text = f"{part}/{text}"
     return text if len(text) <= limit else text[: limit // 2 - 1] + "…" + text[-(limit - limit // 2) :]
+
+
+def titled(row: OpRow, limit: int = 26) -> str:
+    """The short name of an operator; of several that do the same, with their number: layer.*.gelu (x12)."""
+    count = f" (x{row.count})" if row.count > 1 else ""
+    return short_name(row.name, limit - len(count)) + count
 
 
 def _overlap(a: Box, b: Box) -> bool:
@@ -243,18 +277,15 @@ def _roof_obstacles(data: Roofline, frame: Frame) -> Iterator[Box]:
             yield (x, y - 2, x + 16, y + 2)
 
 
-def labelled(data: Roofline) -> list[Point]:
-    """The costliest points, costliest first: number i of a label is i + 1."""
-    return list(reversed(data.points[-LABELLED:]))
-
-
 def point_labels(data: Roofline, frame: Frame) -> list[Label]:
-    """The numbers of the costliest points, as badges beside them."""
+    """The numbers of the costliest kinds, as badges beside their points."""
     spots = [(frame.x(p.intensity), frame.y(p.flops_per_s)) for p in (*data.points, *data.inner)]
     obstacles = [(x - 6, y - 6, x + 6, y + 6) for x, y in spots]
     obstacles += _roof_obstacles(data, frame)
     # The names of the compute roofs stand above their lines at the right edge.
     names = [(frame.width - 200, frame.y(r.value) - 22, frame.width, frame.y(r.value) + 2) for r in data.compute]
-    anchors = [(str(i), frame.x(p.intensity), frame.y(p.flops_per_s)) for i, p in enumerate(labelled(data), 1)]
+    anchors = [
+        (str(i), frame.x(kind.point.intensity), frame.y(kind.point.flops_per_s)) for i, kind in enumerate(data.named, 1)
+    ]
     anchors.sort(key=lambda anchor: anchor[2])  # from top to bottom: leaders cross less
     return place_labels(anchors, obstacles, names, frame.width, frame.height)

@@ -6,26 +6,30 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
+from rich.table import Table
 from rich.text import Text
 
-from npusim.report.console import bounds_table, grid, stall_tree
+from npusim.report.alike import common_name, group_alike
+from npusim.report.console import bounds_table, cell, grid, name_cells, shown, stall_tree
 from npusim.report.files import ReportError
 from npusim.report.roofs import short_name
-from npusim.report.text import duration, percent, si, size
+from npusim.report.text import bound_text, duration, percent, si, size
 
 MAX_FILE_BYTES = 200_000_000
 _NEEDED = (
     "model", "hw", "dtype", "total_cycles", "time_us", "pipes", "utilization", "dram_read_bytes", "dram_write_bytes",
 )  # fmt: skip
 _NUMBERS = ("total_cycles", "time_us", "dram_read_bytes", "dram_write_bytes")
-_COLUMNS = ("name", "cycles", "macs", "dram_bytes", "utilization", "bound_by", "top_stall")
+_COLUMNS = (
+    "name", "op_type", "shape", "cycles", "macs", "flops", "dram_bytes", "utilization", "bound_by", "bound_share",
+    "top_stall",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,10 @@ class Operator:
     utilization: float
     bound_by: str
     top_stall: str
+    op_type: str = ""
+    shape: str = ""
+    flops: int = 0
+    bound_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,7 @@ def _operators(path: Path, us_per_cycle: float) -> dict[tuple[str, int], Operato
             operator = Operator(
                 row["name"], cycles, cycles * us_per_cycle, int(row["macs"]), int(row["dram_bytes"]),
                 float(row["utilization"]), row["bound_by"], row["top_stall"],
+                row["op_type"], row["shape"], int(row["flops"]), float(row["bound_share"]),
             )  # fmt: skip
         except (TypeError, ValueError) as error:
             raise ReportError(f"{path}, line {number}: {error}") from error
@@ -133,11 +142,24 @@ def profile_saved(folder: Path, console: Console) -> None:
     console.print()
     console.print(stall_tree(s["pipes"]))
     console.print()
+    console.print(_costliest(list(run.operators.values()), max(1, s["total_cycles"]), name_cells(console)))
+
+
+def _costliest(operators: Sequence[Operator], total_cycles: int, names: int) -> Table:
+    """The ten costliest kinds of operators; of those that do the same, sums and what bounds the costliest."""
+    kinds = group_alike(operators)
+    members = sum(len(kind) for kind in kinds[:10])
     table = grid("Costliest operators", "<operator", ">cycles", ">time", ">of peak", ">DRAM", "<bound by", "<top stall")
-    for operator in sorted(run.operators.values(), key=lambda o: -o.cycles)[:10]:
+    table.caption = shown(min(10, len(kinds)), len(kinds), members, len(operators))
+    for kind in kinds[:10]:
+        chosen = [operators[i] for i in kind]
+        cycles = sum(o.cycles for o in chosen)
+        used = sum(o.utilization * o.cycles for o in chosen) / max(1, cycles)
+        count = f" (x{len(chosen)})" if len(chosen) > 1 else ""
+        name = short_name(common_name([operators[i].name for i in sorted(kind)]), names - len(count)) + count
         table.add_row(
-            escape(short_name(operator.name, 24)), f"{operator.cycles:,}",
-            percent(operator.cycles / max(1, s["total_cycles"])), percent(operator.utilization),
-            size(operator.dram_bytes), escape(operator.bound_by), escape(operator.top_stall),
+            cell(name), f"{cycles:,}", percent(cycles / total_cycles),
+            "–" if chosen[0].bound_by == "host" else percent(used), size(sum(o.dram_bytes for o in chosen)),
+            cell(bound_text(chosen[0])), cell(chosen[0].top_stall),
         )  # fmt: skip
-    console.print(table)
+    return table

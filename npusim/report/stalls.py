@@ -88,30 +88,6 @@ def top_cause(states: Array) -> str:
     return CAUSES[best] if waiting[best] > 0 else "none"
 
 
-def root_cause(states: Array, groups: Sequence[PipeGroup], start: int) -> str:
-    """Follow `wait_X` from group `start` to the busiest group of class X, and so on, to the cause behind the waiting.
-
-    states [groups, causes]. The chain ends at a cause that is no wait for a pipe, at `busy_X` when the pipe waited for
-    works longer than it waits for any one thing, or where it would come back to a pipe.
-    """
-    seen = {start}
-    cause = top_cause(states[start])
-    while cause.startswith("wait_"):
-        suppliers = [i for i, g in enumerate(groups) if g.pipe_class == cause.removeprefix("wait_") and i not in seen]
-        if not suppliers:
-            break
-        nearest = max(suppliers, key=lambda i: int(states[i, BUSY]))
-        behind = top_cause(states[nearest])
-        busy = int(states[nearest, BUSY])
-        if busy and (behind == "none" or busy >= states[nearest, CAUSE_ID[behind]]):
-            return f"busy_{groups[nearest].pipe_class}"
-        if behind == "none":
-            break
-        seen.add(nearest)
-        cause = behind
-    return cause
-
-
 def percentages(values: Sequence[float] | Array, digits: int = 1) -> list[float]:
     """Shares in % rounded to `digits` so that they sum to exactly 100 (largest remainder); all 0 for an empty sum."""
     total = float(sum(values))

@@ -87,6 +87,7 @@ def summary_of(profile: Profile) -> dict[str, Any]:
         "time_us": seconds * 1e6,
         "throughput": batch / seconds if seconds else 0.0,
         "macs": int(result.graph_macs),
+        "host_macs": profile.host_macs,
         "flops": int(result.graph_flops),
         "dram_read_bytes": read,
         "dram_write_bytes": written,
@@ -94,6 +95,7 @@ def summary_of(profile: Profile) -> dict[str, Any]:
         "memory_capacity_bytes": int(machine.memory.capacity_bytes),
         "peak_flops": {d: limits.flops_per_cycle(machine, d) * hertz for d in machine.core.matrix.passes},
         "utilization": profile.utilization,
+        "host_bytes": profile.host_bytes,
         "pipes": pipes(profile),
         "warps": {},
         "launches": len(result.program.launches),
@@ -116,7 +118,8 @@ def summary(result: Result) -> dict[str, Any]:
     """Return the object of summary.json: plain types, the keys of the interface.
 
     `peak_flops` in FLOP/s, `utilization` as shares (0 to 1), `throughput` in samples (batch elements) per second,
-    `pipes` in core cycles; each pipe's states sum to `total_cycles` x `instances`, else SimulationError. `warps` is
-    empty on machines without warps, `check` is None when no check was run, `energy_j` is left out without energies.
+    `pipes` in core cycles; each pipe's states sum to `total_cycles` x `instances`, else SimulationError. `host_macs`
+    are those of `macs` that the host does, `host_bytes` what crossed the link to it. `warps` is empty on machines
+    without warps, `check` is None when no check was run, `energy_j` is left out without energies.
     """
     return summary_of(Profile(result))

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 _PREFIXES = ("", "k", "M", "G", "T", "P")
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+class Bounded(Protocol):
+    """A row that says what bounds it."""
+
+    @property
+    def bound_by(self) -> str: ...
+    @property
+    def bound_share(self) -> float: ...
 
 
 def si(value: float, unit: str = "") -> str:
@@ -13,6 +24,26 @@ def si(value: float, unit: str = "") -> str:
         value, index = value / 1000, index + 1
     digits = 0 if abs(value) >= 99.95 or (index == 0 and value == int(value)) else 1 if abs(value) >= 9.995 else 2
     return f"{value:.{digits}f} {_PREFIXES[index]}{unit}".rstrip()
+
+
+def figure(value: float) -> str:
+    """A number of three significant digits in the unit that stands beside it: 0.512, 13.8, 1,925."""
+    if abs(value) >= 99.95:
+        return f"{value:,.0f}"
+    if abs(value) >= 9.995:
+        return f"{value:.1f}"
+    if abs(value) >= 0.9995:
+        return f"{value:.2f}"
+    return f"{value:.3g}"
+
+
+def counter(name: str, value: int) -> tuple[str, str]:
+    """Name and value of a counter as people read them: times (`_fs`) and sizes (`_bytes`) with their unit."""
+    if name.endswith("_fs"):
+        return name.removesuffix("_fs").replace("_", " ") + " time, sum", duration(value * 1e-15)
+    if name.endswith("_bytes"):
+        return name.replace("_", " "), size(value)
+    return name.replace("_", " "), f"{value:,}"
 
 
 def size(value_bytes: float) -> str:
@@ -43,6 +74,11 @@ def energy(joules: float) -> str:
         if abs(joules) * factor >= 0.9995:
             return si(joules * factor, unit)
     return si(joules * 1e9, "nJ")
+
+
+def bound_text(row: Bounded) -> str:
+    """What bounds an operator, with the share of its cycles in which that resource is in use: 'memory 81 %'."""
+    return f"{row.bound_by} {percent(row.bound_share, 0)}" if row.bound_share else row.bound_by
 
 
 def shape(dims: tuple[int, ...]) -> str:

@@ -14,24 +14,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import report_fixture as fixture
 
 from isa.errors import NpuError, SimulationError
 from npusim.record import CAUSE_ID, CAUSES, PipeInfo, Result
-from npusim.report import ReportError, files, operator_rows, palette, profile, summary, write_reports
+from npusim.report import ReportError, files, operator_rows, palette, summary, write_reports
+from npusim.report.bounds import BOUNDS
 from npusim.report.page import render
-from npusim.report.profile import BOUNDS, FAMILIES, Profile, family
-from npusim.report.roofs import Frame, labelled, point_labels, roofline, short_name
-from npusim.report.stalls import percentages, pipe_groups, root_cause
-from npusim.report.text import duration, energy, percent, shape, si, size
+from npusim.report.profile import FAMILIES, Profile, family
+from npusim.report.roofs import Frame, point_labels, roofline, short_name
+from npusim.report.stalls import percentages, pipe_groups
+from npusim.report.text import counter, duration, energy, figure, percent, shape, si, size
 
 KEYS = {
     "schema_version", "npusim_version", "model", "hw", "dtype", "fidelity", "clocks_ghz", "total_cycles", "time_us",
     "throughput", "macs", "flops", "dram_read_bytes", "dram_write_bytes", "memory_peak_bytes", "memory_capacity_bytes",
     "peak_flops", "utilization", "pipes", "warps", "launches", "host_us", "instructions", "extrapolated_share",
-    "assumptions", "approximated_ops", "check", "wall_s", "engine_cpu_s",
+    "assumptions", "approximated_ops", "check", "wall_s", "engine_cpu_s", "host_macs", "host_bytes",
 }  # fmt: skip
 
 
@@ -137,61 +137,6 @@ def test_an_operator_with_two_launches_is_one_row(run: Result) -> None:
     assert merged[7].cycles == 0 and merged[7].bound_by == "none" and merged[7].utilization == 0
 
 
-def _only(busy: dict[str, int], causes: dict[str, str]) -> Result:
-    """A run of one operator of 1000 cycles: busy cycles and the one stall cause of each pipe class."""
-    run = fixture.result(1)
-    states = np.zeros_like(run.record.states)
-    for pipe in run.record.pipes:
-        used = busy.get(pipe.pipe_class, 0)
-        states[0, :, pipe.index, 0] = used
-        states[0, :, pipe.index, CAUSE_ID[causes.get(pipe.pipe_class, "drained")]] += 1000 - used
-    record = replace(
-        run.record, total_cycles=1000, launch_span=np.array([[0, 1000]]), states=states,
-        path_bytes=np.zeros_like(run.record.path_bytes), dram_bytes=np.zeros_like(run.record.dram_bytes),
-    )  # fmt: skip
-    return replace(run, record=record)
-
-
-@pytest.mark.parametrize(
-    ("busy", "causes", "bound", "stall"),
-    [
-        ({"matrix": 500}, {"matrix": "wait_dma"}, "compute", "wait_dma"),
-        ({"matrix": 499}, {"matrix": "wait_dma", "dma": "memory_bandwidth"}, "memory", "wait_dma"),
-        ({"matrix": 499}, {"matrix": "wait_weights", "weights": "wait_dma", "dma": "memory_latency"}, "latency",
-         "wait_weights"),
-        ({"matrix": 499}, {"matrix": "wait_vector", "vector": "wait_matrix"}, "latency", "wait_vector"),
-        ({"vector": 400}, {"vector": "dispatch"}, "dispatch", "dispatch"),
-        ({"vector": 400}, {"vector": "port_conflict"}, "on-chip", "port_conflict"),
-        ({"vector": 400}, {"vector": "barrier"}, "sync", "barrier"),
-        ({"dma": 10}, {"dma": "launch"}, "launch", "launch"),
-        ({"dma": 500}, {"dma": "dispatch"}, "memory", "dispatch"),
-        ({"dma": 499}, {"dma": "dispatch"}, "dispatch", "dispatch"),
-        ({"scalar": 500}, {"scalar": "queue_full"}, "dispatch", "queue_full"),
-        ({"matrix": 400, "dma": 390}, {"matrix": "wait_dma"}, "memory", "wait_dma"),
-        ({"matrix": 400, "weights": 390}, {"matrix": "wait_weights"}, "on-chip", "wait_weights"),
-        ({"matrix": 400, "vector": 390}, {"matrix": "wait_vector"}, "compute", "wait_vector"),
-    ],
-)  # fmt: skip
-def test_bound_is_the_fullest_resource_else_the_cause_behind_the_wait(
-    busy: dict[str, int], causes: dict[str, str], bound: str, stall: str
-) -> None:
-    row = operator_rows(_only(busy, causes))[0]
-    assert (row.bound_by, row.top_stall) == (bound, stall)
-
-
-@pytest.mark.parametrize(("share", "bound"), [(0.51, "memory"), (0.49, "compute")])
-def test_memory_bound_from_dram_bytes(share: float, bound: str) -> None:
-    run = _only({"matrix": 500}, {})
-    moved = int(share * run.machine.dram_bytes_per_second / 940e6 * 1000)
-    row = operator_rows(replace(run, record=replace(run.record, dram_bytes=np.array([[moved, 0]]))))[0]
-    assert row.bound_by == bound
-
-
-def test_host_operator_is_bound_by_the_host(run: Result) -> None:
-    rows = [r for r in operator_rows(run) if r.op_type == "MaxPool"]
-    assert rows and all(r.bound_by == "host" for r in rows)
-
-
 # --- stalls -----------------------------------------------------------------------------------------------------------
 
 
@@ -218,15 +163,6 @@ def test_pipes_group_by_label_without_the_unit_number() -> None:
     assert labels(("vector", 0, "V"), ("drain", 0, "V")) == [("V (vector)", 3), ("V (drain)", 3)]
 
 
-def test_root_cause_ends_on_a_circle(run: Result) -> None:
-    groups = pipe_groups(run.record.pipes, 2)
-    states = np.zeros((len(groups), len(CAUSES)), np.int64)
-    index = {g.pipe_class: i for i, g in enumerate(groups)}
-    states[index["matrix"], CAUSE_ID["wait_vector"]] = 5
-    states[index["vector"], CAUSE_ID["wait_matrix"]] = 5
-    assert root_cause(states, groups, index["matrix"]) == "wait_matrix"
-
-
 # --- roofline ---------------------------------------------------------------------------------------------------------
 
 
@@ -247,7 +183,7 @@ def test_every_point_lies_inside_the_frame(run: Result) -> None:
 def test_labels_do_not_overlap(run: Result) -> None:
     data = roofline(Profile(run))
     labels = point_labels(data, Frame(800, 500, data.x_range, data.y_range))
-    assert sorted(int(label.text) for label in labels) == list(range(1, len(labelled(data)) + 1))
+    assert sorted(int(label.text) for label in labels) == list(range(1, len(data.named) + 1))
     for i, a in enumerate(labels):
         assert a.box[0] >= 0 and a.box[1] >= 0 and a.box[2] <= 800 and a.box[3] <= 500
         for b in labels[:i]:
@@ -278,7 +214,6 @@ def test_every_bound_cause_and_family_has_a_colour() -> None:
     assert set(palette.CAUSE_GROUPS) == set(CAUSES)
     assert set(palette.CAUSE_GROUPS.values()) == set(palette.CAUSE_GROUP_COLOURS)
     assert set(palette.FAMILY_COLOURS) == set(palette.FAMILY_MARKERS) == set(FAMILIES)
-    assert set(profile._BOUND_OF_CAUSE.values()) <= set(BOUNDS)
 
 
 def _luminance(colour: str) -> float:
@@ -313,7 +248,10 @@ def test_families(op_type: str, expected: str) -> None:
      (size(0), "0 B"), (size(1536), "1.50 KiB"), (size(1 << 30), "1.00 GiB"), (percent(0.12345), "12.3 %"),
      (duration(5e-3), "5 ms"), (duration(1.5e-6), "1.50 µs"), (duration(3e-9), "3.0 ns"), (duration(0), "0.0 ns"),
      (energy(5.0), "5 J"), (energy(0.0123), "12.3 mJ"), (energy(0), "0 nJ"), (energy(2.5e-6), "2.50 µJ"),
-     (shape((8, 3)), "8x3"), (shape(()), "scalar")],
+     (figure(0.512), "0.512"), (figure(0.0537), "0.0537"), (figure(13.84), "13.8"), (figure(1925.1), "1,925"),
+     (figure(0), "0"), (figure(5.25), "5.25"),
+     (" ".join(counter("wait_fs", 10**12)), "wait time, sum 1 ms"), (counter("read_bytes", 2048)[1], "2.00 KiB"),
+     (counter("row_hits", 1234)[1], "1,234"), (shape((8, 3)), "8x3"), (shape(()), "scalar")],
 )  # fmt: skip
 def test_numbers_as_text(got: str, expected: str) -> None:
     assert got == expected
@@ -328,7 +266,7 @@ def test_summary_json_and_csv_hold_the_numbers(run: Result, drawn: Path) -> None
     assert list(rows[0]) == [
         "name", "op_type", "shape", "dtype", "start_cycle", "end_cycle", "cycles", "macs", "flops", "dram_bytes",
         "dram_to_spm_bytes", "spm_to_dram_bytes", "spm_to_wfifo_bytes", "acc_to_spm_bytes", "arithmetic_intensity",
-        "utilization", "bound_by", "top_stall",
+        "utilization", "bound_by", "bound_share", "top_stall",
     ]  # fmt: skip
     expected = operator_rows(run)
     assert [r["name"] for r in rows] == [o.name for o in expected]
@@ -453,7 +391,10 @@ def test_the_page_needs_no_network(drawn: Path) -> None:
 
 def test_the_page_shows_every_operator_and_its_drawings_are_well_formed(run: Result, drawn: Path) -> None:
     text = (drawn / "report.html").read_text()
-    assert text.count('<td class="name"') == 100
+    table = re.findall(r'<tr class="([a-z]+)"><td class="name"', text)
+    kinds = Profile(run).kind_rows
+    assert len(table) - table.count("kind") == 100 and table.count("kind") == sum(r.count > 1 for r in kinds)
+    assert "(x" in text and f"100 operators of {len(kinds)} kinds" in text
     drawings = re.findall(r'<svg viewBox.*?</svg>', text, re.S)
     assert len(drawings) == 4
     for drawing in drawings:
