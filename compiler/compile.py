@@ -70,7 +70,8 @@ def compile_graph(
         )
     stages = []
     optimised = graph
-    for name, optimised in optimise(graph, replace(options or Options(), slow_lanes=slow_lanes(machine))):
+    chosen = replace(options or Options(), slow_lanes=slow_lanes(machine), host=frozenset(machine.host.ops))
+    for name, optimised in optimise(graph, chosen):
         stages.append(name)
         if dump is not None:
             dump(name, optimised)

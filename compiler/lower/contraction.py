@@ -138,11 +138,6 @@ def lower_matmul(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     window = {"kh": 1, "kw": 1, "in_h": m, "in_w": 1, "stride": (1, 1), "pad": (0, 0), "dilation": (1, 1), "c": k}
     axes = _Axes(extents, out_shape, o_strides)
     a, weight = _operand(context, left, a_strides), _operand(context, right, b_strides)
-    if weight.space != "spm" and context.machine.path(weight.space, "wfifo") is None:
-        if context.machine.path(weight.space, "spm") is None:
-            raise NoKernel(f"{node.name}: {right} lies in {weight.space}, from where the array cannot take weights")
-    elif weight.space == "spm" and context.machine.path("spm", "wfifo") is None:
-        raise NoKernel(f"{node.name}: the weight port of {context.machine.name} cannot read the scratchpad")
     return _finish(context, nodes, a, weight, (left, right), axes, window)
 
 
@@ -175,6 +170,11 @@ def _finish(context: Context, nodes: tuple[Node, ...], a: Operand, weight: Opera
             axes: _Axes, window: dict[str, Any]) -> list[Call]:
     """Add the epilogue, choose the tiling, and return the call."""
     node, matrix = nodes[0], context.machine.core.matrix
+    if weight.space != "spm" and context.machine.path(weight.space, "wfifo") is None:
+        if context.machine.path(weight.space, "spm") is None:
+            raise NoKernel(f"{node.name}: {sources[1]} lies in {weight.space}, which the array takes no weights from")
+    elif weight.space == "spm" and context.machine.path("spm", "wfifo") is None:
+        raise NoKernel(f"{node.name}: the weight port of {context.machine.name} cannot read the scratchpad")
     operand_dtype = a.dtype
     if operand_dtype not in matrix.passes:
         raise NoKernel(f"{node.name}: the array of {context.machine.name} does not multiply {operand_dtype}")

@@ -36,6 +36,7 @@ class Options:
     channel_last: bool = True
     fusion: bool = True
     slow_lanes: bool = False  # reductions across lanes are slow: keep softmax between products out of them
+    host: frozenset[str] = frozenset()  # operators that the machine leaves to its host: they stay whole
     fold_elements: int = folding.MAX_ELEMENTS
 
 
@@ -51,7 +52,7 @@ def steps(options: Options) -> list[Step]:
         ("canonical", canonical.run),
         ("simplify", lambda graph: simplify.run(graph, options.fast_math)),
         *([("layout", layout.run)] if options.channel_last else []),
-        ("resample", resample.run),
+        *([] if "Resize" in options.host else [("resample", resample.run)]),
         ("matmul_fuse", matmul_fuse.run),
         *([("softmax_axis", softmax_axis.run)] if options.slow_lanes else []),
         ("cse", cse.run),

@@ -1,0 +1,60 @@
+"""The node models of the `onnx` package, through the importer, the reference and a program.
+
+By default a fixed part of them runs; NPUSIM_NODE_MODELS=all runs every one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+from node_models import NodeModel, node_models, verdict
+
+EVERY = 1 if os.environ.get("NPUSIM_NODE_MODELS") == "all" else 4
+
+# Each of these compiles into instructions alone on a TPU v3.
+OPERATORS = (
+    "Abs", "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Constant", "ConstantOfShape", "Conv",
+    "ConvTranspose", "Div", "Dropout", "Equal", "Erf", "Exp", "Expand", "Flatten", "Gather", "Gelu", "Gemm",
+    "GlobalAveragePool", "GlobalMaxPool", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity",
+    "LayerNormalization", "LeakyRelu", "Less", "LessOrEqual", "Log", "LpPool", "MatMul", "Max", "MaxPool", "Min", "Mod",
+    "Mul", "Neg", "Pad", "Pow", "Reciprocal", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax",
+    "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Resize", "Shape",
+    "Sigmoid", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Tile", "Transpose", "Unsqueeze",
+    "Upsample", "Where",
+)  # fmt: skip
+
+# Models that are left out, by name, and why.
+LEFT_OUT = {
+    "uint16|uint32|uint64": "unsigned integers of more than 8 bits are stored by none of the machines",
+    "INT2|UINT4|E2M1|FNUZ|E8M0": "formats of ONNX that no machine described here has",
+    "string": "tensors of text",
+    "training": "training: the random mask, or statistics of the batch",
+    "identity_(opt|sequence)": "sequences and optionals are no tensors",
+    "maxpool_with_argmax": "the indices of the maxima: no unit returns them",
+    "_to_INT4": "a value beyond the range of an integer converts to something undefined",
+}
+
+
+def chosen(op: str) -> list[NodeModel]:
+    """The models of an operator that are run."""
+    found = [m for m in node_models().values() if m.op == op and not any(re.search(p, m.name) for p in LEFT_OUT)]
+    return found[::EVERY]
+
+
+@pytest.mark.parametrize("op", OPERATORS)
+def test_every_node_runs_in_instructions(op: str) -> None:
+    found = {m.name: verdict(m, "tpu-v3") for m in chosen(op)}
+    assert found and {k: v for k, v in found.items() if v} == {}
+
+
+@pytest.mark.parametrize("hw", ["gemmini-16x16", "tpu-v1"])
+@pytest.mark.parametrize("op", [op for op in OPERATORS if EVERY == 1 or len(op) < 5])
+def test_other_machines_may_leave_nodes_to_the_host(op: str, hw: str) -> None:
+    found = {m.name: verdict(m, hw) for m in chosen(op)}
+    assert {k: v for k, v in found.items() if v and not v.startswith("approximated")} == {}
+
+
+def test_what_is_left_out_exists() -> None:
+    assert [p for p in LEFT_OUT if not any(re.search(p, name) for name in node_models())] == []
