@@ -1,6 +1,7 @@
 """The quick fidelities: a Record of a program from closed forms, without running its instructions.
 
-`roofline`: a launch takes the longer of MACs at peak and bytes at DRAM peak, plus the launch cost. `analytic` adds what
+`roofline`: a launch takes the longest of MACs at peak, bytes at DRAM peak and bytes over the host link at the peak of
+its path, plus the launch cost. `analytic` adds what
 the hardware cannot avoid: MACs of padding, the cores a launch really uses, vector work, DRAM refresh, the rate of the
 copy paths, and once a launch the fill and drain (latency of the first bytes, of the array, of the last write). Units
 overlap perfectly: a launch is as long as its busiest unit. Bytes are each tensor once; what tiling reads again is seen
@@ -35,7 +36,8 @@ SELECTING = frozenset({"Gather", "GatherElements", "GatherND", "Slice", "Split"}
 
 @dataclass(frozen=True)
 class Work:
-    """What one launch must do: MACs and the array rows they stream, vector FLOP, DRAM bytes in and out, cores."""
+    """What one launch must do: MACs and the array rows they stream, vector FLOP, bytes from and to DRAM and, last, from
+    and to the host, cores."""
 
     macs: int
     streams: int
@@ -44,6 +46,7 @@ class Work:
     read_bytes: int
     write_bytes: int
     cores: int
+    host_bytes: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -114,9 +117,12 @@ def work_of(program: Program, launch: Array, machine: Machine, tensors: Mapping[
     passes = matrix.passes.get(operator.dtype, min(matrix.passes.values()))
     read, written = _dram_bytes(operator, tensors)
     flops = max(0, operator.flops - 2 * operator.macs)
-    return Work(
-        macs, ceil_div(macs, matrix.rows * matrix.cols), Fraction(str(passes)), flops, read, written, cores
-    )
+    names = (operator.inputs, operator.outputs)
+    sides = [[t for n in side if (t := tensors.get(n)) is not None and t.space == "host"] for side in names]
+    once = operator.min_bytes > 0
+    sent, returned = (sum(_size(t) for t in side) if once else 0 for side in sides)
+    streams = ceil_div(macs, matrix.rows * matrix.cols)
+    return Work(macs, streams, Fraction(str(passes)), flops, read, written, cores, (sent, returned))
 
 
 def _dram_bytes(operator: Operator, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
@@ -145,7 +151,8 @@ def roofline_cycles(work: Work, machine: Machine) -> Busy:
     matrix = machine.core.matrix
     pes = machine.cores * matrix.count * matrix.rows * matrix.cols
     size = work.read_bytes + work.write_bytes
-    return Busy(math.ceil(work.macs * work.passes / pes), 0, math.ceil(size / dram_bytes_per_cycle(machine)))
+    dma = max(math.ceil(size / dram_bytes_per_cycle(machine)), _host_cycles(work, machine))
+    return Busy(math.ceil(work.macs * work.passes / pes), 0, dma)
 
 
 def dram_efficiency(machine: Machine) -> Fraction:
@@ -177,6 +184,7 @@ def analytic_cycles(work: Work, machine: Machine) -> Busy:
     lanes = vector.lanes * vector.sublanes * vector.alus * work.cores if vector else work.cores
     size = work.read_bytes + work.write_bytes
     dma = math.ceil(size / (dram_bytes_per_cycle(machine) * dram_efficiency(machine)))
+    dma = max(dma, _host_cycles(work, machine))
     fill = 0
     for path, moved in zip(_dram_paths(machine), (work.read_bytes, work.write_bytes)):
         if path is not None and moved:
@@ -196,8 +204,21 @@ def _dram_paths(machine: Machine) -> tuple[Path | None, Path | None]:
     return (reads[0] if reads else None), (writes[0] if writes else None)
 
 
+def _host_paths(machine: Machine) -> tuple[Path | None, Path | None]:
+    """The paths from and to the host."""
+    paths = machine.core.paths
+    return next((p for p in paths if p.src == "host"), None), next((p for p in paths if p.dst == "host"), None)
+
+
+def _host_cycles(work: Work, machine: Machine) -> int:
+    """Cycles of the busier direction of the host link."""
+    moved = zip(_host_paths(machine), work.host_bytes)
+    return max(math.ceil(n / (Fraction(str(p.bytes_per_cycle)) * work.cores)) if p and n else 0 for p, n in moved)
+
+
 def _count_paths(row: Array, machine: Machine, work: Work) -> None:
-    for path, moved in zip(_dram_paths(machine), (work.read_bytes, work.write_bytes)):
+    paths = (*_dram_paths(machine), *_host_paths(machine))
+    for path, moved in zip(paths, (work.read_bytes, work.write_bytes, *work.host_bytes)):
         if path is not None:
             row[machine.core.paths.index(path)] += moved
 
@@ -228,7 +249,8 @@ def _pipe_cycles(machine: Machine, pipe: Pipe, busy: Busy, work: Work) -> int:
     engine = list(machine.core.dma)[pipe.pipe_class - DMA] if pipe.class_name == "dma" else pipe.class_name
     instances = machine.core.dma[engine].count if engine in machine.core.dma else machine.core.matrix.count
     total = Fraction(0)
-    for path, moved in zip(_dram_paths(machine), (work.read_bytes, work.write_bytes)):
+    paths = (*_dram_paths(machine), *_host_paths(machine))
+    for path, moved in zip(paths, (work.read_bytes, work.write_bytes, *work.host_bytes)):
         if path is not None and path.pipe == engine:
             total += moved / (Fraction(str(path.bytes_per_cycle)) * work.cores * instances)
     return math.ceil(total)

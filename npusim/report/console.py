@@ -29,8 +29,7 @@ def grid(title: str, *columns: str) -> Table:
     """A plain table; a heading starts with `<` (text, may be cut on a narrow terminal) or `>` (numbers, never cut)."""
     table = Table(
         title=title, title_justify="left", title_style="bold", caption_justify="left", caption_style="dim",
-        box=SIMPLE_HEAD, show_edge=False, pad_edge=False,
-        padding=(0, 1, 0, 0),
+        box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0),
     )  # fmt: skip
     for column in columns:
         number = column[0] == ">"

@@ -209,8 +209,9 @@ class Profile:
         out = []
         for dtype in self.dtypes:
             peak = limits.flops_per_cycle(self.machine, dtype) * limits.clock_hz(self.machine)
-            share, unit = self.utilization[dtype], f"T{limits.operation(dtype)}/s"
-            out.append(Share(f"Compute ({dtype})", share, share * peak / 1e12, peak / 1e12, unit))
+            share, (prefix, scale) = self.utilization[dtype], ("T", 1e12) if peak >= 1e11 else ("G", 1e9)
+            unit = f"{prefix}{limits.operation(dtype)}/s"
+            out.append(Share(f"Compute ({dtype})", share, share * peak / scale, peak / scale, unit))
         for i, (level, moved) in enumerate(zip(self.levels, self.launch_bytes.sum(axis=0))):
             if moved or i == 0:
                 peak = level.peak * limits.clock_hz(self.machine) / 1e9

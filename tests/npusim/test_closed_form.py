@@ -123,3 +123,26 @@ def test_roofline_never_exceeds_the_engine(compiled, hw, model):
     lengths = [np.diff(r.launch_span, axis=1) for r in (roofline, cycle)]
     assert (lengths[0] <= lengths[1]).all()
     assert (roofline.dram_bytes <= cycle.dram_bytes).all()
+
+
+@pytest.mark.parametrize("fidelity", ["roofline", "analytic"])
+def test_bytes_over_the_host_link_take_their_time(compiled, fidelity):
+    program, machine = compiled("gemm:4096x4096x256", "tpu-v1")  # 1 MiB in, 16 MiB out at 20 bytes a cycle
+    record = estimate(program, machine, fidelity)
+    keys = [(p.src, p.dst) for p in machine.core.paths]
+    moved = record.path_bytes.sum(axis=0)
+    assert moved[keys.index(("host", "spm"))] == 2**20 and moved[keys.index(("spm", "host"))] == 2**24
+    link = math.ceil(2**24 / 20)
+    assert link <= record.total_cycles - machine.launch_cycles < 1.01 * link
+    from npusim.report import operator_rows
+
+    rows = operator_rows(api.simulate_program(program, machine, "int8", fidelity=fidelity))
+    assert [r.bound_by for r in rows] == ["host link"]
+
+
+def test_a_product_whose_result_goes_to_the_host_is_bound_by_the_link():
+    from npusim.report import operator_rows
+
+    row = operator_rows(api.run("gemm:2048x2048x256", "tpu-v1"))[0]
+    assert row.bound_by == "host link" and 0.7 < row.bound_share <= 1
+    assert row.level_bytes["spm_to_host"] == 2**22
