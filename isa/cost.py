@@ -96,16 +96,21 @@ def vector_cycles(
     """Return the cycles of one vector instruction over rows x cols elements with `loads` and `stores` operands.
 
     `op_name` is without its `v.`. A contiguous operand packs vector registers densely; otherwise each row of `cols`
-    starts a new register. The slowest of the ALUs, the load ports and the store ports sets the pace.
+    starts a new row of lanes, or a new register if it fills one. The slowest of the ALUs, the load ports and the store
+    ports sets the pace.
     """
     if rows <= 0 or cols <= 0:
         return 0
+    whole = vector.lanes * vector.sublanes
     if contiguous:
-        registers = ceil_div(rows * cols, vector.lanes * vector.sublanes)
+        rows, cols = 1, rows * cols
+    if rows == 1 or cols >= whole:
+        registers = rows * ceil_div(cols, whole)
     else:
-        registers = ceil_div(cols, vector.lanes) * ceil_div(rows, vector.sublanes)
+        registers = ceil_div(rows * ceil_div(cols, vector.lanes), vector.sublanes)
     op_milli = round(vector.op_cycles.get(op_name, 1) * _MILLI)
     return vector.latency_cycles + max(
+        1,
         ceil_div(registers * op_milli, _MILLI * vector.alus),
         ceil_div(registers * loads, vector.load_ports),
         ceil_div(registers * stores, vector.store_ports),

@@ -44,7 +44,7 @@ class Scalar(_Part):
 
 
 class Space(_Part):
-    """One on-chip memory of a core. `ports` concurrent accessors are served; more wait."""
+    """One on-chip memory of a core. A pipe takes one of its `ports` while it works on it; more wait."""
 
     size_bytes: Annotated[int, Field(gt=0, le=1 << 32)]
     banks: Count = 1
@@ -71,7 +71,7 @@ class MatrixUnit(_Part):
     multiply_as: dict[str, str] = Field(default_factory=dict)  # operand dtype -> what the array rounds it to first
     acc_space: str = "acc"  # where results accumulate
     operand_space: str = "spm"  # where streamed operands are read
-    weight_fifo_tiles: Count = 1
+    weight_fifo_tiles: Annotated[int, Field(gt=0, le=64)] = 1  # the engine's ring holds 64
     weight_load_cycles: Natural | None = None  # cycles to shift one tile in; default: rows
     weight_request_bytes: Annotated[int, Field(ge=8, le=65536)] = 256  # tiles that come from DRAM: bytes a request
     weight_outstanding: Count = 64  # and requests in flight

@@ -6,6 +6,7 @@ depends on register values (addresses, flag counts, happens-before) is left to t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from isa.disasm import OPERAND_FIELD, TARGET_CODES, instr_text
 from isa.dtypes import DTYPES
 from isa.errors import ProgramError
 from isa.machine import BUNDLE_SLOTS, Machine
+from isa.params import PATH_DMA, WEIGHTS_PORT, Params, Pipe, resolve
 from isa.program import LAUNCH_ESTIMATE, LAUNCH_HOST, LAUNCH_KERNEL, NO_OPERAND, Kernel, Program, Tensor
 from isa.table import (
     ACTIVATIONS,
@@ -26,6 +28,7 @@ from isa.table import (
     MAX_CODE,
     SCALAR,
     STOP,
+    SYNC,
     TABLE,
     VECTOR,
     WEIGHTS,
@@ -114,6 +117,7 @@ def _instruction_faults(program: Program, machine: Machine) -> Iterator[tuple[in
         yield from _flow_faults(program, number)
         if machine.issue == "vliw":
             yield from _bundle_faults(instrs, kernel, known, machine)
+            yield from _queue_faults(program, kernel, sound, machine)
 
 
 def _field_faults(instrs: Array, known: Array, descs: int, machine: Machine) -> Iterator[tuple[int, str]]:
@@ -260,6 +264,41 @@ def _bundle_faults(instrs: Array, kernel: Kernel, known: Array, machine: Machine
     for row, slot in np.argwhere(counts > most):
         held = f"{counts[row, slot]} {BUNDLE_SLOTS[slot]} operations"
         yield start + int(first[row]), f"{held} in a bundle; core.bundle allows {most[slot]}"
+
+
+def _queue_faults(program: Program, kernel: Kernel, sound: Array, machine: Machine) -> Iterator[tuple[int, str]]:
+    """Bundles that can never issue: a bundle goes into its queues whole, and its instructions are in flight at once."""
+    params = resolve(machine)
+    instrs, start = program.instrs, kernel.start
+    begins = np.concatenate(([True], (instrs["flags"][start : kernel.end - 1] & STOP) != 0))
+    firsts = start + np.flatnonzero(begins)
+    for first, end in zip(firsts.tolist(), [*firsts[1:].tolist(), kernel.end]):
+        if end - first == 1 or not sound[first:end].all():
+            continue
+        held = Counter(pipe for i in range(first, end) if (pipe := _pipe(program, instrs[i], params)) is not None)
+        for pipe, count in held.items():
+            if count > pipe.queue_depth:
+                depth = f"the queue of {pipe.label} holds {pipe.queue_depth} (queue_depth)"
+                yield first, f"{count} instructions of {pipe.label} in a bundle; {depth}: split the bundle"
+        if held.total() > machine.core.window:
+            total = held.total()
+            yield first, f"{total} instructions in a bundle; core.window is {machine.core.window}: split the bundle"
+
+
+def _pipe(program: Program, instr: Any, params: Params) -> Pipe | None:
+    """The pipe into whose queue a sound instruction goes; None for what the sequencer executes, or without a path."""
+    pipe_class, unit = BY_CODE[int(instr["op"])].pipe, int(instr["unit"])
+    if pipe_class in (SCALAR, SYNC):
+        return None
+    if pipe_class == DMA:
+        source, target = (int(program.descs[int(instr[name])]["space"]) for name in ("a", "dst"))
+        path = int(params.path_of[source, target])
+        engine = int(params.paths[path, PATH_DMA]) if path >= 0 else WEIGHTS_PORT
+        if engine == WEIGHTS_PORT:
+            return None
+        return params.pipes[int(params.dma[engine, 0]) + unit % int(params.dma[engine, 1])]
+    index = params.pipe_index(pipe_class, unit)
+    return params.pipes[index] if index >= 0 else None
 
 
 # Tables

@@ -52,7 +52,7 @@ C_REGS = 14  # 256 registers
 C_LOOP0 = C_REGS + 256  # MAX_LOOPS rows of body, after, iterations left
 C_TAKEN, C_AWAITED = C_LOOP0 + 3 * MAX_LOOPS, C_LOOP0 + 3 * MAX_LOOPS + 1  # slots in use, and some that others wait for
 C_SPENT = C_AWAITED + 1  # cycles of the sequencer by cause, this launch
-C_ACTIVE = C_SPENT + CAUSE_COUNT  # accessors at work by space
+C_ACTIVE = C_SPENT + CAUSE_COUNT  # pipes that hold a port, by space
 C_FLAGS = C_ACTIVE + SPACE_COUNT  # pairs: value, pipe class that sets it; behind all pairs, RAISED_COLUMNS a flag
 RAISED_COLUMNS = 3  # pipe, start and address of the instruction whose completion last raised the flag
 # Columns of `op` [cores, SLOTS, .]: an instruction from dispatch to completion.
@@ -73,7 +73,8 @@ P_WALK = P_FLIGHT0 + SLOTS  # where a memory transfer is: six indices and the of
 P_SNAPSHOT = P_WALK + 7  # C_SPENT when the pipe fell idle
 P_STATES = P_SNAPSHOT + CAUSE_COUNT  # the result: cycles by cause, this launch
 P_HULL = P_STATES + CAUSE_COUNT  # by space, what is in flight lies within: touched from, to, written from, to
-P_COLUMNS = P_HULL + 4 * SPACE_COUNT
+P_HELD = P_HULL + 4 * SPACE_COUNT  # by space, how many in flight use the pipe's port
+P_COLUMNS = P_HELD + SPACE_COUNT
 # Columns of `unit` [cores, arrays, .]: the stationary side of one systolic array.
 (M_RESERVED, M_FIFO, M_FIFO_HEAD, M_SHADOW, M_SHADOW_END, M_STREAM_END, M_LAST_DONE) = range(7)
 M_FIFO0 = 7  # MAX_FIFO sequence numbers of the tiles in the FIFO

@@ -64,6 +64,7 @@ from npusim.engine.layout import (
     P_FLIGHT0,
     P_FLIGHT_HEAD,
     P_HEAD,
+    P_HELD,
     P_IDLE,
     P_LAST_DONE,
     P_LAST_WAIT,
@@ -179,7 +180,8 @@ def blocked(v, cores, pipes, ops, units, c, p, slot, now):
     spaces = ops[c, slot, O_SPACES] >> FIRST_SCRATCH_SPACE
     space = FIRST_SCRATCH_SPACE
     while spaces:
-        if spaces & 1 and cores[c, C_ACTIVE + space] >= v[V_PORTS + space]:
+        holds = pipes[c, p, P_HELD + space] > 0
+        if spaces & 1 and not holds and cores[c, C_ACTIVE + space] >= v[V_PORTS + space]:
             return PORT_CONFLICT
         spaces >>= 1
         space += 1
@@ -187,13 +189,27 @@ def blocked(v, cores, pipes, ops, units, c, p, slot, now):
 
 
 @inlined
-def hold_ports(cores, ops, c, slot, change):
-    """Take or give back one port of every scratchpad that the instruction uses."""
+def take_ports(cores, pipes, ops, c, p, slot):
+    """An instruction starts: its pipe takes a port of every scratchpad that it uses, unless it holds one already."""
     spaces = ops[c, slot, O_SPACES] >> FIRST_SCRATCH_SPACE
     space = FIRST_SCRATCH_SPACE
     while spaces:
         if spaces & 1:
-            cores[c, C_ACTIVE + space] += change
+            cores[c, C_ACTIVE + space] += pipes[c, p, P_HELD + space] == 0
+            pipes[c, p, P_HELD + space] += 1
+        spaces >>= 1
+        space += 1
+
+
+@inlined
+def free_ports(cores, pipes, ops, c, p, slot):
+    """An instruction is complete: its pipe frees the ports that nothing else of it uses."""
+    spaces = ops[c, slot, O_SPACES] >> FIRST_SCRATCH_SPACE
+    space = FIRST_SCRATCH_SPACE
+    while spaces:
+        if spaces & 1:
+            pipes[c, p, P_HELD + space] -= 1
+            cores[c, C_ACTIVE + space] -= pipes[c, p, P_HELD + space] == 0
         spaces >>= 1
         space += 1
 
@@ -205,7 +221,7 @@ def start(v, cores, pipes, ops, units, c, p, now):
     pipes[c, p, P_HEAD] = (pipes[c, p, P_HEAD] + 1) % MAX_QUEUE
     pipes[c, p, P_LENGTH] -= 1
     account(pipes, c, p, pipes[c, p, P_REASON], now)
-    hold_ports(cores, ops, c, slot, 1)
+    take_ports(cores, pipes, ops, c, p, slot)
     ops[c, slot, O_START] = now
     if pipes[c, p, P_FLIGHT] == 0:
         pipes[c, p, P_LAST_WAIT] = MEMORY_LATENCY  # until an answer tells otherwise
@@ -252,7 +268,7 @@ def retire(v, cores, pipes, ops, units, events, clock, c, p, now):
     pipes[c, p, P_FLIGHT_HEAD] = (pipes[c, p, P_FLIGHT_HEAD] + 1) % SLOTS
     pipes[c, p, P_FLIGHT] -= 1
     cores[c, C_INFLIGHT] -= 1
-    hold_ports(cores, ops, c, slot, -1)
+    free_ports(cores, pipes, ops, c, p, slot)
     if not v[VLIW]:
         release(v, cores, pipes, ops, c, slot)
     for i in range(ops[c, slot, O_SETS]):

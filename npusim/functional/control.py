@@ -80,6 +80,9 @@ def pipe_of(instr: Any, descs: Any, params: Params) -> int:
     op = BY_CODE[int(instr["op"])]
     unit = int(instr["unit"])
     if op.name == "set":
+        engine = int(instr["dst"]) - DMA
+        if 0 <= engine < len(params.dma):
+            return int(params.dma[engine, 0]) + unit % int(params.dma[engine, 1])
         return _exact_pipe(params, int(instr["dst"]), unit)
     if op.pipe == SYNC:
         return NO_PIPE

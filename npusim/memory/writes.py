@@ -112,11 +112,12 @@ def before_read(
 ) -> None:
     """Write what goes before a read that arrives at `arrival`: what fits the gap, or all if it reads some of it."""
     _use_gap(params, banks, state, counters, series, c, arrival)
-    pending = state[c, CH_PENDING]
-    for i in range(pending):
+    i, pending = -1, state[c, CH_PENDING]
+    while True:
+        i = _next_of_row(params, state, c, i + 1, pending, bank, row)
+        if i == pending:
+            return
         at = _place(params, state, c, i)
-        if state[c, at + Q_ROW] != row or state[c, at + Q_BANK] != bank:
-            continue
         first = state[c, at + Q_COLUMN]
         if first < column + count and column < first + state[c, at + Q_BURSTS]:
             _drain(params, banks, state, counters, series, c, pending, arrival, _NEVER)
@@ -171,19 +172,26 @@ def _drain(
 @kernel
 def _choose(params: Array, state: Array, c: int, batch: int, bank: int, row: int) -> None:
     """Move the oldest run of the row, if the batch has one, to the head of the queue; the others keep their order."""
-    i = 0
+    i = _next_of_row(params, state, c, 0, batch, bank, row)
+    if i == batch:
+        return
     at = _place(params, state, c, i)
-    while state[c, at + Q_ROW] != row or state[c, at + Q_BANK] != bank:
-        i += 1
-        if i == batch:
-            return
-        at = _place(params, state, c, i)
     while i > 0:
         i -= 1
         older = _place(params, state, c, i)
         for word in range(Q_WORDS):
             state[c, at + word], state[c, older + word] = state[c, older + word], state[c, at + word]
         at = older
+
+
+@kernel
+def _next_of_row(params: Array, state: Array, c: int, first: int, end: int, bank: int, row: int) -> int:
+    """Return the place, from `first` on, of the oldest queued run of the row; `end` if none lies before it."""
+    for i in range(first, end):
+        at = _place(params, state, c, i)
+        if state[c, at + Q_ROW] == row and state[c, at + Q_BANK] == bank:
+            return i
+    return end
 
 
 @kernel

@@ -24,7 +24,6 @@ class Core:
         self.pipes = [self._pipe(info) for info in params.pipes]
         self.arrays = [Array(params.machine.core.matrix) for _ in range(params["matrix_count"])]
         self.sequencer = Sequencer(program, self, number, grid, start, args)
-        self.accessors: Counter[int] = Counter()  # instructions at work by scratchpad
         self.in_flight = self.dispatched = 0
         self.path_bytes: Counter[int] = Counter()
         self.completed: Counter[int] = Counter()  # by pipe class
@@ -87,7 +86,6 @@ class Core:
     def _retire(self, pipe: PipeState, cycle: int) -> None:
         job = pipe.flight.popleft()
         self.in_flight -= 1
-        self.accessors.subtract(job.spaces)
         self.sequencer.flags.update(job.flags)
         for other in self.pipes:
             for waiting in other.queue:
@@ -109,8 +107,7 @@ class Core:
         if reason is not None:
             pipe.reason = reason
             return False
-        job = pipe.start(self.array_of(pipe), cycle)
-        self.accessors.update(job.spaces)
+        pipe.start(self.array_of(pipe), cycle)
         return True
 
     def _obstacle(self, pipe: PipeState, job: Job, cycle: int) -> str | None:
@@ -131,7 +128,8 @@ class Core:
             if not room:
                 return "wait_matrix"
         for space in job.spaces:
-            if space not in _CHIP and self.accessors[space] >= self.params.space_ports[space]:
+            others = sum(other is not pipe and other.uses(space) for other in self.pipes)
+            if space not in _CHIP and not pipe.uses(space) and others >= self.params.space_ports[space]:
                 return "port_conflict"
         return None
 

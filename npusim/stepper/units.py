@@ -78,6 +78,10 @@ class PipeState:
         """The last instruction that has not completed."""
         return self.queue[-1] if self.queue else self.flight[-1] if self.flight else None
 
+    def uses(self, space: int) -> bool:
+        """True when the pipe holds its port of a space: something that it has started uses the space."""
+        return any(space in job.spaces for job in self.flight)
+
     def free(self, cycle: int) -> bool:
         """True when the next instruction may start as far as this pipe is concerned."""
         return self.busy_until <= cycle and self.sending is None

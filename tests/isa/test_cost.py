@@ -97,7 +97,8 @@ UNIT = VectorUnit(
     (8, 128, 1, 1, "add", False, 2 + 1),  # one register
     (8, 128, 2, 1, "add", False, 2 + 2),  # the load port decides
     (64, 128, 1, 1, "exp", False, 2 + 16),  # 8 registers x 4 cycles on 2 ALUs
-    (9, 129, 1, 1, "add", False, 2 + 4),  # a partial register costs a whole one, both ways
+    (9, 129, 1, 1, "add", False, 2 + 3),  # 18 rows of lanes, partial ones whole, in registers of 8
+    (9, 1025, 1, 1, "add", False, 2 + 18),  # rows that fill a register start a new one
     (64, 16, 1, 1, "add", False, 2 + 8),  # short rows waste lanes
     (64, 16, 1, 1, "add", True, 2 + 1),  # packed densely they do not
     (65, 16, 1, 1, "add", True, 2 + 2),

@@ -211,6 +211,8 @@ def test_overrides_apply_in_order_and_say_so(write):
         ("dram: hbm2-2400", "dram: {part: hbm2-2400, timing: {nREFI: 9}}", "is not more than nRFC"),
         ("source: a datasheet", "source: 7", "6:3: core.source: must be text, not 7"),
         ("source: a datasheet", "source: x\n  confidence: sure", "core.confidence: 'sure' is not one of specified,"),
+        ("passes: {int8: 1}", "passes: {int8: 1}\n    weight_fifo_tiles: 65",
+         "weight_fifo_tiles: 65 is out of range; must be at most 64"),
         ("name: mine", "name: mine\nname: other", "2:1: name: duplicate key"),
         ("name: mine\n", "", "1:1: name: missing; this key is required"),
         ("name: mine", "name: 7", "name: 7 is not text"),

@@ -16,11 +16,12 @@ from engine_fixture import assert_conserved, finish, small_machine
 from engine_programs import cases
 from functional_fixture import Asm
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import npusim.engine.layout as layout
 import npusim.engine.run as driver
 from isa import assemble
-from isa.cost import dram_bytes_per_cycle, macs_per_cycle, systolic_gemm_cycles
+from isa.cost import dram_bytes_per_cycle, macs_per_cycle, systolic_gemm_cycles, vector_cycles
 from isa.errors import DeadlockError, ProgramError, SimulationError
 from isa.loader import load_machine
 from isa.machine import Machine
@@ -232,3 +233,25 @@ def test_events_are_bounded() -> None:
     assert len(record.events) + len(record.waits) == 4
     assert record.events_dropped == len(whole.events) + len(whole.waits) - 4
     assert record.total_cycles == whole.total_cycles
+
+
+@CALM
+@given(
+    st.integers(1, 40), st.integers(1, 40), st.integers(0, 3), st.sampled_from(["v.copy", "v.add", "v.exp", "v.div"]),
+    st.tuples(*(st.integers(1, 5) for _ in range(2)), *(st.integers(1, 3) for _ in range(3))),
+)  # fmt: skip
+def test_vector_instructions_take_the_closed_form(
+    rows: int, cols: int, gap: int, name: str, shape: tuple[int, ...]
+) -> None:
+    """Rows that lie `gap` elements apart; without a gap they are one run."""
+    names = ("lanes", "sublanes", "alus", "load_ports", "store_ports")
+    unit = {**dict(zip(names, shape)), "latency_cycles": 3, "op_cycles": {"exp": 2.5, "div": 0.4}}
+    machine = small_machine(**{"core.vector": unit, "core.spaces.spm": {"size_bytes": 1 << 20}})
+    asm = Asm()
+    d = asm.d("spm", "fp32", (rows, cols), stride=((cols + gap) * 4, 4))
+    sources = [d] if name in ("v.copy", "v.exp") else [d, d]
+    asm.op(name, d, *sources)
+    event = run(finish(asm), resolve(machine)).events[0]
+    assert machine.core.vector is not None
+    expected = vector_cycles(machine.core.vector, rows, cols, len(sources), 1, name[2:], gap == 0)
+    assert int(event["end"] - event["start"]) == expected

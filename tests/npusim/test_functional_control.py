@@ -138,14 +138,14 @@ def test_pipes() -> None:
 
 @pytest.mark.parametrize(
     ("pipe_class", "unit", "legal"),
-    [(2, 1, True), (2, 2, False), (5, 0, True), (5, 1, False), (6, 2, False), (9, 0, False)],
+    [(2, 1, True), (2, 2, False), (5, 0, True), (5, 1, False), (6, 2, True), (6, 3, True), (9, 0, False)],
 )
 def test_pipe_must_exist(pipe_class: int, unit: int, legal: bool) -> None:
-    """Only the drain (absent here) falls back to the vector unit."""
+    """Only the drain (absent here) falls back to the vector unit; DMA units count modulo their number."""
     asm = Asm()
     asm.put("set", dst=pipe_class, unit=unit)
     if legal:
-        assert [s.pipe for s in walk(asm)] == [{2: 4, 5: 5}[pipe_class]]
+        assert [s.pipe for s in walk(asm)] == [{(2, 1): 4, (5, 0): 5, (6, 2): 7, (6, 3): 8}[pipe_class, unit]]
         return
     with pytest.raises(SimulationError, match=f"no pipe of class {pipe_class}, unit {unit}"):
         walk(asm)

@@ -10,9 +10,10 @@ from engine_fixture import LOAD, STORE, both, finish, small_machine
 from functional_fixture import Asm
 
 from isa import assemble
-from isa.errors import DeadlockError
+from isa.errors import DeadlockError, ProgramError
 from isa.loader import load_machine
 from isa.machine import Machine
+from isa.params import resolve
 from isa.table import MATRIX, NEXT_TILE, VECTOR
 from npusim.record import CAUSE_ID, Record
 
@@ -164,14 +165,44 @@ def test_a_bundle_issues_as_a_whole() -> None:
 
 
 def test_a_bundle_must_fit_its_queue_at_once() -> None:
-    """Two for a queue of one: with a depth of 1 the bundle can never issue, with 2 it does at once."""
+    """Two for a queue of one could never issue, and are refused; with room for two they go at once."""
     asm = Asm()
     add(asm, 1024)
     add(asm, 2048)
     asm.open = [0]  # type: ignore[attr-defined]
-    with pytest.raises(DeadlockError, match=r"core 0 at instruction 0 `v\.copy.*queue_full"):
+    with pytest.raises(ProgramError, match=r"instruction 0 `v\.copy.*the queue of VPU holds 1"):
         run(asm, small_machine(**{"core.vector.queue_depth": 1}))
     assert start_of(run(asm, small_machine(**{"core.vector.queue_depth": 2})), 0) == 0
+
+
+@pytest.mark.parametrize(("ports", "waits"), [(1, True), (2, False)])
+def test_a_pipe_holds_one_port(ports: int, waits: bool) -> None:
+    """Two copies of one engine share its port of the scratchpad; the vector unit needs one of its own."""
+    asm = Asm()
+    copies = [asm.op("cp", asm.d("spm", "int8", (256,), 1024 * i), asm.d("dram", "int8", (256,))) for i in (1, 2)]
+    vector = add(asm, 4096)
+    record = run(asm, small_machine(**{"core.spaces.spm": {"size_bytes": 8192, "ports": ports}}))
+    first, second = (start_of(record, copy) for copy in copies)
+    assert first < second < end_of(record, copies[0])
+    assert (spent(record, resolve(small_machine())["vector_pipe"], "port_conflict") > 0) == waits
+    done = max(end_of(record, copy) for copy in copies)
+    assert start_of(record, vector) == (done if waits else 2)
+
+
+@pytest.mark.parametrize("unit", [0, 1, 2, 3])
+def test_set_names_dma_units_modulo_their_number(unit: int) -> None:
+    """As copies do: the flag rises when the copy on instance `unit % 2` is done."""
+    asm = Asm()
+    copies = [
+        asm.op("cp", asm.d("spm", "int8", (64 << i,), 1024 * i), asm.d("dram", "int8", (64 << i,)), unit=i)
+        for i in (0, 1)
+    ]
+    asm.put("set", dst=LOAD, unit=unit, imm=0)
+    asm.put("wait", imm=0, b=1)
+    vector = add(asm, 4096)
+    record = run(asm, small_machine())
+    assert end_of(record, copies[0]) < end_of(record, copies[1])
+    assert start_of(record, vector) == end_of(record, copies[unit % 2]) + 1  # the wait takes a cycle
 
 
 def tiles(space: str, count: int, rows: int = 2) -> Asm:
