@@ -22,6 +22,7 @@ from compiler.graph import Constant, Graph, Node
 from compiler.lower.context import RULES, Call, Choices, Context, NoKernel, row_major
 from compiler.nest import Nest, render
 from compiler.ops import op_def
+from compiler.ops.custom import label
 from compiler.passes.memory import plan
 from isa.errors import CapacityError, CompileError
 from isa.machine import Machine
@@ -234,7 +235,10 @@ class _Builder:
     def _lower(self, group: Group) -> list[Call]:
         found = RULES.get(group.anchor.op)
         if found is None:
-            raise NoKernel(f"no kernel for {group.anchor.op}")
+            raise NoKernel(
+                "its time is that of its bytes, its values are zeros: nobody gave its meaning"
+                if group.anchor.op == "Custom" else f"no kernel for {group.anchor.op}"
+            )
         return found(self.context, group.nodes)
 
     def _kernel(self, call: Call) -> tuple[str, Compiled, Nest]:
@@ -262,7 +266,7 @@ class _Builder:
             vector = self.machine.core.vector
             lanes = vector.lanes * vector.sublanes * self.machine.cores if vector else self.machine.cores
             cycles = int(max(size / rate, operator.flops / lanes)) + self.machine.memory.request_latency_cycles
-            self.assumptions.append(f"{group.anchor.op} is estimated: {reason}")
+            self.assumptions.append(f"{label(group.anchor)} is estimated: {reason}")
         names = tuple(n.name for n in group.nodes)
         inputs, outputs = (tuple(dict.fromkeys(self.root(n) for n in side)) for side in touched)
         self.launches.append(_Launch(
@@ -296,7 +300,7 @@ class _Builder:
             macs, flops = macs + work.macs, flops + work.flops
         inputs, outputs = self._outer_tensors(group)
         size = sum(types[n].size_bytes for n in (*inputs, *outputs))
-        kind = "+".join(dict.fromkeys(n.op for n in group.nodes))
+        kind = "+".join(dict.fromkeys(label(n) for n in group.nodes))
         last = next(o for o in group.nodes[-1].outputs if o)
         return Operator(
             group.anchor.name, kind, types[last].shape, tuple(n.name for n in group.nodes),

@@ -27,7 +27,7 @@ from npusim.record import CheckResult
 
 Array = npt.NDArray[Any]
 CONTRACTIONS = ("Conv", "MatMul")
-MUST_EXECUTE = ("complex", "elementwise")  # operator classes that may not be approximated
+MUST_EXECUTE = ("complex", "elementwise", "unknown")  # operator classes that may not be approximated
 EXECUTED_SHARE = 0.95
 GROWTH = 1.2  # bound on the slope of every activation of the ISA (GELU: 1.13)
 INTERNAL_EPS = 2.0**-16  # relative error of a normalisation's or softmax's fp32 arithmetic, rows up to 64 K elements

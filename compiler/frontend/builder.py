@@ -16,7 +16,7 @@ from isa.errors import ModelError
 MAX_FOLD_ELEMENTS = 65536  # larger results stay nodes: folding is for shapes, indices and masks
 MAX_KNOWN_FLOATS = 1024  # float constants up to here take part in shape arithmetic (scales of Resize, ranges)
 MAX_RANK = 32  # numpy 1.x
-_NEVER_FOLDED = ("DequantizeLinear",)  # folding it would lose the quantised weights
+_NEVER_FOLDED = ("DequantizeLinear", "Custom")  # folding would lose quantised weights; nobody knows the values
 
 
 def check_size(name: str, shape: Sequence[int]) -> None:

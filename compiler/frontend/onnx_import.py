@@ -11,18 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import AttributeProto
+import onnx
+from onnx import AttributeProto, helper, numpy_helper, shape_inference
 
 from compiler.frontend import onnx_composites, onnx_rules, onnx_windows  # noqa: F401  (they fill RULES)
 from compiler.frontend.builder import Builder
 from compiler.frontend.call import RULES, Call
-from compiler.frontend.onnx_load import dtype_name, load_proto, tensor_constant
+from compiler.frontend.onnx_load import DTYPES, dtype_name, load_proto, tensor_constant
 from compiler.graph import Graph, TensorType
 from compiler.ops import OPS, nearest
+from compiler.ops.custom import custom_attributes
 from isa.dtypes import dtype as dtype_of
 from isa.errors import CompileError, ModelError, NpuError
 
 MAX_NESTING = 64
+IR_VERSION = 10  # of the messages that shape inference is given
 
 
 def import_onnx(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None, batch: int | None = None) -> Graph:
@@ -40,6 +43,7 @@ def import_onnx(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None,
     if graph.sparse_initializer:
         raise ModelError(f"{file}: {len(graph.sparse_initializer)} sparse initialisers; store them densely")
     importer.ratio = declare_inputs(importer.builder, graph, shapes or {}, batch)
+    importer.declare(graph)
     importer.nodes(graph.node, {}, "")
     outputs = [importer.output(value.name) for value in graph.output]
     result = importer.builder.finish(outputs)
@@ -134,6 +138,17 @@ class _Importer:
         self.folder = folder
         self.ratio = (1, 1)
         self.aliases: dict[str, str] = {}
+        self.types: dict[str, Any] = {}  # what the model states of tensors: ValueInfoProto by name
+        self.extents: dict[str, int] = {}  # of the inputs' symbolic dimensions
+
+    def declare(self, graph: Any) -> None:
+        """Take up the types that a graph states, and what its symbolic dimensions are by now."""
+        self.types |= {v.name: v for v in (*graph.value_info, *graph.output)}
+        for value in graph.input:
+            dims = _declared(value) if value.type.HasField("tensor_type") else None
+            if dims is not None and value.name in self.builder.tensors:
+                found = self.builder.type(value.name).shape
+                self.extents |= {d: n for d, n in zip(dims, found) if isinstance(d, str) and d != "?"}
 
     def nodes(self, protos: Iterable[Any], scope: dict[str, str], prefix: str) -> None:
         for index, proto in enumerate(protos):
@@ -155,24 +170,56 @@ class _Importer:
             self.branch(call, list(proto.output), scope, prefix)
             return
         try:
-            self.dispatch(call)
+            self.dispatch(call, proto)
         except NpuError:
             raise
         except (LookupError, ValueError, TypeError, ArithmeticError) as error:  # too few inputs, bad attributes
             raise call.fail(f"malformed: {type(error).__name__}: {error}") from error
 
-    def dispatch(self, call: Call) -> None:
+    def dispatch(self, call: Call, proto: Any) -> None:
         found = RULES.get((call.domain, call.op))
         if found is not None:
             found(self.builder, call)
             return
-        if call.domain or call.op not in OPS:
-            known = sorted({*OPS, *(op for _, op in RULES)})
-            raise call.fail(f"operator is not supported; nearest supported: {nearest(call.op, known)}")
+        if call.domain or call.op not in OPS or call.op == "Custom":
+            self.unknown(call, proto)
+            return
         for label, value in call.attrs.items():
             if not isinstance(value, (int, float, str, tuple)):
                 raise call.fail(f"attribute {label!r} is a tensor or a graph, which this operator does not take")
         self.builder.emit(call.name, call.op, call.inputs, call.outputs, call.attrs)
+
+    def unknown(self, call: Call, proto: Any) -> None:
+        """An operator that no rule knows: it stays as its types, if those can be found."""
+        types = [self.stated(name) if name else None for name in proto.output]
+        if not all(t or not name for t, name in zip(types, proto.output)):
+            types = inferred(self.builder, call, proto)
+        if not all(t or not name for t, name in zip(types, proto.output)):
+            known = sorted({*OPS, *(op for _, op in RULES)} - {"Custom"})
+            raise call.fail(
+                f"operator is not supported (nearest supported: {nearest(call.op, known)}), and the shapes of its "
+                "outputs, from which it could be estimated, are not known: add them to the model as value_info, or run "
+                "onnx.shape_inference with the schema of the custom operator"
+            )
+        found = [t or TensorType((0,), "fp32") for t in types]
+        operator = f"{call.domain}::{call.op}" if call.domain else call.op
+        self.builder.emit(call.name, "Custom", call.inputs, call.outputs, custom_attributes(operator, found))
+
+    def stated(self, name: str) -> TensorType | None:
+        """The type that the model states of a tensor, if it is a static one; a changed batch is followed."""
+        value = self.types.get(name)
+        if value is None or not value.type.HasField("tensor_type"):
+            return None
+        dims = _declared(value)
+        if dims is None:
+            return None
+        shape = [self.extents.get(d, -1) if isinstance(d, str) else d for d in dims]
+        new, old = self.ratio
+        if shape and new != old and dims[0] == old:
+            shape[0] = new
+        if min(shape, default=0) < 0:
+            return None
+        return TensorType(tuple(shape), dtype_name(value.type.tensor_type.elem_type, f"tensor {name!r}"))
 
     def resolve(self, name: str, scope: dict[str, str]) -> str:
         name = scope.get(name, name)
@@ -204,7 +251,7 @@ class _Importer:
             elif a.type in (AttributeProto.TENSOR, AttributeProto.GRAPH):
                 found[a.name] = a.t if a.type == AttributeProto.TENSOR else a.g
             else:
-                raise call.fail(f"attribute {a.name!r} has a kind that is not supported")
+                found[a.name] = a  # of a kind that no operator here takes
         return found
 
     def branch(self, call: Call, written: list[str], scope: dict[str, str], prefix: str) -> None:
@@ -216,12 +263,47 @@ class _Importer:
             raise call.fail("the condition of If must be one boolean")
         body = call.attrs["then_branch" if bool(condition.reshape(())) else "else_branch"]
         inner, inside = dict(scope), f"{call.name}/"
+        self.types |= {v.name: v for v in (*body.value_info, *body.output)}
         for tensor in body.initializer:
             inner[tensor.name] = inside + tensor.name
             self.builder.constant(inside + tensor.name, tensor_constant(tensor, self.folder))
         self.nodes(body.node, inner, inside)
         for name, result in zip(written, body.output):
             self.aliases[prefix + name] = self.resolve(result.name, inner)
+
+
+def inferred(b: Builder, call: Call, proto: Any) -> list[TensorType | None]:
+    """Output types of a standard operator by the shape inference of ONNX; None where it finds none."""
+    nothing: list[TensorType | None] = [None] * len(proto.output)
+    codes = {name: code for code, name in DTYPES.items()}
+    if call.domain or not onnx.defs.has(call.op, call.version, ""):
+        return nothing
+    types, values = {}, {}
+    for name, source in zip(proto.input, call.inputs):
+        if not source:
+            continue
+        kind, known = b.type(source), b.value(source)
+        types[name] = helper.make_tensor_type_proto(codes[kind.dtype], kind.shape)
+        if known is not None and not dtype_of(kind.dtype).is_float:
+            values[name] = numpy_helper.from_array(np.asarray(known), name)
+    schema = onnx.defs.get_schema(call.op, call.version, "")
+    try:
+        found = shape_inference.infer_node_outputs(
+            schema, proto, types, values, opset_imports=[helper.make_opsetid("", call.version)], ir_version=IR_VERSION
+        )
+    except (onnx.checker.ValidationError, shape_inference.InferenceError, RuntimeError):
+        return nothing
+    return [_static(found.get(name)) for name in proto.output]
+
+
+def _static(found: Any) -> TensorType | None:
+    """A TypeProto as a type, if it is a tensor whose shape is static."""
+    if found is None or not found.HasField("tensor_type") or found.tensor_type.elem_type not in DTYPES:
+        return None
+    tensor = found.tensor_type
+    if not tensor.HasField("shape") or not all(d.HasField("dim_value") for d in tensor.shape.dim):
+        return None
+    return TensorType(tuple(int(d.dim_value) for d in tensor.shape.dim), DTYPES[tensor.elem_type])
 
 
 # Constants read only by these may hold infinities: masks, limits and fill values.

@@ -20,7 +20,7 @@ MAX_FILE_BYTES = 8 << 30
 OPSETS = (7, 24)
 
 # fmt: off
-_DTYPES: dict[int, str] = {
+DTYPES: dict[int, str] = {
     TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16", TensorProto.DOUBLE: "fp64",
     TensorProto.FLOAT8E4M3FN: "fp8_e4m3", TensorProto.FLOAT8E5M2: "fp8_e5m2",
     TensorProto.INT4: "int4", TensorProto.INT8: "int8", TensorProto.INT16: "int16", TensorProto.INT32: "int32",
@@ -32,12 +32,12 @@ _FIELDS = {"fp32": "float_data", "fp64": "double_data", "int64": "int64_data"}  
 
 def dtype_name(code: int, what: str) -> str:
     """Return the npusim dtype of an ONNX element type; raises ModelError naming `what` when there is none."""
-    if code not in _DTYPES:
+    if code not in DTYPES:
         known = TensorProto.DataType.Name(code) if code in TensorProto.DataType.values() else f"number {code}"
         raise ModelError(
-            f"{what} has element type {known}, which is not supported; supported: {', '.join(_DTYPES.values())}"
+            f"{what} has element type {known}, which is not supported; supported: {', '.join(DTYPES.values())}"
         )
-    return _DTYPES[code]
+    return DTYPES[code]
 
 
 def load_proto(path: Path) -> tuple[Any, dict[str, int]]:

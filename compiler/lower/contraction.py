@@ -125,7 +125,8 @@ def lower_matmul(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     strides_a, strides_b, strides_o = context.strides_of(left), context.strides_of(right), row_major(out_shape)
     batch = _merge_batch(out_shape[:-2], a_shape[:-2], strides_a, b_shape[:-2], strides_b, strides_o)
     row_a, k_a = (strides_a[-1], strides_a[-2]) if trans_a else (strides_a[-2], strides_a[-1])
-    if len(batch) == 1 and batch[0][2] == 0 and batch[0][1] == m * row_a and batch[0][3] == m * n:
+    if len(batch) == 1 and batch[0][2] == 0 and (m == 1 or batch[0][1] == m * row_a) and batch[0][3] == m * n:
+        row_a = batch[0][1] if m == 1 else row_a
         m, batch = m * batch[0][0], []  # rows of all batches in one matrix
     if len(batch) > 2:
         raise NoKernel(f"{node.name}: {len(batch)} batch dimensions do not merge into two")
@@ -228,9 +229,11 @@ def _make(spec: Contraction, tiling: Any, machine: Machine, name: str) -> Any:
 
 def _epilogue(context: Context, nodes: tuple[Node, ...], axes: _Axes, bind: dict[str, tuple[str, int]]) -> Epilogue:
     anchor = nodes[0]
+    e = axes.extents
+    per_group = e["n"] if axes.out_strides["y"] == e["n"] and e["y"] * e["n"] == axes.out_shape[-1] else 0
     bias = len(anchor.inputs) > 2 and bool(anchor.inputs[2])
     if bias:
-        bind["bias"] = (_vector(context, anchor.inputs[2], axes.extents["y"]), 0)
+        bind["bias"] = (_vector(context, anchor.inputs[2]), 0)
     uniform = context.type_of(anchor.inputs[0]).scale * context.type_of(anchor.inputs[1]).scale
     scales = "weight_scales" in anchor.attrs or uniform != 1.0
     if "weight_scales" in anchor.attrs:
@@ -253,8 +256,6 @@ def _epilogue(context: Context, nodes: tuple[Node, ...], axes: _Axes, bind: dict
         _require(context, after[-1][0], drained=False)
         previous = node.outputs[0]
         mids.append(context.type_of(previous).scale)
-    e = axes.extents
-    per_group = e["n"] if axes.out_strides["y"] == e["n"] and e["y"] * e["n"] == axes.out_shape[-1] else 0
     return Epilogue(bias, scales, act, f0, f1, tuple(after), tuple(operands), per_group,
                     context.type_of(anchor.outputs[0]).dtype, tuple(mids))
 
@@ -308,14 +309,12 @@ def _broadcast(shape: tuple[int, ...], axes: _Axes) -> dict[str, int]:
     raise NoKernel(f"an epilogue operand of shape {shape} does not broadcast simply to {axes.out_shape}")
 
 
-def _vector(context: Context, name: str, blocks: int) -> str:
+def _vector(context: Context, name: str) -> str:
     """The fp32 copy of a per-channel constant, where copy engines can fetch it."""
     constant = context.graph.constants.get(name)
     if constant is None:
         raise NoKernel(f"{name}: a computed bias has no kernel")
     flat = TensorType((constant.type.elements,), "fp32")
-    if blocks > 1 and constant.type.elements % blocks:
-        raise NoKernel(f"{name}: bias of {constant.type.elements} elements over {blocks} groups")
     key = f"{name}.fp32"
     if key not in context.new_constants:
         context.add_constant(key, constant.map(flat, lambda v: np.asarray(v, np.float32).reshape(-1)))

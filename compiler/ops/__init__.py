@@ -21,6 +21,7 @@ then [k..., C/g, M] and ConvTranspose weights [k..., C, M/g].
 from compiler.ops import (  # noqa: F401  (importing a family registers its operators)
     activation,
     conv,
+    custom,
     dilate,
     elementwise,
     indexing,

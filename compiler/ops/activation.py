@@ -36,11 +36,12 @@ def _pointwise(name: str, function: Callable[[Array, Node], Any], flops: int) ->
 
 
 def _gelu(x: Array, node: Node) -> Array:
-    """Gelu; `approximate` is 'none' (erf) or 'tanh' (ONNX Gelu, opset 20)."""
+    """Gelu in float64, since its terms cancel; `approximate` is 'none' (erf) or 'tanh' (ONNX Gelu, opset 20)."""
+    x = x.astype(np.float64)
     if node.attrs.get("approximate", "none") == "tanh":
         inner = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)
         return np.asarray(0.5 * x * (1.0 + np.tanh(inner)))
-    return np.asarray(0.5 * x * (1.0 + erf(x * np.float32(math.sqrt(0.5)))))
+    return np.asarray(0.5 * x * (1.0 + erf(x * math.sqrt(0.5))))
 
 
 def _elu(x: Array, node: Node) -> Any:

@@ -20,7 +20,7 @@ from isa.errors import ModelError
 
 Types = Sequence["TensorType | None"]
 Values = Sequence["Array | None"]
-OP_CLASSES = ("elementwise", "reduction", "complex", "layout", "opaque", "metadata")
+OP_CLASSES = ("elementwise", "reduction", "complex", "layout", "opaque", "metadata", "unknown")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,25 +28,25 @@ from compiler.ops.base import (
 from isa.dtypes import DType
 from isa.dtypes import dtype as dtype_of
 
-# Rational approximation of erf on [-4, 4], |relative error| < 3e-7: Eigen, `generic_fast_erf` for float.
-_ERF_P = (
-    -2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05,
-    -7.34990630326855e-04, -2.95459980854025e-03, -1.60960333262415e-02,
-)  # fmt: skip
-_ERF_Q = (
-    -1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03, -1.42647390514189e-02,
-)  # fmt: skip
+# Rational Chebyshev approximations of erf and erfc in float64, highest power first: W. J. Cody, Mathematics of
+# Computation 23 (1969), pp. 631-637; coefficients as in his CALERF (SPECFUN, netlib).
+_ERF_P = (1.85777706184603153e-1, 3.16112374387056560e0, 1.13864154151050156e2, 3.77485237685302021e2,
+          3.20937758913846947e3)  # fmt: skip
+_ERF_Q = (1.0, 2.36012909523441209e1, 2.44024637934444173e2, 1.28261652607737228e3, 2.84423683343917062e3)
+_ERFC_P = (2.15311535474403846e-8, 5.64188496988670089e-1, 8.88314979438837594e0, 6.61191906371416295e1,
+           2.98635138197400131e2, 8.81952221241769090e2, 1.71204761263407058e3, 2.05107837782607147e3,
+           1.23033935479799725e3)  # fmt: skip
+_ERFC_Q = (1.0, 1.57449261107098347e1, 1.17693950891312499e2, 5.37181101862009858e2, 1.62138957456669019e3,
+           3.29079923573345963e3, 4.36261909014324716e3, 3.43936767414372164e3, 1.23033935480374942e3)  # fmt: skip
 
 
 def erf(x: Array) -> Array:
-    """Error function; float32 by a rational approximation, float64 exactly."""
-    if x.dtype == np.float64:
-        exact = np.frompyfunc(math.erf, 1, 1)(x)
-        return np.asarray(exact, dtype=np.float64)
-    clipped = np.clip(x, -4.0, 4.0).astype(np.float64)
-    squared = clipped * clipped
-    ratio = clipped * np.polyval(_ERF_P, squared) / np.polyval(_ERF_Q, squared)
-    return np.asarray(np.where(np.isnan(x), np.nan, ratio), dtype=np.float32)
+    """Error function in float64, |error| below 1e-15."""
+    value = np.asarray(x, np.float64)
+    size, square = np.minimum(np.abs(value), 6.0), np.minimum(value * value, 1.0)  # beyond 6 it is 1
+    small = value * np.polyval(_ERF_P, square) / np.polyval(_ERF_Q, square)
+    tail = np.exp(-size * size) * np.polyval(_ERFC_P, size) / np.polyval(_ERFC_Q, size)
+    return np.asarray(np.where(size <= 0.46875, small, np.copysign(1.0 - tail, value)))
 
 
 def _round(x: Array) -> Array:
@@ -55,7 +54,7 @@ def _round(x: Array) -> Array:
 
 
 def _sigmoid(x: Array) -> Array:
-    return np.asarray(0.5 * (np.tanh(0.5 * x) + 1.0)).astype(x.dtype)
+    return np.asarray(1.0 / (1.0 + np.exp(-x.astype(np.float64)))).astype(x.dtype)
 
 
 def _divide(a: Array, b: Array) -> Array:
@@ -191,7 +190,7 @@ def _logical(function: Callable[[Any, Any], Any]) -> Callable[[Array, Array], An
     return lambda a, b: function(a.astype(bool), b.astype(bool))
 
 
-_unary("Erf", erf, 8)
+_unary("Erf", lambda x: erf(x).astype(x.dtype), 8)
 _unary("Exp", np.exp)
 _unary("Log", np.log)
 _unary("Sqrt", np.sqrt)

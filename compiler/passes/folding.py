@@ -20,7 +20,7 @@ from isa.dtypes import dtype as dtype_of
 from isa.dtypes import round_to
 
 MAX_ELEMENTS = 1 << 20
-_RANDOM = ("Dropout",)
+_NEVER = ("Dropout", "Custom")
 
 
 def run(graph: Graph, max_elements: int = MAX_ELEMENTS) -> Graph:
@@ -51,7 +51,7 @@ def _empty(kind: TensorType) -> Constant:
 def _foldable(edit: Editor, node: Node, inputs: list[str], max_elements: int) -> bool:
     if all(edit.tensors[n].elements == 0 for n in node.outputs if n):
         return True
-    if node.op in _RANDOM or not all(edit.constant(n) for n in inputs if n):
+    if node.op in _NEVER or not all(edit.constant(n) for n in inputs if n):
         return False
     largest = max((edit.tensors[n].elements for n in node.outputs if n), default=0)
     read = max((edit.tensors[n].elements for n in inputs if n), default=0)
