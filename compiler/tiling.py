@@ -83,10 +83,19 @@ def _search(key: _Key) -> Tiling:
         raise CapacityError(
             f"{spec.h}x{spec.w}x{spec.n} contraction over {spec.kh}x{spec.kw}x{spec.c}: its "
             f"{'smallest tiling' if key.tile is None else 'tile'} needs "
-            f"{smallest.spm_bytes} bytes of scratchpad and {smallest.acc_bytes} of accumulators; "
-            f"{machine.name} has {budget} for kernels: enlarge core.spaces, or lower the resolution or batch"
+            f"{_bytes_text(smallest, machine, budget)}: enlarge core.spaces, or lower the resolution or batch"
         )
     return best[1]
+
+
+def _bytes_text(cost: Cost, machine: Machine, budget: Mapping[str, int]) -> str:
+    """What a tiling needs, and what the machine has for it."""
+    acc = machine.core.matrix.acc_space
+    if acc == "spm":
+        need = f"{cost.spm_bytes + cost.acc_bytes} bytes of spm, {cost.acc_bytes} of them for accumulators"
+        return f"{need}; {machine.name} has {budget['spm']} for kernels"
+    need = f"{cost.spm_bytes} bytes of spm and {cost.acc_bytes} of {acc}"
+    return f"{need}; {machine.name} has {budget['spm']} and {budget[acc]} for kernels"
 
 
 def _fits(cost: Cost, machine: Machine, budget: Mapping[str, int]) -> bool:

@@ -60,9 +60,10 @@ def load_machine(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedMach
     """
     faults: list[Fault] = []
     tree = _resolve(_open(name_or_path), (), faults)
+    base = tree if overrides else None
     for text in overrides:
         tree = _override(tree, text, faults)
-    return _validate(tree, faults)
+    return _validate(tree, faults, base, overrides)
 
 
 def list_machines() -> list[tuple[str, str]]:
@@ -319,12 +320,17 @@ def _placed(tree: Tree, place: Position) -> Tree:
 # ---- validation
 
 
-def _validate(tree: Tree, faults: list[Fault]) -> LoadedMachine:
-    """Build the machine; raise ConfigError with `faults` and those found here."""
+def _validate(tree: Tree, faults: list[Fault], base: Tree | None, overrides: Sequence[str]) -> LoadedMachine:
+    """Build the machine; raise ConfigError with `faults` and those found here.
+
+    Faults of a machine that is sound without its overrides (`base`) are theirs, wherever the figure stands.
+    """
     try:
         machine = Machine.model_validate(_plain(tree), strict=True)
     except ValidationError as error:
         found = [fault for one in error.errors() for fault in _faults_of(one, tree)]
+        if base is not None and not faults and _is_sound(base):
+            found = [_blamed(fault, overrides) for fault in found]
         # A parent or part that could not be read leaves keys missing: its own fault says enough.
         faults = faults + [fault for fault in found if not faults or fault.message != MISSING]
         raise _combined(faults) from None
@@ -338,6 +344,28 @@ def _validate(tree: Tree, faults: list[Fault]) -> LoadedMachine:
     for key, value in _numbers(machine.model_dump(), ""):
         stated.setdefault(key, Provenance(value, SCHEMA_DEFAULT, "inferred", "isa/machine.py", 0))
     return LoadedMachine(machine, MappingProxyType(stated))
+
+
+def _is_sound(tree: Tree) -> bool:
+    try:
+        Machine.model_validate(_plain(tree), strict=True)
+    except ValidationError:
+        return False
+    return True
+
+
+def _blamed(fault: Fault, overrides: Sequence[str]) -> Fault:
+    """The fault at the overrides that share most of its key path, instead of at a line of a file."""
+    if fault.position.file.startswith("override "):
+        return fault
+
+    def shared(text: str) -> int:
+        keys = (text.partition("=")[0].split("."), fault.key.split("."))
+        return next((i for i, pair in enumerate(zip(*keys)) if pair[0] != pair[1]), min(map(len, keys)))
+
+    most = max(map(shared, overrides))
+    named = ", ".join(repr(text) for text in overrides if shared(text) == most)
+    return replace(fault, position=Position(f"override {named}"))
 
 
 def _plain(tree: Tree) -> Any:

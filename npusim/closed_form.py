@@ -226,6 +226,7 @@ def _count_paths(row: Array, machine: Machine, work: Work) -> None:
 def _fill_states(states: Array, params: Params, busy: Busy, work: Work) -> None:
     """Account for every cycle of every pipe: at work, waiting for the busiest unit, or with nothing to do."""
     waiting = CAUSE_ID[f"wait_{busy.bound}"]
+    linked = 0 < busy.dma <= _host_cycles(work, params.machine)  # the engine of the host link holds up all others
     states[work.cores :, :, CAUSE_ID["drained"]] += busy.total
     for pipe in params.pipes:
         rows = states[: work.cores, pipe.index]
@@ -234,7 +235,7 @@ def _fill_states(states: Array, params: Params, busy: Busy, work: Work) -> None:
             rows[:, CAUSE_ID["drained"]] += busy.total
             continue
         cause = waiting
-        if pipe.class_name in ("dma", "weights") and busy.bound == "dma":
+        if pipe.class_name in ("dma", "weights") and busy.bound == "dma" and not linked:
             cause = CAUSE_ID["memory_bandwidth"]
         elif pipe.class_name == busy.bound:  # nobody else to wait for: the fill
             cause = CAUSE_ID["memory_latency"]

@@ -48,7 +48,8 @@ _ENTRIES: dict[str, Entry] = {
     "mlp":         Entry(single.mlp,               "",          0, 0, True, "784-512-512-10 perceptron"),
     "gemm":        Entry(single.gemm,              "MxNxK",     3, 3, False, "y[M,N] = x[M,K] w[K,N], constant weight"),
     "bmm":         Entry(single.bmm,               "BxMxNxK",   4, 4, False, "batched product of two inputs"),
-    "conv":        Entry(single.conv, "NxHxWxCINxCOUTxKxSTRIDExPAD", 8, 8, False, "one 2-D convolution"),
+    "conv":        Entry(single.conv, "NxHxWxCINxCOUTxKxSTRIDExPAD[xGROUP[xDILATION]]", 8, 10, False,
+                         "one 2-D convolution"),
     "attention":   Entry(single.attention,         "HxSxD",     3, 3, False, "softmax(Q K^T / sqrt(D)) V for H heads"),
     "layernorm":   Entry(single.layernorm,         "RxC",       2, 2, False, "layer normalisation along C"),
     "softmax":     Entry(single.softmax,           "RxC",       2, 2, False, "softmax along C"),
@@ -91,15 +92,15 @@ def build(name: str, batch: int | None = None) -> Graph:
 
 def _numbers(name: str, entry: Entry, text: str) -> list[int]:
     parts = re.split("[x,]", text)
-    allowed = entry.most < 0 or len(parts) == entry.least or (not entry.least and len(parts) <= entry.most)
+    allowed = entry.most < 0 or max(1, entry.least) <= len(parts) <= entry.most
     valid = all(re.fullmatch("[0-9]{1,9}", part) for part in parts)
     if not entry.form or not allowed or not valid:
         form = f"takes {name.partition(':')[0]}:{entry.form}" if entry.form else "takes no numbers"
         raise ModelError(f"{name!r}: the model {form}, positive integers joined by 'x' or ','")
     numbers = [int(part) for part in parts]
     # Only the padding of a convolution may be 0.
-    zeros_allowed = entry.form.endswith("PAD")
-    checked = numbers[:-1] if zeros_allowed else numbers
+    pad = entry.form.split("[")[0].split("x").index("PAD") if "PAD" in entry.form else -1
+    checked = [n for i, n in enumerate(numbers) if i != pad]
     if min(checked) < 1 or max(numbers) > MAX_EXTENT:
         raise ModelError(f"{name!r}: every extent must lie in [1, {MAX_EXTENT}]")
     return numbers

@@ -80,8 +80,9 @@ class Net:
         pad: int | None = None,
         group: int = 1,
         bias: bool = False,
+        dilation: int = 1,
     ) -> str:
-        """2-D convolution; `pad` defaults to 'same' for stride 1."""
+        """2-D convolution; `pad` defaults to 'same' for stride 1 without dilation."""
         depth = self.shape(x)[1] // group
         operands = [x, self.weight(f"{name}.weight", (maps, depth, kernel, kernel), depth * kernel * kernel)]
         if bias:
@@ -90,7 +91,7 @@ class Net:
         attrs = {
             "kernel_shape": (kernel, kernel),
             "strides": (stride, stride),
-            "dilations": (1, 1),
+            "dilations": (dilation, dilation),
             "pads": (padding,) * 4,
             "group": group,
         }

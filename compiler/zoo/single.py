@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from compiler.graph import Graph
 from compiler.zoo.net import Net
+from isa.errors import ModelError
 
 
 def mlp(batch: int) -> Graph:
@@ -30,11 +31,21 @@ def bmm(count: int, rows: int, cols: int, inner: int) -> Graph:
     return net.finish(net.op("y", "MatMul", a, b))
 
 
-def conv(batch: int, height: int, width: int, depth: int, maps: int, kernel: int, stride: int, pad: int) -> Graph:
-    """One 2-D convolution without bias on x[N, Cin, H, W]."""
-    net = Net(f"conv-{batch}x{height}x{width}x{depth}x{maps}x{kernel}x{stride}x{pad}")
+def conv(
+    batch: int, height: int, width: int, depth: int, maps: int, kernel: int, stride: int, pad: int, group: int = 1,
+    dilation: int = 1,
+) -> Graph:  # fmt: skip
+    """One 2-D convolution without bias on x[N, Cin, H, W]; raises ModelError without output or for uneven groups."""
+    name = "x".join(map(str, (batch, height, width, depth, maps, kernel, stride, pad, group, dilation)[:8]))
+    name += f"x{group}x{dilation}" if dilation > 1 else f"x{group}" if group > 1 else ""
+    if depth % group or maps % group:
+        raise ModelError(f"conv:{name}: GROUP {group} must divide CIN {depth} and COUT {maps}")
+    reach = dilation * (kernel - 1) + 1
+    if min(height, width) + 2 * pad < reach:
+        raise ModelError(f"conv:{name}: the window spans {reach}, the padded image {min(height, width) + 2 * pad}")
+    net = Net(f"conv-{name}")
     x = net.input("x", (batch, depth, height, width))
-    return net.finish(net.conv(x, "y", maps, kernel, stride, pad))
+    return net.finish(net.conv(x, "y", maps, kernel, stride, pad, group, dilation=dilation))
 
 
 def attention(heads: int, tokens: int, depth: int) -> Graph:

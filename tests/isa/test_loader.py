@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -416,3 +417,26 @@ def test_schema_knows_every_key_of_a_preset():
     definitions = machine_schema()["$defs"]
     core = load_machine("tpu-v3").machine.core
     assert set(core.model_dump()) <= set(definitions["Core"]["properties"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "blamed"),
+    [
+        (["default_dtype=bf16"], "override 'default_dtype=bf16': default_dtype: 'bf16' is not in core.matrix.passes"),
+        (["core.matrix.operand_space=acc"], "override 'core.matrix.operand_space=acc': core.paths: no legal way"),
+        (["core.matrix.rows=8", "memory.interleave_bytes=96"], "override 'memory.interleave_bytes=96': memory."),
+        (["core.matrix.rows=8", "default_dtype=bf16"], "override 'default_dtype=bf16': default_dtype"),
+    ],
+)
+def test_a_fault_that_overrides_bring_about_is_theirs(overrides: list[str], blamed: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_machine("tiny", overrides)
+    assert str(caught.value).startswith(blamed) and ".yaml" not in str(caught.value)
+
+
+def test_a_fault_of_the_file_is_not_blamed_on_an_override(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "configs" / "tiny.yaml").read_text(encoding="utf-8")
+    path = tmp_path / "m.yaml"
+    path.write_text(text.replace("default_dtype: fp32", "default_dtype: bf16"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"m\.yaml:\d+:\d+: default_dtype"):
+        load_machine(str(path), ["clock_mhz=500"])
