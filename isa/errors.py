@@ -10,6 +10,7 @@ NpuError
   SimulationError    the engine cannot go on
     DeadlockError    every pipe waits
     HazardError      two accesses are not ordered
+  CheckError         a program that was to be checked does not run to its end
 """
 
 from __future__ import annotations
@@ -53,3 +54,7 @@ class DeadlockError(SimulationError):
 
 class HazardError(SimulationError):
     """Two accesses to the same bytes are not ordered by synchronisation."""
+
+
+class CheckError(NpuError):
+    """A program under check does not run to its end; the message holds the hazards found and why it stops."""

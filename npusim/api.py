@@ -95,6 +95,20 @@ def tile_of(text: str) -> tuple[int, int, int]:
     return int(parts[0]), int(parts[1]), int(parts[2])
 
 
+def check_dataflow(machine: Machine) -> None:
+    """Raise ConfigError when weights cannot get to where the dataflow of the arrays reads them."""
+    matrix, home = machine.core.matrix, machine.core.matrix.operand_space
+    paths = {(p.src, p.dst) for p in machine.core.paths}
+    wants = {"os": ("dram", home, "streams both operands"), "is": (home, "wfifo", "loads activations")}
+    src, dst, reason = wants.get(matrix.dataflow, ("", "", ""))
+    if src and (src, dst) not in paths:
+        have = ", ".join(f"{p.src} to {p.dst}" for p in machine.core.paths)
+        raise ConfigError(
+            f"core.matrix.dataflow={matrix.dataflow}: such an array {reason} from {home}, for which {machine.name} "
+            f"needs a path from {src} to {dst} (core.paths has {have}); add one, or stay with dataflow ws"
+        )
+
+
 def compile(  # the name users expect
     model: str | Graph,
     hw: str | Machine,
@@ -109,6 +123,7 @@ def compile(  # the name users expect
 ) -> Compilation:
     """Compile a model for a chip; `calibrated` quantises with the ranges of seeded inputs (needs the weights)."""
     machine, options = machine_for(hw, settings) if isinstance(hw, str) else (hw, run_settings(settings))
+    check_dataflow(machine)
     graph = load_model(model, shapes, batch) if isinstance(model, str) else model
     calibration = None
     if calibrated:

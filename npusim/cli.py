@@ -143,8 +143,8 @@ def sim(program: str, hw: str, out: Path | None, exact: bool, as_json: bool, qui
     with Progress(quiet, "reading") as progress:
         result = programs.sim(program, hw, out=out, progress=progress, **options)
     _present(result, out, as_json, quiet)
-    if options["check"] and result.check is not None and not result.check.outputs and not quiet:
-        click.echo("no expected outputs in --inputs: executed, nothing to compare", err=True)
+    if options["check"] and result.check is not None and not quiet:
+        click.echo(_compared(result.check), err=True)
     _judge(result, True)
 
 
@@ -198,6 +198,15 @@ def _judge(result: Result, allow_approx: bool) -> None:
     for line in _failures(check, result, allow_approx):
         click.echo(line, err=True)
     raise click.exceptions.Exit(1)
+
+
+def _compared(check: CheckResult) -> str:
+    """What `sim --check` compared and what it could not, in one line."""
+    names = ", ".join(check.outputs)
+    text = f"compared with the values that --inputs gives: {names}" if names else "no values compared"
+    if check.not_compared:
+        text += f"; executed but not compared, because --inputs gives no values: {', '.join(check.not_compared)}"
+    return text
 
 
 def _failures(check: CheckResult, result: Result, allow_approx: bool) -> list[str]:

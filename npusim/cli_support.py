@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from isa.errors import AssemblyError, ConfigError, NpuError
+from isa.errors import AssemblyError, CheckError, ConfigError, NpuError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +34,8 @@ class OutputError(NpuError):
 
 
 class Group(click.Group):
-    """A command group that turns an NpuError into lines on stderr and exit code 2, an interrupt into 130."""
+    """A command group that turns an NpuError into lines on stderr and exit code 2 (1: a check failed), an interrupt
+    into 130."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; see click.Group."""
@@ -42,7 +43,7 @@ class Group(click.Group):
             return super().invoke(ctx)
         except NpuError as error:
             click.echo(error_text(error), err=True)
-            ctx.exit(2)
+            ctx.exit(1 if isinstance(error, CheckError) else 2)
         except KeyboardInterrupt:
             click.echo("npusim: interrupted", err=True)
             ctx.exit(INTERRUPTED)
@@ -51,7 +52,7 @@ class Group(click.Group):
 def error_text(error: NpuError) -> str:
     """One line; faults of a machine or of assembly text keep a line each."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    apart = isinstance(error, (ConfigError, AssemblyError))
+    apart = isinstance(error, (ConfigError, AssemblyError, CheckError))
     return "\n".join(f"npusim: {line}" for line in lines) if apart else f"npusim: {'; '.join(lines)}"
 
 

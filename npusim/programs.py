@@ -15,7 +15,7 @@ import numpy.typing as npt
 from isa.asm import assemble
 from isa.binary import MAGIC, load
 from isa.dtypes import dtype, round_to
-from isa.errors import ConfigError, ProgramError, SimulationError
+from isa.errors import CheckError, ConfigError, ProgramError, SimulationError
 from isa.machine import Machine
 from isa.program import HostOp, Program, Tensor
 from isa.verify import verify
@@ -62,8 +62,9 @@ def sim(
     """Verify and simulate a program (a file, or a Program) on a chip, by default the one that it was written for.
 
     `check` executes it for its values, from `inputs` (stored values by tensor name; what is missing is seeded), and
-    compares the outputs of which `inputs` gives the expected values, to 1 ulp. `check` and `check_hazards` prove its
-    synchronisation. Raises an NpuError for anything that a user can mend.
+    compares the outputs of which `inputs` gives the expected values, to 1 ulp; the others are `check.not_compared`.
+    `check` and `check_hazards` prove its synchronisation, and raise CheckError when it does not run to its end
+    (deadlock, flags left over). Raises an NpuError for anything that a user can mend.
     """
     started = time.perf_counter()
     loaded = program if isinstance(program, Program) else read_program(program)
@@ -75,8 +76,19 @@ def sim(
     verify(loaded, machine)
     given = _given(loaded, inputs)
     label = loaded.operators[0].dtype if loaded.operators else machine.default_dtype
-    result = simulate_program(loaded, machine, label, progress=progress, trace_window=trace_window)
-    checked = _check(loaded, machine, given, seed, check) if check or check_hazards else None
+    hazards = _hazards(loaded, machine) if check or check_hazards else ()
+    try:
+        result = simulate_program(loaded, machine, label, progress=progress, trace_window=trace_window)
+    except SimulationError as error:
+        if not (check or check_hazards):
+            raise
+        found = "".join(f"\n  hazard: {message}" for message in hazards)
+        raise CheckError(f"check failed: {len(hazards)} hazard(s){found}\n  the run stops: {error}") from error
+    checked = None
+    if check:
+        checked = _check(loaded, machine, given, seed, hazards)
+    elif check_hazards:
+        checked = CheckResult(not hazards, 0.0, 0.0, 0.0, {}, hazards, not_compared=_outputs(loaded))
     result = replace(result, check=checked, wall_s=time.perf_counter() - started)
     if out is not None:
         from npusim.report import write_reports
@@ -85,12 +97,20 @@ def sim(
     return result
 
 
-def _check(program: Program, machine: Machine, given: Mapping[str, Array], seed: int, execute_too: bool) -> CheckResult:
+def _hazards(program: Program, machine: Machine) -> tuple[str, ...]:
     from npusim.hazards import check_hazards
 
-    hazards = tuple(f.message for f in check_hazards(program, machine))
-    if not execute_too:
-        return CheckResult(not hazards, 0.0, 0.0, 0.0, {}, hazards)
+    return tuple(f.message for f in check_hazards(program, machine))
+
+
+def _outputs(program: Program) -> tuple[str, ...]:
+    return tuple(t.name for t in program.tensors if t.role == "output")
+
+
+def _check(
+    program: Program, machine: Machine, given: Mapping[str, Array], seed: int, hazards: tuple[str, ...]
+) -> CheckResult:
+    """Execute the program and compare what has expected values; one that cannot be executed to its end fails."""
     from npusim.functional import execute
 
     roles = {t.name: t for t in program.tensors}
@@ -101,7 +121,8 @@ def _check(program: Program, machine: Machine, given: Mapping[str, Array], seed:
     worst = max(rows, key=lambda r: r["max_err"] - r["bound"], default={"max_err": 0.0, "bound": 0.0})
     ok = all(r["ok"] for r in rows) and not hazards
     outputs = {r["name"]: r["max_err"] for r in rows}
-    return CheckResult(ok, worst["max_err"], worst["bound"], 1.0, outputs, hazards, tuple(rows))
+    missing = tuple(name for name in _outputs(program) if name not in outputs)
+    return CheckResult(ok, worst["max_err"], worst["bound"], 1.0, outputs, hazards, tuple(rows), missing)
 
 
 def _no_host(op: HostOp, given: list[tuple[Tensor, Array]]) -> list[Array]:

@@ -82,6 +82,7 @@ class CheckResult:
     outputs: Mapping[str, float]  # output name -> distance to the fp32 reference (max abs)
     hazards: tuple[str, ...] = ()
     rows: tuple[Mapping[str, Any], ...] = ()
+    not_compared: tuple[str, ...] = ()  # outputs of a program file for which no expected values were given
 
 
 @dataclass(frozen=True)

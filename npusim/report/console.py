@@ -130,7 +130,8 @@ def _notes(profile: Profile, console: Console) -> None:
         check = result.check
         verdict = ("check: passed", "green") if check.ok else ("check: FAILED", "bold red")
         if check.ok and not check.rows and not check.outputs:  # nothing to compare with
-            console.print(Text(f"check: values not compared, {len(check.hazards)} hazard(s)"))
+            ran = "executed, but " if check.executed_share else ""
+            console.print(Text(f"check: {ran}no values compared, {len(check.hazards)} hazard(s)"))
             return
         console.print(Text.assemble(
             verdict, f", max error {check.max_err:.3g} (bound {check.bound:.3g}), {percent(check.executed_share)} of "

@@ -65,7 +65,8 @@ def _check(result: Result) -> dict[str, Any] | None:
         return None
     fields = asdict(result.check)
     del fields["rows"]
-    return {**fields, "outputs": dict(result.check.outputs), "hazards": list(result.check.hazards)}
+    return {**fields, "outputs": dict(result.check.outputs), "hazards": list(result.check.hazards),
+            "not_compared": list(result.check.not_compared)}
 
 
 def summary_of(profile: Profile) -> dict[str, Any]:

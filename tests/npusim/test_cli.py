@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,42 @@ def test_sim_compares_the_outputs_that_it_is_given(cli: Cli, tmp_path: Path) -> 
     failed = cli("sim", program, "--inputs", values, "--check", "-q")
     assert failed.exit_code == 1 and "y[1, 1]" in failed.stderr
     assert cli("sim", program, "--check-hazards", "-q").exit_code == 0
-    assert "nothing to compare" in cli("sim", program, "--check").stderr
+    nothing = cli("sim", program, "--check")
+    assert nothing.exit_code == 0 and "no values compared" in nothing.stdout
+    assert "not compared, because --inputs gives no values: y" in nothing.stderr
+    assert json.loads(cli("sim", program, "--check", "--json").stdout)["check"]["not_compared"] == ["y"]
+    np.savez(values, **names)
+    assert "compared with the values that --inputs gives: y\n" in cli(
+        "sim", program, "--inputs", values, "--check").stderr  # fmt: skip
+
+
+@pytest.mark.parametrize("option", ["--check", "--check-hazards"])
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("wait 2, r4, 1 ;;", "nop ;;", "flag 2 is"),  # flags left over
+        ("  wait 3, 1 ;;", "  wait 3, 2 ;;", "deadlock"),
+        ("    wait 0, r6, 1 ;;", "    nop ;;", "hazard"),
+    ],
+    ids=["left over", "deadlock", "race"],
+)
+def test_faulty_synchronisation_fails_the_check(cli: Cli, tmp_path: Path, option: str, old: str, new: str,
+                                                words: str) -> None:  # fmt: skip
+    text = resources.files("traces").joinpath("vector_add.asm").read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    path = tmp_path / "p.asm"
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    failed = cli("sim", path, option, "-q")
+    assert failed.exit_code == 1 and words in failed.stderr and failed.stdout == ""
+    path.write_text(text, encoding="utf-8")
+    assert cli("sim", path, option, "-q").exit_code == 0
+
+
+def test_without_a_check_a_program_that_stops_is_an_error(fails: Callable[..., str], tmp_path: Path) -> None:
+    text = resources.files("traces").joinpath("vector_add.asm").read_text(encoding="utf-8")
+    path = tmp_path / "p.asm"
+    path.write_text(text.replace("  wait 3, 1 ;;", "  wait 3, 2 ;;"), encoding="utf-8")
+    assert "no core can go on" in fails("sim", path, "-q")
 
 
 def test_sim_refuses_wrong_inputs(cli: Cli, fails: Callable[..., str], tmp_path: Path) -> None:
