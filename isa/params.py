@@ -30,6 +30,7 @@ from isa.table import (
 
 Array = npt.NDArray[Any]
 MILLI = 1000
+MAX_SETS = 6  # flags that the completion of one instruction can raise
 DATAFLOW_ID = {"ws": 0, "is": 1, "os": 2}
 
 # Index of every scalar parameter in Params.values, in one list so that kernels and Python agree.

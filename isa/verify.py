@@ -17,7 +17,7 @@ from isa.disasm import OPERAND_FIELD, TARGET_CODES, instr_text
 from isa.dtypes import DTYPES
 from isa.errors import ProgramError
 from isa.machine import BUNDLE_SLOTS, Machine
-from isa.params import PATH_DMA, WEIGHTS_PORT, Params, Pipe, resolve
+from isa.params import MAX_SETS, PATH_DMA, WEIGHTS_PORT, Params, Pipe, resolve
 from isa.program import LAUNCH_ESTIMATE, LAUNCH_HOST, LAUNCH_KERNEL, NO_OPERAND, Kernel, Program, Tensor
 from isa.table import (
     ACTIVATIONS,
@@ -46,7 +46,7 @@ _UNUSED, _REGISTER, _DESCRIPTOR, _NUMBER = range(4)
 _OPTIONAL = 4
 _REFERENCES = ("dst", "a", "b", "c")
 _CONTROL = [code(name) for name in ("br", "bz", "bnz", "loop", "endl", "halt")]
-_LOOP, _ENDL, _HALT = code("loop"), code("endl"), code("halt")
+_LOOP, _ENDL, _HALT, _SET = code("loop"), code("endl"), code("halt"), code("set")
 
 
 def _field_kinds() -> tuple[Array, Array]:
@@ -280,6 +280,9 @@ def _queue_faults(program: Program, kernel: Kernel, sound: Array, machine: Machi
             if count > pipe.queue_depth:
                 depth = f"the queue of {pipe.label} holds {pipe.queue_depth} (queue_depth)"
                 yield first, f"{count} instructions of {pipe.label} in a bundle; {depth}: split the bundle"
+        sets = int((instrs["op"][first:end] == _SET).sum())
+        if sets > MAX_SETS:
+            yield first, f"{sets} sets in a bundle; an instruction raises at most {MAX_SETS} flags: split the bundle"
         if held.total() > machine.core.window:
             total = held.total()
             yield first, f"{total} instructions in a bundle; core.window is {machine.core.window}: split the bundle"

@@ -26,7 +26,6 @@ SLOTS = 63  # instructions in flight a core; one bit each in a dependency mask
 MAX_QUEUE = 64
 MAX_FIFO = 64
 MAX_LOOPS = 16
-MAX_SETS = 6  # flags that one instruction's completion may set
 
 LANES_ID = {"": 0, "unary": 1, "binary": 2, "ternary": 3, "reduce": 4, "move": 5}
 CAUSE_COUNT = len(CAUSES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from isa.params import INDEX
+from isa.params import INDEX, MAX_SETS
 from isa.table import DMA, STOP, SYNC, code
 from npusim.engine.account import sequencer_cause
 from npusim.engine.dispatch import dispatch, is_empty, pipe_of
@@ -41,7 +41,6 @@ from npusim.engine.layout import (
     K_FROM,
     K_TO,
     MAX_QUEUE,
-    MAX_SETS,
     O_SET0,
     O_SETS,
     P_DEPTH,

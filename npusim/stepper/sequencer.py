@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from isa.errors import SimulationError
+from isa.params import MAX_SETS
 from isa.program import Program
 from isa.table import BY_CODE, DMA, SCALAR, STOP, SYNC, Op
 from npusim.functional.control import pipe_of, wait_count
@@ -17,7 +18,6 @@ from npusim.stepper.units import wait_for
 if TYPE_CHECKING:
     from npusim.stepper.core import Core
 
-FLAGS_A_JOB = 6  # flags that one instruction can raise when it completes
 _MEANING: dict[str, Callable[[int, int, int], int]] = {
     "li": lambda a, b, i: i, "mov": lambda a, b, i: a, "add": lambda a, b, i: a + b, "addi": lambda a, b, i: a + i,
     "sub": lambda a, b, i: a - b, "rsubi": lambda a, b, i: i - a, "mul": lambda a, b, i: a * b,
@@ -88,7 +88,7 @@ class Sequencer:
                     return wait_for(self._flag_class[flag])
             elif op.name == "set":
                 youngest = self._named_youngest(instr)
-                if sets >= FLAGS_A_JOB or (youngest is not None and len(youngest.flags) + sets >= FLAGS_A_JOB):
+                if sets >= MAX_SETS or (youngest is not None and len(youngest.flags) + sets >= MAX_SETS):
                     return "queue_full"
                 sets += 1
             elif op.pipe == SYNC:

@@ -355,24 +355,6 @@ def test_bundles(legal: str, illegal: str, reason: str) -> None:
     both(legal, illegal, reason, chip=vliw())
 
 
-def test_a_bundle_fits_the_queues_and_the_window() -> None:
-    """Deeper than a queue it could never issue: the engine would wait for ever."""
-    slots = {"scalar": 2, "vector": 2, "dma": 2, "misc": 1}
-    body = "{ v.relu %X, %Y ; v.relu %Y, %X }"
-
-    def chip(depth: int, window: int = 32) -> Machine:
-        unit = {"lanes": 8, "queue_depth": depth}
-        return machine(issue="vliw", core__bundle=slots, core__vector=unit, core__window=window)
-
-    verify(program(body), chip(2))
-    verify(program("v.relu %X, %Y ;;\nv.relu %Y, %X"), chip(1))
-    why = "instruction 0 `v.relu %d0, %d1`: 2 instructions of VPU in a bundle; the queue of VPU holds 1 (queue_depth)"
-    refuse(program(body), why, chip(1))
-    verify(program(body), chip(2, 2))
-    refuse(program(body), "2 instructions in a bundle; core.window is 1", chip(2, 1))
-    verify(program("{ cp %X, %G ; v.relu %Y, %X }"), chip(1))  # of two pipes
-
-
 def test_last_bundle_needs_its_stop() -> None:
     verify(assemble(".kernel k\nnop\nhalt ;;\n.end"), vliw())
     refuse(assemble(".kernel k\nnop\nhalt\n.end"), "the last bundle of kernel k has no stop", vliw())

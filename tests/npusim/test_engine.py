@@ -255,3 +255,33 @@ def test_vector_instructions_take_the_closed_form(
     assert machine.core.vector is not None
     expected = vector_cycles(machine.core.vector, rows, cols, len(sources), 1, name[2:], gap == 0)
     assert int(event["end"] - event["start"]) == expected
+
+
+@CALM
+@given(
+    st.integers(1, 5), st.integers(1, 5), st.integers(1, 9), st.integers(1, 4),
+    st.tuples(st.booleans(), st.booleans(), st.integers(1, 2), st.integers(0, 1), st.sampled_from([1, 1.5])),
+)  # fmt: skip
+def test_any_array_is_the_closed_form(
+    rows: int, cols: int, stream: int, folds: int, wires: tuple[bool, bool, int, int, float]
+) -> None:
+    """Folds of `stream` rows each on arrays of every size and wiring; the PE-level model has the same closed form."""
+    overlap, double, hop, register, passes = wires
+    machine = small_machine(**{
+        "core.window": 60, "core.scalar.cycles": 0, "core.matrix.queue_depth": 16, "core.matrix.rows": rows,
+        "core.matrix.cols": cols, "core.matrix.fold_overlap": overlap, "core.matrix.weight_double_buffer": double,
+        "core.matrix.psum_hop_cycles": hop, "core.matrix.input_register_cycles": register,
+        "core.matrix.passes": {"int8": passes, "fp32": 1}, "core.matrix.accumulate": {"int8": "int32", "fp32": "fp32"},
+        "core.paths": [
+            {"src": s, "dst": d, "pipe": p, "bytes_per_cycle": 1e6}
+            for s, d, p in (("dram", "spm", "load"), ("spm", "dram", "store"), ("spm", "wfifo", "weights"))
+        ],
+    })  # fmt: skip
+    asm = Asm()
+    for _ in range(folds):
+        asm.op("ldw", None, asm.d("spm", "int8", (rows, cols), rows=1))
+        a = asm.d("spm", "int8", (stream, rows), 1024, rows=1)
+        asm.op("mm", asm.d("acc", "int32", (stream, cols), rows=1), a, flags=NEXT_TILE)
+    events = run(finish(asm), resolve(machine)).events
+    found = int(events["end"].max() - events["start"].min())
+    assert found == systolic_gemm_cycles(machine.core.matrix, stream, cols, folds * rows, passes)

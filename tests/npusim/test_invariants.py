@@ -147,6 +147,16 @@ def test_conservation_and_bounds(model: str, hw: str, memory: str) -> None:
     check_everything(*simulated(model, hw, memory))
 
 
+@everywhere
+@pytest.mark.parametrize("model", ["resnet50", "bert-base"])
+def test_bounds_of_networks(model: str, hw: str) -> None:
+    program, params, record = simulated(model, hw)
+    check_states(record)
+    check_bounds(params, record, params.machine.default_dtype)
+    on_chip = [program.operators[int(x["operator"])] for x in program.launches if x["kind"] == LAUNCH_KERNEL]
+    assert record.macs.sum() == sum(operator.padded_macs for operator in on_chip)
+
+
 @FEW
 @pytest.mark.parametrize("hw", CHIPS)
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 300))
