@@ -1,1 +1,2 @@
-"""Small hand-written programs in assembly; tests assemble, verify and execute each. Syntax: docs/isa.md."""
+"""Small hand-written programs in assembly, each with its expected summary (.json) beside it; tests assemble, verify,
+execute and time each on the preset that it names. Syntax: docs/isa.md."""
