@@ -12,7 +12,7 @@ from compiler.build import Built, build_program
 from compiler.graph import Graph
 from compiler.lower.context import Choices
 from compiler.passes import dtype as dtype_pass
-from compiler.passes import narrow, quantise
+from compiler.passes import narrow, quantise, widen
 from compiler.passes.pipeline import Options, optimise
 from isa.dtypes import DTYPES
 from isa.errors import CompileError
@@ -77,6 +77,7 @@ def compile_graph(
             dump(name, optimised)
     if DTYPES[wanted].is_float:
         typed = narrow.run(dtype_pass.run(optimised, wanted), machine.core.matrix.multiply_as)
+        typed = widen.run(typed, machine.core.vector.unpack_ops if machine.core.vector else ())
     else:
         ranges = None if calibration is None else quantise.calibrate(optimised, [calibration])
         typed = quantise.run(optimised, ranges)

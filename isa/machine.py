@@ -88,7 +88,11 @@ class MatrixUnit(_Part):
 
 
 class VectorUnit(_Part):
-    """A vector unit of lanes x sublanes elements a cycle an ALU; `op_cycles` multiplies the cost of slow operations."""
+    """A vector unit of lanes x sublanes elements a cycle an ALU; `op_cycles` multiplies the cost of slow operations.
+
+    `unpack_ops` and `pack_ops` are the ALU operations that a register of a dtype costs, on its way in and out, where
+    the ALUs do not have that dtype and software widens and narrows it.
+    """
 
     lanes: Count
     sublanes: Count = 1
@@ -97,6 +101,8 @@ class VectorUnit(_Part):
     store_ports: Count = 1
     latency_cycles: Natural = 1
     op_cycles: dict[str, Rate] = Field(default_factory=dict)  # by name in isa.table, without `v.`
+    unpack_ops: dict[str, Rate] = Field(default_factory=dict)  # by dtype, a source register
+    pack_ops: dict[str, Rate] = Field(default_factory=dict)  # by dtype, a destination register
     operations: list[str] = Field(default_factory=list)  # the same names; empty: every vector operation of the ISA
     dtypes: list[str] = Field(default_factory=list)  # empty: every dtype
     queue_depth: Count = 8
@@ -250,6 +256,7 @@ class Machine(_Part):
     clock_mhz: Annotated[float, Field(ge=1, le=1e5)]  # core clock
     cores: Annotated[int, Field(gt=0, le=4096)] = 1
     launch_cycles: Natural = 0  # core cycles between one kernel's end and the next one's start
+    share_from_bytes: Natural = 0  # operators on smaller tensors, products and convolutions apart, run on one core
     activation_space: Literal["dram", "spm"] = "dram"  # where tensors live between kernels
     core: Core
     memory: Memory
@@ -339,6 +346,8 @@ def _name_faults(machine: Machine) -> Iterator[str]:
             ("core.vector.op_cycles", core.vector.op_cycles, operations),
             ("core.vector.operations", core.vector.operations, operations),
             ("core.vector.dtypes", core.vector.dtypes, DTYPES),
+            ("core.vector.unpack_ops", core.vector.unpack_ops, DTYPES),
+            ("core.vector.pack_ops", core.vector.pack_ops, DTYPES),
         ]
     if core.drain is not None:
         wanted.append(("core.drain.activations", core.drain.activations, ACTIVATIONS))

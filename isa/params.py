@@ -75,6 +75,7 @@ class Params:
     `values` int64 by INDEX; `path_of` int64 [spaces, spaces] row of `paths` or -1; `paths` int64 [n, 3];
     `dma` int64 [engines, 5]: first pipe, count, outstanding, request_bytes, startup_cycles;
     `passes_milli` int64 by dtype code (0: not offered); `op_milli` int64 by opcode, vector cost factor;
+    `convert_milli` int64 [2, dtypes]: ALU operations to unpack a source register, to pack a destination register;
     `space_ports`, `space_bytes` int64 by space id (0: absent; dram and host: unbounded).
     """
 
@@ -86,6 +87,7 @@ class Params:
     dma: Array
     passes_milli: Array
     op_milli: Array
+    convert_milli: Array
     space_ports: Array
     space_bytes: Array
     dtype_bytes: Array
@@ -178,16 +180,21 @@ def _paths(machine: Machine, pipes: tuple[Pipe, ...]) -> tuple[Array, Array, Arr
     return path_of, np.array(rows, np.int64).reshape(-1, 3), np.array(engines, np.int64).reshape(-1, 5)
 
 
-def _costs(machine: Machine) -> tuple[Array, Array]:
+def _costs(machine: Machine) -> tuple[Array, Array, Array]:
     passes = np.zeros(len(DTYPES), np.int64)
     for name, value in machine.core.matrix.passes.items():
         passes[DTYPES[name].code] = round(value * MILLI)
     factors = np.full(MAX_CODE, MILLI, np.int64)
-    slow = machine.core.vector.op_cycles if machine.core.vector else {}
+    vector = machine.core.vector
+    slow = vector.op_cycles if vector else {}
     for op in TABLE:
         if op.name.startswith("v."):
             factors[op.code] = round(slow.get(op.name[2:], 1) * MILLI)
-    return passes, factors
+    convert = np.zeros((2, len(DTYPES)), np.int64)
+    for row, table in enumerate((vector.unpack_ops, vector.pack_ops) if vector else ()):
+        for name, value in table.items():
+            convert[row, DTYPES[name].code] = round(value * MILLI)
+    return passes, factors, convert
 
 
 def _spaces(machine: Machine) -> tuple[Array, Array, Array]:

@@ -152,7 +152,7 @@ class TileBuilder:
         self.in_low = emax(start, 0) if spec.pad[0] else start
         stop = (pos("h") + self.extent["h"] - 1) * spec.stride[0] + ((spec.kh - 1) * spec.dilation[0] + 1 - spec.pad[0])
         self.in_count = emax(emin(stop, spec.in_h) - self.in_low, 0)
-        if spec.kh == 1 and spec.stride[0] == 1 and not spec.pad[0]:
+        if spec.kh == 1 and spec.stride[0] == 1 and not spec.pad[0] and spec.h <= spec.in_h:
             self.in_count = self.extent["h"]
         elif len([x for x in self.loops if x.name == "h" and x.count == 1 and not x.split]):
             stop = self.whole_stop()

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from compiler.kernels.tiles import SCRATCH, Grid, Operand, Streams, choose, require_operations, require_path, tile_limit
+from compiler.kernels.tiles import (
+    SCRATCH,
+    Grid,
+    Operand,
+    Streams,
+    choose,
+    cores_for,
+    require_operations,
+    require_path,
+    tile_limit,
+)
 from compiler.lower.context import NoKernel
 from compiler.nest import Dim, Nest, Placed, Ref, Stage, Stmt, TensorArg
 from isa.machine import Machine
@@ -36,7 +46,7 @@ def build(spec: Gather, machine: Machine, budget: Mapping[str, int], name: str) 
     if spec.wraps:
         require_operations(machine, _WRAP, [spec.index.dtype])
     operands = [spec.index, spec.out]
-    cores = 1 if any(o.space == SCRATCH for o in (spec.table, *operands)) else machine.cores
+    cores = 1 if spec.table.space == SCRATCH else cores_for(machine, spec.extents, operands)
     b, n, c = spec.extents
     limit = tile_limit(machine, (n, c), [replace(spec.out, strides=spec.out.strides[1:])])
 

@@ -18,6 +18,7 @@ from compiler.kernels.tiles import (
     Operand,
     Streams,
     choose,
+    cores_for,
     require_dims,
     require_operations,
     require_path,
@@ -53,7 +54,7 @@ def build(spec: Move, machine: Machine, budget: Mapping[str, int], name: str) ->
     require_dims(machine, len(spec.extents))
     src, dst = spec.src, spec.dst
     limit = tile_limit(machine, spec.extents, [src, dst])
-    cores = 1 if SCRATCH in (src.space, dst.space) else machine.cores
+    cores = cores_for(machine, spec.extents, [src, dst])
     permutes = _permutes(spec, machine)
 
     def attempt(tiles: tuple[int, ...]) -> Nest:
@@ -123,7 +124,7 @@ def build_dilate(spec: Dilate, machine: Machine, budget: Mapping[str, int], name
     require_operations(machine, ["copy"], [spec.x.dtype])
     b, h, w, c = spec.extents
     wide = (w - 1) * spec.strides[1] + 1
-    cores = 1 if SCRATCH in (spec.x.space, spec.out.space) else machine.cores
+    cores = cores_for(machine, spec.extents, [spec.x, spec.out])
     limit = max(1, tile_limit(machine, (b, h * spec.strides[0], wide, c), [spec.out]) // spec.strides[0])
 
     def attempt(tiles: tuple[int, ...]) -> Nest:

@@ -14,6 +14,7 @@ from compiler.kernels.tiles import (
     Operand,
     Streams,
     choose,
+    cores_for,
     quantised,
     require_dims,
     require_operations,
@@ -57,7 +58,7 @@ def build(spec: Pointwise, machine: Machine, budget: Mapping[str, int], name: st
     operands = [*spec.inputs, *(o for _, o in spec.outputs)]
     if len(operands) > MAX_OPERANDS:
         raise NoKernel(f"{name}: {len(operands)} operands in one chain, at most {MAX_OPERANDS} are possible")
-    cores = 1 if any(o.space == SCRATCH for o in operands) else machine.cores
+    cores = cores_for(machine, spec.extents, operands)
     limit = tile_limit(machine, spec.extents, operands)
 
     def attempt(tiles: tuple[int, ...]) -> Nest:

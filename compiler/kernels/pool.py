@@ -16,6 +16,7 @@ from compiler.kernels.tiles import (
     Operand,
     Streams,
     choose,
+    cores_for,
     quantised,
     require_operations,
     require_path,
@@ -64,7 +65,7 @@ def build(spec: Pool, machine: Machine, budget: Mapping[str, int], name: str) ->
     b, _, _, c = spec.extents
     space = (b, *spec.outputs, c)
     operands = [spec.x, spec.out]
-    cores = 1 if any(o.space == SCRATCH for o in operands) else machine.cores
+    cores = cores_for(machine, space, operands)
     limit = tile_limit(machine, space, operands)
 
     def attempt(tiles: tuple[int, ...]) -> Nest:

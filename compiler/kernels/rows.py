@@ -18,6 +18,7 @@ from compiler.kernels.tiles import (
     Operand,
     Streams,
     choose,
+    cores_for,
     narrowed,
     require_dims,
     require_operations,
@@ -109,7 +110,7 @@ def build(spec: Rows, machine: Machine, budget: Mapping[str, int], name: str) ->
     """Build the nest; raises NoKernel when the machine lacks a path or operation, CapacityError when nothing fits."""
     operands = [o for o in (spec.x, spec.out, spec.scale, spec.bias) if o is not None]
     require_dims(machine, len(spec.extents) + 1)
-    cores = 1 if any(o.space == SCRATCH for o in operands) else machine.cores
+    cores = cores_for(machine, spec.extents, operands)
     limit = tile_limit(machine, spec.extents, operands)
     kept = [(i,) for i, r in enumerate(spec.reduced) if not r]
     rest = [(i,) for i, r in enumerate(spec.reduced) if r]

@@ -45,6 +45,13 @@ class Operand:
         return math.prod(e for e, s in zip(extents, self.strides) if s) * self.size_bytes
 
 
+def cores_for(machine: Machine, extents: Sequence[int], operands: Sequence[Operand]) -> int:
+    """Cores that share an index space: one when tensors lie in its scratchpad, or when all are too small to share."""
+    largest = max((o.used_bytes(extents) for o in operands), default=0)
+    alone = any(o.space == SCRATCH for o in operands) or largest < machine.share_from_bytes
+    return 1 if alone else machine.cores
+
+
 class Grid:
     """The loops of one kernel: dimension i is loop `d<i>`; `order` nests them (default: as they stand)."""
 

@@ -10,7 +10,7 @@ from compiler.kernels.rows import RowOp, Rows, build
 from compiler.kernels.tiles import collapse
 from compiler.lower.context import Call, Context, NoKernel, row_major, rule
 from compiler.lower.views import broadcast_strides, call, near, operand
-from compiler.ops.base import product
+from compiler.ops.base import op_def, product
 from compiler.ops.spatial import channel_last, logical_shape
 from isa.dtypes import dtype as dtype_of
 
@@ -47,9 +47,20 @@ def _call(
     spec = Rows(
         tuple(program), extents, reduced, operand(context, source, steps[1]), operand(context, result, steps[2]),
         operands.get("scale"), operands.get("bias"), kind.dtype if plain else "fp32",
-        context.choices.reread_rows,
+        context.choices.reread_rows and not _after_product(context, source),
     )  # fmt: skip
     return [call(context, spec, build, bind)]
+
+
+def _after_product(context: Context, source: str) -> bool:
+    """True when the kernel that makes `source` computes a product: it may go on to the first reduction."""
+    made = context.graph.producers()
+    node = made.get(source)
+    while node is not None and node.op in ("Reshape", "Transpose"):
+        node = made.get(node.inputs[0])
+    if node is None:
+        return False
+    return any(op_def(n.op).op_class == "complex" for n in context.graph.nodes if n.group == node.group)
 
 
 def _axes(node: Node, rank: int) -> tuple[int, ...]:

@@ -19,6 +19,8 @@ from npusim.engine.layout import (
     LANES_ID,
     V_DTYPE_BYTES,
     V_OP_MILLI,
+    V_PACK,
+    V_UNPACK,
     V_PATHS,
 )
 from npusim.engine.resolve import elements, extent
@@ -106,8 +108,11 @@ def vector_cycles(v, code, desc, cores, c, pc, lanes_kind):
     dst = code[pc, I_DST]
     work = registers_of(v, desc, cores, c, code[pc, I_A] if lanes_kind == REDUCE else dst, False)
     loads = lanes_kind if lanes_kind == 2 or lanes_kind == 3 else 1
-    alu = ceil_div(work * v[V_OP_MILLI + code[pc, I_OP]], MILLI * v[ALUS])
     stores = registers_of(v, desc, cores, c, dst, lanes_kind == REDUCE)
+    milli = v[V_OP_MILLI + code[pc, I_OP]]
+    for i in range(loads):
+        milli += v[V_UNPACK + desc[code[pc, I_A + i], D_DTYPE]]
+    alu = ceil_div(work * milli + stores * v[V_PACK + desc[dst, D_DTYPE]], MILLI * v[ALUS])
     return max(1, alu, ceil_div(work * loads, v[LOADS]), ceil_div(stores, v[STORES])), v[VECTOR_LATENCY]
 
 

@@ -92,7 +92,9 @@ V_DTYPE_BYTES = V_PORTS + SPACE_COUNT
 V_OP_MILLI = V_DTYPE_BYTES + len(DTYPES)
 V_OP_PIPE = V_OP_MILLI + MAX_CODE
 V_OP_LANES = V_OP_PIPE + MAX_CODE
-V_LIMIT = V_OP_LANES + MAX_CODE  # MAX_INSTRUCTIONS
+V_UNPACK = V_OP_LANES + MAX_CODE
+V_PACK = V_UNPACK + len(DTYPES)
+V_LIMIT = V_PACK + len(DTYPES)  # MAX_INSTRUCTIONS
 V_COUNT = V_LIMIT + 1
 # `clock` [.]: the outer loop.
 (K_NOW, K_MEMORY_UNTIL, K_EVENTS, K_DROPPED, K_CORE, K_Q, K_R, K_F) = range(8)  # K_Q..K_F: the core clock's edges
@@ -146,6 +148,7 @@ def flat_values(params: Params) -> Array:
         (0, params.values), (V_PATH_OF, params.path_of), (V_PATHS, params.paths), (V_DMA, params.dma),
         (V_PASSES, params.passes_milli), (V_PORTS, params.space_ports), (V_DTYPE_BYTES, params.dtype_bytes),
         (V_OP_MILLI, params.op_milli), (V_OP_PIPE, pipe_class), (V_OP_LANES, lanes),
+        (V_UNPACK, params.convert_milli),
     ):
         values[start : start + table.size] = table.reshape(-1)
     values[V_LIMIT] = MAX_INSTRUCTIONS

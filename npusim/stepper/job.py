@@ -111,17 +111,20 @@ def _lanes(job: Job, op: int, operands: list[Operand | None], params: Params) ->
         job.occupy = pipelined_cycles(prod(d.ext), core.drain.elements_per_cycle, 0)
         job.latency = core.drain.latency_cycles
     elif core.vector is not None:
-        job.occupy = _vector(core.vector, kind.name.removeprefix("v."), kind.lanes, d, a)
+        job.occupy = _vector(core.vector, kind.name.removeprefix("v."), kind.lanes, d, operands[1:])
         job.latency = core.vector.latency_cycles
 
 
-def _vector(vector: VectorUnit, name: str, lanes: str, d: Operand, a: Operand) -> int:
-    stored = d
+def _vector(vector: VectorUnit, name: str, lanes: str, d: Operand, sources: list[Operand | None]) -> int:
+    stored, a = d, _given(sources[0])
     if lanes == "reduce":  # each result is stored once
         stored = d._replace(ext=tuple(1 if s == 0 else n for n, s in zip(d.ext, d.stride)))
     work = _registers(vector, a if lanes == "reduce" else d)
     loads = {"binary": 2, "ternary": 3}.get(lanes, 1)
-    alu = ceil_div(work * round(vector.op_cycles.get(name, 1) * 1000), 1000 * vector.alus)
+    unpacked = [vector.unpack_ops.get(DTYPE[_given(source).dtype].name, 0) for source in sources[:loads]]
+    each = round(vector.op_cycles.get(name, 1) * 1000) + sum(round(ops * 1000) for ops in unpacked)
+    packed = round(vector.pack_ops.get(DTYPE[d.dtype].name, 0) * 1000)
+    alu = ceil_div(work * each + _registers(vector, stored) * packed, 1000 * vector.alus)
     store = ceil_div(_registers(vector, stored), vector.store_ports)
     return max(1, alu, ceil_div(work * loads, vector.load_ports), store)
 

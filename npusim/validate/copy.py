@@ -21,6 +21,7 @@ COLUMNS = (
     Column("time_us", ("copy_done_us",)),
 )
 MAX_BYTES = 1 << 32
+CHUNK_BYTES = 1 << 16
 
 
 def name_of(row: Row) -> str:
@@ -29,16 +30,16 @@ def name_of(row: Row) -> str:
 
 
 def copy_program(machine: Machine, size_bytes: int) -> Program:
-    """Return a program in which every core copies its share of `size_bytes` from DRAM, in chunks of half its memory.
+    """Return a program in which the cores take turns to copy chunks of `size_bytes` from DRAM.
 
     The chunks land in the same place over and over: only the transfer is looked at.
     """
     path = next((p for p in machine.core.paths if p.src == "dram" and p.pipe != "weights" and p.dst != "host"), None)
     if path is None:
         raise TableError(f"{machine.name} has no path from dram into a core's memory")
-    chunk = max(1, machine.core.spaces[path.dst].size_bytes // 2)
-    share = -(-size_bytes // machine.cores)
-    chunks = -(-share // chunk)
+    chunk = max(1, min(CHUNK_BYTES, machine.core.spaces[path.dst].size_bytes // 2))
+    turn = chunk * machine.cores
+    rounds = -(-size_bytes // turn)
     kind = dtype_of("int8").code
     # r0: address, r1: bytes left, r2: chunks
     move = {"ext_reg": [1], "rows": 0}
@@ -49,14 +50,14 @@ def copy_program(machine: Machine, size_bytes: int) -> Program:
     lines = [
         instruction(code("loop"), a=2, imm=5),
         instruction(code("cp"), dst=0, a=1),
-        instruction(code("addi"), dst=0, a=0, imm=chunk),
-        instruction(code("addi"), dst=1, a=1, imm=-chunk),
+        instruction(code("addi"), dst=0, a=0, imm=turn),
+        instruction(code("addi"), dst=1, a=1, imm=-turn),
         instruction(code("endl")),
         instruction(code("halt")),
     ]
     instrs = np.array(lines, INSTR)
     instrs["flags"] |= STOP if machine.issue == "vliw" else 0
-    args = [(core * share, max(0, min(share, size_bytes - core * share)), chunks) for core in range(machine.cores)]
+    args = [(core * chunk, max(0, size_bytes - core * chunk), rounds) for core in range(machine.cores)]
     launch = np.zeros(1, LAUNCH)
     launch["grid"], launch["nargs"], launch["operator"] = machine.cores, 3, -1
     kernel = Kernel("copy", 0, len(lines), ("address", "bytes", "chunks"))

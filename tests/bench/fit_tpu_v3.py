@@ -12,8 +12,6 @@ from npusim.validate import validate
 
 TABLE = "tpu_v3_pytorchsim_artifact"
 FIGURES = {
-    "core.cross_lane.reduce_elements_per_cycle": (33, 41, 50),
-    "core.matrix.tap_merge_channels": (16, 65536),
     "core.matrix.share_rows": ("false", "true"),
 }
 

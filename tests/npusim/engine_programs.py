@@ -39,6 +39,7 @@ def machines(draw: Any, issue: str) -> Machine:
         "core.matrix.weight_outstanding": pick(1, 2, 64), "core.matrix.weight_request_bytes": pick(16, 32, 256),
         "core.vector.queue_depth": depth(), "core.vector.latency_cycles": pick(0, 6),
         "core.vector.sublanes": pick(1, 3), "core.vector.store_ports": pick(1, 2), "core.vector.load_ports": pick(1, 3),
+        "core.vector.unpack_ops": pick({}, {"fp32": 2.5}), "core.vector.pack_ops": pick({}, {"fp32": 3, "int8": 1}),
         "core.cross_lane": pick(None, {"elements_per_cycle": 2.5, "latency_cycles": 5, "queue_depth": depth()}),
         "core.drain": pick(None, {"elements_per_cycle": 3, "latency_cycles": 2, "activations": [],
                                   "queue_depth": depth()}),

@@ -304,6 +304,21 @@ def test_reductions_store_each_result_once() -> None:
     assert end_of(run(asm, small_machine()), reduce) == 32 + 2
 
 
+@pytest.mark.parametrize(("op", "sources", "cycles"), [("v.relu", 1, 16 + 3), ("v.add", 2, 2 * 16 + 3)])
+def test_a_dtype_that_the_alus_lack_is_unpacked_and_packed(op: str, sources: int, cycles: int) -> None:
+    """One register of fp16: 16 operations an input, 2 for the result, one of its own; one ALU; latency 2."""
+    machine = small_machine(**{"core.vector.unpack_ops": {"fp16": 16}, "core.vector.pack_ops": {"fp16": 2}})
+    asm = Asm()
+    inputs = [asm.d("spm", "fp16", (8,), 64 * i) for i in range(sources)]
+    native = [asm.d("spm", "fp32", (8,), 1024 + 64 * i) for i in range(sources)]
+    foreign = asm.op(op, asm.d("spm", "fp16", (8,), 4096), *inputs)
+    own = asm.op(op, asm.d("spm", "fp32", (8,), 5120), *native)
+    result = run(asm, machine)
+    start = end_of(result, foreign)
+    assert start == cycles + 2
+    assert end_of(result, own) - start == max(1, sources)  # one load port
+
+
 @pytest.mark.parametrize(("cores", "barriers"), [(2, 1), (2, 3), (3, 2)])
 def test_barrier(cores: int, barriers: int) -> None:
     """Core 0 has work, the others wait for it and leave when it arrives; its own arrival takes it a cycle."""
