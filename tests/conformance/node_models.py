@@ -113,7 +113,7 @@ def verdict(found: NodeModel, hw: str) -> str:
     if wrong:
         return f"reference: {wrong}"
     try:
-        return _program(graph, feeds, hw)
+        return program_faults(graph, feeds, hw)
     except NpuError as error:
         return f"compile: {type(error).__name__}: {error}"
 
@@ -133,7 +133,7 @@ def _reference(graph: Graph, feeds: Mapping[str, Any], found: NodeModel) -> str:
     return ""
 
 
-def _program(graph: Graph, feeds: dict[str, Any], hw: str) -> str:
+def program_faults(graph: Graph, feeds: dict[str, Any], hw: str) -> str:
     """What is wrong with the program: approximated operators, wrong values, hazards."""
     compilation = compile_model(graph, machine(hw))
     program = compilation.built.program
