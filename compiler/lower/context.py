@@ -42,7 +42,8 @@ class Choices:
     """What a user may decide instead of the compiler.
 
     `reread_rows`: softmax and normalisations fetch a row once a reduction, as compilers do that do not keep it on chip
-    between fused loops; one that a product makes is reduced as it is made. `tile`: output rows, output columns and channels of a tile of products and convolutions.
+    between fused loops; one that a product makes is reduced as it is made. `tile`: output rows, output columns
+    and channels of a tile of products and convolutions.
     """
 
     reread_rows: bool = False

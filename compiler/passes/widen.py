@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from compiler.graph import Array, Constant, Graph, TensorType
+from compiler.graph import Array, Graph
 from compiler.ops import op_def
 
 WIDE = "fp32"

@@ -20,8 +20,8 @@ from npusim.engine.layout import (
     V_DTYPE_BYTES,
     V_OP_MILLI,
     V_PACK,
-    V_UNPACK,
     V_PATHS,
+    V_UNPACK,
 )
 from npusim.engine.resolve import elements, extent
 from npusim.jit import kernel

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from isa.dtypes import DTYPES
 from isa.errors import ConfigError
-from isa.params import INDEX, NAMES, Params
+from isa.params import INDEX, MAX_SETS, NAMES, Params
 from isa.program import SPACE_ID, SPACES
 from isa.table import DMA, MAX_CODE, TABLE, WEIGHTS
 from npusim.engine.clock import clock_parts
