@@ -91,13 +91,14 @@ def systolic_gemm_cycles(matrix: MatrixUnit, m: int, n: int, k: int, passes: flo
 
 
 def vector_cycles(
-    vector: VectorUnit, rows: int, cols: int, loads: int, stores: int, op_name: str, contiguous: bool = False
+    vector: VectorUnit, rows: int, cols: int, loads: int, stores: int, op_name: str, contiguous: bool = False,
+    dtype: str = "fp32",
 ) -> int:
     """Return the cycles of one vector instruction over rows x cols elements with `loads` and `stores` operands.
 
     `op_name` is without its `v.`. A contiguous operand packs vector registers densely; otherwise each row of `cols`
-    starts a new row of lanes, or a new register if it fills one. The slowest of the ALUs, the load ports and the store
-    ports sets the pace.
+    starts a new row of lanes, or a new register if it fills one. Operands of `dtype` may cost the ALUs conversions. The
+    slowest of the ALUs, the load ports and the store ports sets the pace.
     """
     if rows <= 0 or cols <= 0:
         return 0
@@ -109,6 +110,8 @@ def vector_cycles(
     else:
         registers = ceil_div(rows * ceil_div(cols, vector.lanes), vector.sublanes)
     op_milli = round(vector.op_cycles.get(op_name, 1) * _MILLI)
+    op_milli += loads * round(vector.unpack_ops.get(dtype, 0) * _MILLI)
+    op_milli += stores * round(vector.pack_ops.get(dtype, 0) * _MILLI)
     return vector.latency_cycles + max(
         1,
         ceil_div(registers * op_milli, _MILLI * vector.alus),

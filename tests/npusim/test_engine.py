@@ -22,6 +22,7 @@ import npusim.engine.layout as layout
 import npusim.engine.run as driver
 from isa import assemble
 from isa.cost import dram_bytes_per_cycle, macs_per_cycle, systolic_gemm_cycles, vector_cycles
+from isa.dtypes import dtype
 from isa.errors import DeadlockError, ProgramError, SimulationError
 from isa.loader import load_machine
 from isa.machine import Machine
@@ -238,22 +239,25 @@ def test_events_are_bounded() -> None:
 @CALM
 @given(
     st.integers(1, 40), st.integers(1, 40), st.integers(0, 3), st.sampled_from(["v.copy", "v.add", "v.exp", "v.div"]),
+    st.sampled_from(["fp32", "fp16", "int8"]),
     st.tuples(*(st.integers(1, 5) for _ in range(2)), *(st.integers(1, 3) for _ in range(3))),
 )  # fmt: skip
 def test_vector_instructions_take_the_closed_form(
-    rows: int, cols: int, gap: int, name: str, shape: tuple[int, ...]
+    rows: int, cols: int, gap: int, name: str, kind: str, shape: tuple[int, ...]
 ) -> None:
     """Rows that lie `gap` elements apart; without a gap they are one run."""
     names = ("lanes", "sublanes", "alus", "load_ports", "store_ports")
-    unit = {**dict(zip(names, shape)), "latency_cycles": 3, "op_cycles": {"exp": 2.5, "div": 0.4}}
+    unit = {**dict(zip(names, shape)), "latency_cycles": 3, "op_cycles": {"exp": 2.5, "div": 0.4},
+            "unpack_ops": {"fp16": 1.5}, "pack_ops": {"fp16": 2, "int8": 1}}  # fmt: skip
     machine = small_machine(**{"core.vector": unit, "core.spaces.spm": {"size_bytes": 1 << 20}})
     asm = Asm()
-    d = asm.d("spm", "fp32", (rows, cols), stride=((cols + gap) * 4, 4))
+    size = dtype(kind).size_bytes
+    d = asm.d("spm", kind, (rows, cols), stride=((cols + gap) * size, size))
     sources = [d] if name in ("v.copy", "v.exp") else [d, d]
     asm.op(name, d, *sources)
     event = run(finish(asm), resolve(machine)).events[0]
     assert machine.core.vector is not None
-    expected = vector_cycles(machine.core.vector, rows, cols, len(sources), 1, name[2:], gap == 0)
+    expected = vector_cycles(machine.core.vector, rows, cols, len(sources), 1, name[2:], gap == 0, kind)
     assert int(event["end"] - event["start"]) == expected
 
 
