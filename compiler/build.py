@@ -42,6 +42,7 @@ from isa.program import (
 
 Array = npt.NDArray[Any]
 ALIGN_BYTES = 256
+MAX_VIEW_RANK = 4  # a product has two batch dimensions; more of a dense tensor merge, of a view they may not
 RESIDENT_SHARE = 0.75  # of the scratchpad may hold tensors between kernels; the rest is the kernels' own
 VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"}
 assert lower is not None  # importing it registers the rules
@@ -417,6 +418,8 @@ def strided_views(graph: Graph) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
     for node in graph.nodes:
         if node.op != "Transpose" or node.outputs[0] in graph.outputs or node.inputs[0] in graph.constants:
+            continue
+        if len(node.attrs["perm"]) > MAX_VIEW_RANK:
             continue
         out = node.outputs[0]
         if all(r.op == "MatMul" and out in r.inputs[:2] and out not in r.inputs[2:] for r in readers.get(out, [])):

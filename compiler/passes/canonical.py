@@ -5,7 +5,7 @@ DepthToSpace, SpaceToDepth, InstanceNormalization or GroupNormalization; Min and
 have two spatial axes where they had one to three; ConvTranspose is Dilate + Conv, LpPool an AveragePool of powers;
 Conv groups have constant weights; an Einsum of two operands that is a product is MatMul; MatMul takes no vectors;
 Softmax, LogSoftmax, LayerNormalization and RMSNormalization work on the last axis only; LayerNormalization has one
-output; Clip's limits are attributes, as are the statistics of BatchNormalization constants.
+output; Transpose states its permutation; limits of Clip are attributes.
 """
 
 from __future__ import annotations
@@ -147,6 +147,12 @@ def _variadic(edit: Editor, node: Node) -> bool:
     return True
 
 
+def _transpose(edit: Editor, node: Node) -> bool:
+    rank = len(edit.shape(edit.current(node.inputs[0])))
+    edit.keep(node, attrs={"perm": tuple(node.attrs.get("perm") or reversed(range(rank)))})
+    return True
+
+
 def _depth_to_space(edit: Editor, node: Node) -> bool:
     (n, c, h, w), s = edit.shape(edit.current(node.inputs[0])), int(node.attrs["blocksize"])
     if node.op == "SpaceToDepth":
@@ -165,6 +171,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("Flatten", "Squeeze", "Unsqueeze"), _reshape),
     "Gemm": _gemm,
     "MatMul": _matmul,
+    "Transpose": _transpose,
     "Einsum": einsum.rule,
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), _global_pool),
     "Split": _split,
