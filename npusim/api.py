@@ -20,6 +20,7 @@ from isa.loader import load_machine
 from isa.machine import Machine
 from isa.params import resolve
 from isa.program import LAUNCH_HOST, Program
+from isa.table import code
 from isa.verify import verify
 from npusim.record import CheckResult, Result
 
@@ -119,9 +120,11 @@ def compile(  # the name users expect
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     seed: int = 0,
     calibrated: bool = False,
+    skew: float = 0.0,
     dump: Callable[[str, Graph], None] | None = None,
 ) -> Compilation:
-    """Compile a model for a chip; `calibrated` quantises with the ranges of seeded inputs (needs the weights)."""
+    """Compile a model for a chip; `calibrated` quantises with the ranges of seeded inputs (needs the weights), whose
+    indices have the distribution `skew` (npusim.inputs)."""
     machine, options = machine_for(hw, settings) if isinstance(hw, str) else (hw, run_settings(settings))
     check_dataflow(machine)
     graph = load_model(model, shapes, batch) if isinstance(model, str) else model
@@ -129,7 +132,7 @@ def compile(  # the name users expect
     if calibrated:
         from npusim.inputs import generate
 
-        calibration = generate(graph, seed)
+        calibration = generate(graph, seed, skew)
     fuse = options.get("fusion", "true") != "false"
     choices = Choices(options.get("rows", "once") == "reread", tile_of(options["tile"]) if "tile" in options else None)
     compilation = compile_graph(graph, machine, dtype, calibration, Options(fusion=fuse), dump, choices)
@@ -149,6 +152,7 @@ def run(
     batch: int | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     seed: int = 0,
+    assume: str = "uniform",
     fidelity: str = "cycle",
     trace_window: tuple[int, int] | None = None,
     progress: Progress | None = None,
@@ -157,20 +161,23 @@ def run(
     """Compile a model, simulate it on a chip, and write reports into `out` if given.
 
     `check` also executes the program for its values and compares them with the reference (Result.check).
-    `trace_window` (start and end core cycle) limits the instructions in the trace. Raises an NpuError of `isa.errors`
-    for anything that a user can mend.
+    `assume` is the distribution of the rows that gathers read (`uniform`, `zipf:1.2`), in the timing and in generated
+    inputs. `trace_window` (start and end core cycle) limits the instructions in the trace. Raises an NpuError of
+    `isa.errors` for anything that a user can mend.
     """
+    from npusim.inputs import skew_of
+
     started = time.perf_counter()
     if fidelity not in FIDELITIES:
         raise ConfigError(f"unknown fidelity {fidelity!r}; there are {', '.join(FIDELITIES)}")
     machine, options = machine_for(hw, settings)
     graph = load_model(model, shapes, batch) if isinstance(model, str) else model
-    rest = [f"run.{k}={v}" for k, v in options.items()]
-    compilation = compile(graph, machine, settings=rest, dtype=dtype, seed=seed, calibrated=check, dump=dump)
-    result = simulate(compilation, machine, fidelity, progress, trace_window)
+    rest, skew = [f"run.{k}={v}" for k, v in options.items()], skew_of(assume)
+    compilation = compile(graph, machine, settings=rest, dtype=dtype, seed=seed, calibrated=check, skew=skew, dump=dump)
+    result = simulate(compilation, machine, fidelity, progress, trace_window, skew)
     if check and progress is not None:
         progress("checking", 0, 1)
-    checked = _check(compilation, graph, machine, seed, allow_approx) if check else None
+    checked = _check(compilation, graph, machine, (seed, skew), allow_approx) if check else None
     result = replace(result, model=model if isinstance(model, str) else graph.name, check=checked,
                      wall_s=time.perf_counter() - started, extra={"batch": batch or 1})
     if out is not None:
@@ -186,11 +193,12 @@ def simulate(
     fidelity: str = "cycle",
     progress: Progress | None = None,
     trace_window: tuple[int, int] | None = None,
+    skew: float = 0.0,
 ) -> Result:
     """Simulate a compiled model and gather its Result; `trace_window` is as in `run`."""
     built = compilation.built
     return simulate_program(
-        built.program, machine, compilation.dtype, built.assumptions, fidelity, progress, trace_window
+        built.program, machine, compilation.dtype, built.assumptions, fidelity, progress, trace_window, skew
     )
 
 
@@ -202,8 +210,12 @@ def simulate_program(
     fidelity: str = "cycle",
     progress: Progress | None = None,
     trace_window: tuple[int, int] | None = None,
+    skew: float = 0.0,
 ) -> Result:
-    """Simulate a legal program and gather its Result; `dtype` is the label of its reports."""
+    """Simulate a legal program and gather its Result; `dtype` is the label of its reports, `skew` as in the engine."""
+    if fidelity == "cycle" and (program.instrs["op"] == code("cpg")).any():
+        law = f"by a Zipf law of exponent {skew:g}" if skew else "evenly"
+        assumptions = (*assumptions, f"gathers read rows that are spread over their tables {law} (--assume)")
     if fidelity == "cycle":
         from npusim.engine.run import run as engine
 
@@ -211,7 +223,7 @@ def simulate_program(
         step = None if progress is None else lambda done, cycle: progress("simulating", done + 1, total)
         if progress is not None:
             progress("simulating", 0, total)
-        record = engine(program, resolve(machine), progress=step, window=trace_window)
+        record = engine(program, resolve(machine), progress=step, window=trace_window, skew=skew)
     else:
         from npusim.closed_form import estimate
 
@@ -224,13 +236,16 @@ def simulate_program(
     )  # fmt: skip
 
 
-def _check(compilation: Compilation, graph: Graph, machine: Machine, seed: int, allow_approx: bool) -> CheckResult:
+def _check(
+    compilation: Compilation, graph: Graph, machine: Machine, drawn: tuple[int, float], allow_approx: bool
+) -> CheckResult:
+    """Check with the inputs that `drawn` (seed and skew of the indices) generates."""
     from compiler.frontend.onnx_import import check_finite
     from npusim.check import check as compare
     from npusim.inputs import generate
 
     check_finite(graph)
-    return compare(compilation, machine, generate(graph, seed), allow_approx)
+    return compare(compilation, machine, generate(graph, *drawn), allow_approx)
 
 
 def validate(*args: Any, **kwargs: Any) -> Any:

@@ -63,6 +63,10 @@ _model_options = _options(
     click.option("--dtype", default="", metavar="DTYPE", help="fp32, bf16, int8, ...; default: the chip's."),
 )  # fmt: skip
 _seed = click.option("--seed", type=click.IntRange(min=0), default=0, help="Of generated inputs.  [default: 0]")
+_assume = click.option(
+    "--assume", default="uniform", show_default=True, metavar="LAW",
+    help="Rows that gathers read, and indices among generated inputs: uniform or zipf:EXPONENT.",
+)  # fmt: skip
 _out = click.option("-o", "--out", type=click.Path(path_type=Path), metavar="DIR",
                     help="Write summary.json, ops.csv, roofline, trace.json and report.html here.")  # fmt: skip
 _window = click.option("--trace-window", metavar="START:END", callback=window_option,
@@ -80,7 +84,7 @@ _fidelity = click.option("--fidelity", type=click.Choice(FIDELITIES), default="c
 @click.option("--check", is_flag=True, help="Execute the program for its values too, compare them with the reference, "
               "and prove its synchronisation; exit 1 on a mismatch.")  # fmt: skip
 @click.option("--allow-approx", is_flag=True, help="With --check: accept operators that were estimated, not executed.")
-@_options(_settings, _model_options, _seed, _fidelity, _exact, _window, _json, _quiet)
+@_options(_settings, _model_options, _seed, _assume, _fidelity, _exact, _window, _json, _quiet)
 def run(model: str, hw: str, out: Path | None, check: bool, allow_approx: bool, exact: bool, as_json: bool, quiet: bool,
         **options: Any) -> None:  # fmt: skip
     """Compile MODEL, simulate it on CHIP and report."""
@@ -135,7 +139,7 @@ def compile(model: str, program_path: Path, dump: Path | None, quiet: bool, **op
 @click.option("--check", is_flag=True, help="Execute for values (what --inputs lacks is seeded), compare the outputs "
               "that --inputs gives, and prove the synchronisation; exit 1 on a fault.")  # fmt: skip
 @click.option("--check-hazards", is_flag=True, help="Prove the synchronisation only; exit 1 on a fault.")
-@_options(_out, _settings, _seed, _exact, _window, _json, _quiet)
+@_options(_out, _settings, _seed, _assume, _exact, _window, _json, _quiet)
 def sim(program: str, hw: str, out: Path | None, exact: bool, as_json: bool, quiet: bool, **options: Any) -> None:
     """Simulate PROG, a program in binary form or assembly text."""
     from npusim import programs

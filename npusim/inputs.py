@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,41 @@ import numpy.typing as npt
 from compiler.build import Built
 from compiler.graph import Graph, TensorType
 from isa.dtypes import dtype, round_to
+from isa.errors import ConfigError
 
 Array = npt.NDArray[Any]
 
 
-def generate(graph: Graph, seed: int) -> dict[str, Array]:
-    """Real-valued inputs: standard normal, indices within the tables that they select from, masks of ones."""
+MAX_SKEW = 10.0
+
+
+def skew_of(assume: str) -> float:
+    """The Zipf exponent that `uniform` (0) or `zipf:EXPONENT` states; raises ConfigError for anything else."""
+    if assume == "uniform":
+        return 0.0
+    kind, colon, text = assume.partition(":")
+    if kind == "zipf" and colon and re.fullmatch(r"[0-9]{1,2}(\.[0-9]{1,3})?", text) and 0 < float(text) <= MAX_SKEW:
+        return float(text)
+    raise ConfigError(
+        f"--assume {assume}: the rows that indices select are `uniform` or `zipf:EXPONENT`, with an exponent above 0 "
+        f"and up to {MAX_SKEW:g} of three decimals at most"
+    )
+
+
+def zipf_rows(shares: Array, rows: int, skew: float) -> Array:
+    """Rows 0 to rows - 1 from shares in [0, 1) by the bounded Zipf law of `npusim.engine.transfer.gathered_row`."""
+    if skew == 1:
+        x = (rows + 1.0) ** shares
+    else:
+        x = (shares * ((rows + 1.0) ** (1 - skew) - 1) + 1) ** (1 / (1 - skew))
+    return np.clip(x.astype(np.int64) - 1, 0, rows - 1)
+
+
+def generate(graph: Graph, seed: int, skew: float = 0.0) -> dict[str, Array]:
+    """Real-valued inputs: standard normal, indices within the tables that they select from, masks of ones.
+
+    Indices are uniform, or follow a Zipf law of exponent `skew`: low rows are frequent.
+    """
     limits = _index_limits(graph)
     feeds: dict[str, Array] = {}
     for i, name in enumerate(graph.inputs):
@@ -24,7 +54,10 @@ def generate(graph: Graph, seed: int) -> dict[str, Array]:
         if dtype(kind.dtype).is_float:
             feeds[name] = rng.standard_normal(kind.shape).astype(np.float32)
         elif name in limits:
-            feeds[name] = rng.integers(0, limits[name], kind.shape).astype(dtype(kind.dtype).numpy)
+            drawn = rng.integers(0, limits[name], kind.shape)
+            if skew:
+                drawn = zipf_rows(rng.random(kind.shape), limits[name], skew)
+            feeds[name] = drawn.astype(dtype(kind.dtype).numpy)
         else:
             feeds[name] = np.ones(kind.shape, dtype(kind.dtype).numpy)
     return feeds

@@ -20,6 +20,7 @@ from isa.machine import Machine
 from isa.program import HostOp, Program, Tensor
 from isa.verify import verify
 from npusim.api import Progress, machine_for, simulate_program
+from npusim.inputs import skew_of
 from npusim.record import CheckResult, Result
 
 Array = npt.NDArray[Any]
@@ -56,6 +57,7 @@ def sim(
     out: str | Path | None = None,
     settings: Sequence[str] = (),
     seed: int = 0,
+    assume: str = "uniform",
     trace_window: tuple[int, int] | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -64,7 +66,8 @@ def sim(
     `check` executes it for its values, from `inputs` (stored values by tensor name; what is missing is seeded), and
     compares the outputs of which `inputs` gives the expected values, to 1 ulp; the others are `check.not_compared`.
     `check` and `check_hazards` prove its synchronisation, and raise CheckError when it does not run to its end
-    (deadlock, flags left over). Raises an NpuError for anything that a user can mend.
+    (deadlock, flags left over). `assume` is the distribution of the rows that gathers read, for the timing. Raises an
+    NpuError for anything that a user can mend.
     """
     started = time.perf_counter()
     loaded = program if isinstance(program, Program) else read_program(program)
@@ -78,7 +81,9 @@ def sim(
     label = loaded.operators[0].dtype if loaded.operators else machine.default_dtype
     hazards = _hazards(loaded, machine) if check or check_hazards else ()
     try:
-        result = simulate_program(loaded, machine, label, progress=progress, trace_window=trace_window)
+        result = simulate_program(
+            loaded, machine, label, progress=progress, trace_window=trace_window, skew=skew_of(assume)
+        )
     except SimulationError as error:
         if not (check or check_hazards):
             raise

@@ -95,7 +95,8 @@ V_OP_LANES = V_OP_PIPE + MAX_CODE
 V_UNPACK = V_OP_LANES + MAX_CODE
 V_PACK = V_UNPACK + len(DTYPES)
 V_LIMIT = V_PACK + len(DTYPES)  # MAX_INSTRUCTIONS
-V_COUNT = V_LIMIT + 1
+V_SKEW = V_LIMIT + 1  # thousandths of the Zipf exponent by which gathers choose rows; 0: evenly
+V_COUNT = V_SKEW + 1
 # `clock` [.]: the outer loop.
 (K_NOW, K_MEMORY_UNTIL, K_EVENTS, K_DROPPED, K_CORE, K_Q, K_R, K_F) = range(8)  # K_Q..K_F: the core clock's edges
 K_FROM, K_TO = 8, 9  # instructions that touch these cycles become events

@@ -29,10 +29,12 @@ def run(
     max_events: int = MAX_EVENTS,
     progress: Callable[[int, int], None] | None = None,
     window: tuple[int, int] | None = None,
+    skew: float = 0.0,
 ) -> Record:
     """Simulate a program cycle by cycle; `progress(launch, cycle)` is called after each launch.
 
-    `window` (start and end core cycle) keeps only instructions that ran in it as events.
+    `window` (start and end core cycle) keeps only instructions that ran in it as events. Gathers read rows spread over
+    their table: evenly, or by a Zipf law of exponent `skew`.
 
     Raises ProgramError for an illegal program, DeadlockError or SimulationError naming launch, cycle, core and
     instruction.
@@ -44,6 +46,7 @@ def run(
     verify(program, params.machine)
     _refuse_windows(program)
     state = make_state(params, program.instrs, program.descs, max_events)
+    state.values[at.V_SKEW] = round(1000 * skew)
     if window is not None:
         state.clock[at.K_FROM], state.clock[at.K_TO] = window
     memory = make_memory(params.machine, rotate_channels=params.machine.memory.rotate_channels)

@@ -39,6 +39,7 @@ from npusim.engine.layout import (
     PIPES,
     SLOTS,
     V_DMA,
+    V_SKEW,
     W_OFFSET,
 )
 from npusim.jit import inlined, kernel
@@ -50,10 +51,27 @@ SPREAD = 2654435761  # Knuth's multiplicative hash: which rows a gather reads is
 
 
 @kernel
-def run_address(pipes, ops, c, p, slot):
+def gathered_row(i, rows, skew):
+    """The row that index i of a gather is taken to select: spread evenly, or by a bounded Zipf law of `skew` / 1000.
+
+    The law is inverted in its continuous form: P(x) ~ x^-s on [1, rows + 1), whose whole part is the row, from 1.
+    """
+    if skew == 0:
+        return (i * SPREAD) % rows
+    share = (((i + 1) * SPREAD) & 0xFFFFFFFF) / 4294967296.0
+    if skew == 1000:
+        x = (rows + 1.0) ** share
+    else:
+        power = 1.0 - skew / 1000.0
+        x = (share * ((rows + 1.0) ** power - 1.0) + 1.0) ** (1.0 / power)
+    return min(max(int(x) - 1, 0), rows - 1)
+
+
+@kernel
+def run_address(v, pipes, ops, c, p, slot):
     """First byte of the present run."""
     if ops[c, slot, O_HASH]:
-        row = (pipes[c, p, P_WALK + 0] * SPREAD) % ops[c, slot, O_HASH]
+        row = gathered_row(pipes[c, p, P_WALK + 0], ops[c, slot, O_HASH], v[V_SKEW])
         return ops[c, slot, O_BASE] + row * ops[c, slot, O_STRIDE0]
     at = ops[c, slot, O_BASE]
     for i in range(ops[c, slot, O_DIMS]):
@@ -97,7 +115,7 @@ def send(v, pipes, ops, clock, c, p, now, requests, ring):
     request_bytes = limits(v, pipes, c, p)[0]
     slot = pipes[c, p, P_SENDING] - 1
     account(pipes, c, p, pipes[c, p, P_LAST_WAIT], now)
-    at = run_address(pipes, ops, c, p, slot) + pipes[c, p, P_WALK + W_OFFSET]
+    at = run_address(v, pipes, ops, c, p, slot) + pipes[c, p, P_WALK + W_OFFSET]
     size = min(request_bytes - at % request_bytes, ops[c, slot, O_RUN] - pipes[c, p, P_WALK + W_OFFSET])
     time_fs = edge_fs(now + v[REQUEST_LATENCY], clock[K_Q], clock[K_R], clock[K_F])
     tag = (c * v[PIPES] + p) * SLOTS + slot
