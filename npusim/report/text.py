@@ -40,7 +40,7 @@ def figure(value: float) -> str:
 def counter(name: str, value: int) -> tuple[str, str]:
     """Name and value of a counter as people read them: times (`_fs`) and sizes (`_bytes`) with their unit."""
     if name.endswith("_fs"):
-        return name.removesuffix("_fs").replace("_", " ") + " time, sum", duration(value * 1e-15)
+        return name.removesuffix("_fs").replace("_", " ") + ", sum", duration(value * 1e-15)
     if name.endswith("_bytes"):
         return name.replace("_", " "), size(value)
     return name.replace("_", " "), f"{value:,}"

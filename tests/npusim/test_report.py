@@ -250,7 +250,7 @@ def test_families(op_type: str, expected: str) -> None:
      (energy(5.0), "5 J"), (energy(0.0123), "12.3 mJ"), (energy(0), "0 nJ"), (energy(2.5e-6), "2.50 µJ"),
      (figure(0.512), "0.512"), (figure(0.0537), "0.0537"), (figure(13.84), "13.8"), (figure(1925.1), "1,925"),
      (figure(0), "0"), (figure(5.25), "5.25"),
-     (" ".join(counter("wait_fs", 10**12)), "wait time, sum 1 ms"), (counter("read_bytes", 2048)[1], "2.00 KiB"),
+     (" ".join(counter("wait_fs", 10**12)), "wait, sum 1 ms"), (counter("read_bytes", 2048)[1], "2.00 KiB"),
      (counter("row_hits", 1234)[1], "1,234"), (shape((8, 3)), "8x3"), (shape(()), "scalar")],
 )  # fmt: skip
 def test_numbers_as_text(got: str, expected: str) -> None:
