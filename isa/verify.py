@@ -46,6 +46,7 @@ _UNUSED, _REGISTER, _DESCRIPTOR, _NUMBER = range(4)
 _OPTIONAL = 4
 _REFERENCES = ("dst", "a", "b", "c")
 _CONTROL = [code(name) for name in ("br", "bz", "bnz", "loop", "endl", "halt")]
+_SEQUENCED = [op.code for op in TABLE if op.pipe in (SCALAR, SYNC)]  # executed by the sequencer, in no queue
 _LOOP, _ENDL, _HALT, _SET = code("loop"), code("endl"), code("halt"), code("set")
 
 
@@ -270,10 +271,14 @@ def _queue_faults(program: Program, kernel: Kernel, sound: Array, machine: Machi
     """Bundles that can never issue: a bundle goes into its queues whole, and its instructions are in flight at once."""
     params = resolve(machine)
     instrs, start = program.instrs, kernel.start
-    begins = np.concatenate(([True], (instrs["flags"][start : kernel.end - 1] & STOP) != 0))
-    firsts = start + np.flatnonzero(begins)
-    for first, end in zip(firsts.tolist(), [*firsts[1:].tolist(), kernel.end]):
-        if end - first == 1 or not sound[first:end].all():
+    part = instrs[start : kernel.end]
+    bounds = np.concatenate(([0], 1 + np.flatnonzero(part["flags"][:-1] & STOP), [len(part)]))
+    # What cannot be too much for any queue is passed over at one look.
+    most = min(machine.core.window, MAX_SETS, *(pipe.queue_depth for pipe in params.pipes[1:]))
+    counted = np.concatenate(([0], np.cumsum(~np.isin(part["op"], _SEQUENCED) | (part["op"] == _SET))))
+    many = counted[bounds[1:]] - counted[bounds[:-1]] > most
+    for first, end in zip((start + bounds[:-1][many]).tolist(), (start + bounds[1:][many]).tolist()):
+        if not sound[first:end].all():
             continue
         held = Counter(pipe for i in range(first, end) if (pipe := _pipe(program, instrs[i], params)) is not None)
         for pipe, count in held.items():
