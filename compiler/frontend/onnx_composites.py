@@ -10,8 +10,6 @@ import numpy as np
 from compiler.frontend.builder import Builder
 from compiler.frontend.call import RULES, Call, rule
 from compiler.frontend.onnx_load import dtype_name
-from compiler.graph import Node
-from compiler.ops.matmul import einsum_terms
 
 _MS = "com.microsoft"
 
@@ -120,50 +118,6 @@ def _softmax(b: Builder, call: Call, scores: str) -> str:
     wide = b.emit(f"{call.name}/widen", "Cast", [scores], attrs={"to": wanted})
     wide = b.emit(f"{call.name}/softmax", "Softmax", [wide], attrs={"axis": 3})
     return b.emit(f"{call.name}/narrow", "Cast", [wide], attrs={"to": dtype})
-
-
-# --- einsum ------------------------------------------------------------------------------------------------------
-
-
-@rule("Einsum")
-def einsum(b: Builder, call: Call) -> None:
-    """An Einsum of two operands is Transpose, Reshape, MatMul, Reshape, Transpose; others stay as they are."""
-    node = Node(call.name, "Einsum", tuple(call.inputs), tuple(call.outputs), call.attrs)
-    terms, right, extents = einsum_terms(node, [b.type(n) for n in call.inputs])
-    if len(terms) != 2 or not _is_product(terms, right) or not _no_broadcast(b, call, terms, extents):
-        b.emit(call.name, "Einsum", call.inputs, call.outputs, call.attrs)
-        return
-    left, other = terms
-    shared = [c for c in left if c in other and c in right]
-    inner = [c for c in left if c in other and c not in right]
-    rows, cols = [c for c in left if c not in other], [c for c in other if c not in left]
-    batch, depth, height, width = (math.prod(extents[c] for c in part) for part in (shared, inner, rows, cols))
-    lead = (batch,) if shared else ()
-    a = _arranged(b, call, 0, left, [*shared, *rows, *inner], (*lead, height, depth))
-    w = _arranged(b, call, 1, other, [*shared, *inner, *cols], (*lead, depth, width))
-    product = b.emit(f"{call.name}/matmul", "MatMul", [a, w])
-    order = [*shared, *rows, *cols]
-    shaped = _reshape(b, call, "expand", product, tuple(extents[c] for c in order))
-    perm = tuple(order.index(c) for c in right)
-    b.emit(call.name, "Transpose", [shaped], call.outputs, {"perm": perm})
-
-
-def _is_product(terms: list[str], right: str) -> bool:
-    """True when no letter repeats inside a term and every letter of one operand alone is in the output."""
-    left, other = terms
-    once = all(len(set(t)) == len(t) for t in (*terms, right))
-    return once and all(c in right for c in set(left) ^ set(other)) and set(right) <= set(left + other)
-
-
-def _no_broadcast(b: Builder, call: Call, terms: list[str], extents: dict[str, int]) -> bool:
-    return all(b.type(n).shape == tuple(extents[c] for c in t) for n, t in zip(call.inputs, terms))
-
-
-def _arranged(b: Builder, call: Call, index: int, term: str, order: list[str], shape: tuple[int, ...]) -> str:
-    name, perm = call.inputs[index], tuple(term.index(c) for c in order)
-    if perm != tuple(range(len(perm))):
-        name = b.emit(f"{call.name}/turn{index}", "Transpose", [name], attrs={"perm": perm})
-    return _reshape(b, call, f"flat{index}", name, shape)
 
 
 # --- quantised operators: written as DequantizeLinear, operator, QuantizeLinear ------------------------------------

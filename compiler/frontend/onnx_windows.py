@@ -53,6 +53,21 @@ def pool(b: Builder, call: Call) -> None:
     b.emit(call.name, call.op, call.inputs[:1], call.outputs, attrs)
 
 
+@rule("GlobalLpPool")
+def global_lp_pool(b: Builder, call: Call) -> None:
+    """The p-norm over the spatial axes."""
+    kind, order = b.type(call.inputs[0]), int(call.attrs.get("p", 2))
+    attrs = {"axes": tuple(range(2, len(kind.shape))), "keepdims": 1}
+    if order in (1, 2):
+        b.emit(call.name, f"ReduceL{order}", call.inputs[:1], call.outputs, attrs)
+        return
+    power, root = (b.array(f"{call.name}/{k}", v, kind.dtype) for k, v in (("power", order), ("root", 1.0 / order)))
+    x = b.emit(f"{call.name}/abs", "Abs", call.inputs[:1])
+    x = b.emit(f"{call.name}/raise", "Pow", [x, power])
+    x = b.emit(f"{call.name}/sum", "ReduceSum", [x], attrs=attrs)
+    b.emit(call.name, "Pow", [x, root], call.outputs)
+
+
 @rule("ConvTranspose")
 def conv_transpose(b: Builder, call: Call) -> None:
     """Pads follow from auto_pad or output_shape where those are given (ONNX ConvTranspose)."""

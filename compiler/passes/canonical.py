@@ -1,9 +1,11 @@
 """Brings operators to the few forms that kernels take.
 
 Valid in: any graph of `compiler.ops`. Valid out: no Gemm, Flatten, Squeeze, Unsqueeze, Split, GlobalPool, Sum, Mean,
-DepthToSpace, SpaceToDepth, InstanceNormalization or GroupNormalization; Min and Max take two operands; Conv and pools
-have two spatial axes where they had one to three; ConvTranspose is Dilate + Conv, LpPool an AveragePool of powers;
-Conv groups have constant weights; an Einsum of two operands that is a product is MatMul; MatMul takes no vectors;
+DepthToSpace, SpaceToDepth, ArgMax, ArgMin, CumSum, GatherElements, GatherND, Trilu, LRN, InstanceNormalization or
+GroupNormalization (but of these indices and LRN those that the machine leaves to its host); Min and Max take two
+operands; Conv and pools have two spatial axes where they had one to three; ConvTranspose is Dilate + Conv, LpPool an
+AveragePool of powers; Conv groups have constant weights; Einsum without repeated letters is MatMul; MatMul takes no
+vectors;
 Softmax, LogSoftmax, LayerNormalization and RMSNormalization work on the last axis only; LayerNormalization has one
 output; Transpose states its permutation; limits of Clip are attributes.
 """
@@ -13,17 +15,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from compiler.graph import Graph, Node
-from compiler.passes import canonical_norm, canonical_window, einsum
+from compiler.passes import canonical_index, canonical_norm, canonical_window, einsum
 from compiler.passes.edit import Editor, spatial_axes
 
 Rule = Callable[[Editor, Node], bool]
 
 
-def run(graph: Graph) -> Graph:
-    """Apply every rule once; rules emit canonical operators only."""
+def run(graph: Graph, host: frozenset[str] = frozenset()) -> Graph:
+    """Apply every rule once; rules emit canonical operators only. `host` names what the machine leaves to its host."""
     edit = Editor(graph)
     for node in graph.nodes:
-        rule = _RULES.get(node.op)
+        rule = None if node.op in host and node.op in _WHOLE else _RULES.get(node.op)
         if rule is None or not rule(edit, node):
             edit.keep(node)
     return edit.finish()
@@ -167,6 +169,7 @@ def _depth_to_space(edit: Editor, node: Node) -> bool:
     return True
 
 
+_WHOLE = (*canonical_index.RULES, "LRN")  # operators that would become many on a host
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(("Flatten", "Squeeze", "Unsqueeze"), _reshape),
     "Gemm": _gemm,
@@ -178,6 +181,7 @@ _RULES: dict[str, Rule] = {
     "Clip": _clip,
     **dict.fromkeys(("Sum", "Mean", "Min", "Max"), _variadic),
     **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _depth_to_space),
+    **canonical_index.RULES,
     **canonical_window.RULES,
     **canonical_norm.RULES,
 }

@@ -120,6 +120,28 @@ def _computed_batch_norm(edit: Editor, node: Node, x: str, parameters: list[str]
     edit.emit(node.name, "Add", (y, bias), node.outputs[0])
 
 
+def _local_response(edit: Editor, node: Node) -> bool:
+    """LRN: x / (bias + alpha mean of the squares of `size` channels) ^ beta, the mean an AveragePool over channels."""
+    x = edit.current(node.inputs[0])
+    shape, size = edit.shape(x), int(node.attrs["size"])
+    if node.attrs.get("layout", "NCHW") != "NCHW":
+        return False
+    alpha, beta, bias = (
+        edit.add_array(f"{node.name}.{label}", node.attrs.get(label, value), edit.tensors[x].dtype)
+        for label, value in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0))
+    )
+    y = edit.emit(f"{node.name}.square", "Mul", (x, x))
+    rows = (shape[0], 1, shape[1], int(np.prod(shape[2:], dtype=np.int64)))
+    y = edit.emit(f"{node.name}.rows", "Reshape", (y,), shape=rows)
+    pads = ((size - 1) // 2, 0, size // 2, 0)
+    y = edit.emit(f"{node.name}.mean", "AveragePool", (y,), kernel_shape=(size, 1), pads=pads, count_include_pad=1)
+    y = edit.emit(f"{node.name}.back", "Reshape", (y,), shape=shape)
+    y = edit.emit(f"{node.name}.scale", "Add", (edit.emit(f"{node.name}.times", "Mul", (y, alpha)), bias))
+    y = edit.emit(f"{node.name}.power", "Pow", (y, beta))
+    edit.emit(node.name, "Div", (x, y), node.outputs[0])
+    return True
+
+
 def affine(edit: Editor, parameters: list[str], epsilon: float) -> tuple[Constant, Constant]:
     """Batch normalisation as x * factor + offset, both lazy fp32 [C]; stripped where a parameter is.
 
@@ -147,4 +169,5 @@ RULES = {
     **dict.fromkeys(("LayerNormalization", "RMSNormalization"), _layer),
     **dict.fromkeys(("InstanceNormalization", "GroupNormalization"), _grouped),
     "BatchNormalization": _batch_norm,
+    "LRN": _local_response,
 }

@@ -71,8 +71,8 @@ def _spread(graph: Graph, readers: dict[str, list[Node]], node: Node, source: st
 
 def _rows(graph: Graph, producers: dict[str, Node], node: Node) -> str:
     """The tensor whose leading axes a Reshape joins to make the left operand of a product with a matrix, or ''."""
-    view = producers.get(node.inputs[0])
-    if node.op != "MatMul" or view is None or view.op != "Reshape" or node.attrs.get("transA", 0):
+    view = producers.get(node.inputs[0]) if node.op == "MatMul" else None
+    if view is None or view.op != "Reshape" or node.attrs.get("transA", 0):
         return ""
     source, flat = graph.tensors[view.inputs[0]].shape, graph.tensors[node.inputs[0]].shape
     matrix = len(graph.tensors[node.inputs[1]].shape) == 2 and len(flat) == 2

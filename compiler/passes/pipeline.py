@@ -49,7 +49,7 @@ def steps(options: Options) -> list[Step]:
         ("bn_fold", bn_fold.run),
         ("pad_fold", pad_fold.run),
         ("composites", composites.run),
-        ("canonical", canonical.run),
+        ("canonical", lambda graph: canonical.run(graph, options.host)),
         ("simplify", lambda graph: simplify.run(graph, options.fast_math)),
         *([("layout", layout.run)] if options.channel_last else []),
         *([] if "Resize" in options.host else [("resample", resample.run)]),
