@@ -17,6 +17,7 @@ from isa.dtypes import dtype as dtype_of
 
 FP32 = TensorType((), "fp32")
 EXACT = ("int32", "int64")  # pairs of these are computed as integers, immediates would not be
+POWER_BITS, MOST_POWER = 6, 63  # bits of an exponent whose power of 2 fits 64 bits, and the largest of those
 
 _UNARY = {
     "Neg": "neg", "Abs": "abs", "Reciprocal": "recip", "Exp": "exp", "Log": "log", "Sqrt": "sqrt", "Relu": "relu",
@@ -161,19 +162,50 @@ def _truncate(chain: Chain, value: int, to: TensorType) -> int:
 
 @_emits("Pow")
 def _pow(chain: Chain, node: Node, to: TensorType) -> int:
-    """Integers are raised as reals, which is exact below 2^24; only a square is exact beyond."""
+    """Reals by the unit's own operation; integers by squaring, which is exact as far as they reach."""
     exponent = scalar_value(chain.context, node.inputs[1])
     base = chain.read(node.inputs[0])
-    if to.dtype in EXACT and exponent == 2.0:
-        return chain.put("mul", base, base, to=to)
     if to.dtype in EXACT:
-        power = chain.put("pow", base, chain.read(node.inputs[1]))
-        whole = not dtype_of(chain.context.type_of(node.inputs[1]).dtype).is_float
-        return chain.put("copy", power, to=to) if whole else _truncate(chain, power, to)
+        if exponent is not None and exponent.is_integer() and 0 < exponent <= MOST_POWER:
+            return _whole_power(chain, base, int(exponent), to)
+        return _integer_power(chain, base, chain.read(node.inputs[1]), to)
     if exponent is None:
         return chain.put("pow", base, chain.read(node.inputs[1]), to=to)
     simple = {2.0: "square", 0.5: "sqrt", -1.0: "recip"}.get(exponent)
     return chain.put(simple, base, to=to) if simple else chain.put("pows", base, to=to, f0=exponent)
+
+
+def _whole_power(chain: Chain, base: int, exponent: int, to: TensorType) -> int:
+    """A known power: by squares and products of them."""
+    found: int | None = None
+    while exponent:
+        if exponent & 1:
+            found = base if found is None else chain.put("mul", found, base, to=to)
+        exponent >>= 1
+        base = chain.put("mul", base, base, to=to) if exponent else base
+    return chain.put("copy", base if found is None else found, to=to)
+
+
+def _integer_power(chain: Chain, base: int, exponent: int, to: TensorType) -> int:
+    """Computed powers: the square of each bit of the exponent joins where the bit is set.
+
+    Six bits cover what an integer holds; of larger exponents (below 2^24) only -1, 0 and 1 have powers, those of
+    negative ones are 0 but for -1 and 1. Exponents that are not whole are taken as reals.
+    """
+    rest = chain.put("floor", exponent)
+    whole, negative = chain.put("eq", exponent, rest), chain.put("lt", rest, chain.put("muls", rest, f0=0.0))
+    power = chain.put("affine", rest, to=to, f1=1.0)
+    unit = chain.put("eq", chain.put("square", base), power, to=to)
+    square = base
+    for _ in range(POWER_BITS):
+        half = chain.put("floor", chain.put("muls", rest, f0=0.5))
+        bit = chain.put("sub", rest, chain.put("muls", half, f0=2.0))
+        power = chain.put("select", bit, chain.put("mul", power, square, to=to), power, to=to)
+        square, rest = chain.put("mul", square, square, to=to), half
+    power = chain.put("select", rest, chain.put("mul", power, square, to=to), power, to=to)
+    power = chain.put("select", negative, chain.put("mul", power, unit, to=to), power, to=to)
+    real = _truncate(chain, chain.put("pow", base, exponent), to)
+    return chain.put("select", whole, power, real, to=to)
 
 
 @_emits("Mod")

@@ -157,9 +157,10 @@ def _transpose(edit: Editor, node: Node) -> bool:
 
 def _depth_to_space(edit: Editor, node: Node) -> bool:
     (n, c, h, w), s = edit.shape(edit.current(node.inputs[0])), int(node.attrs["blocksize"])
+    crd = node.attrs.get("mode", "DCR") == "CRD"
     if node.op == "SpaceToDepth":
-        split, perm = (n, c, h // s, s, w // s, s), (0, 3, 5, 1, 2, 4)
-    elif node.attrs.get("mode", "DCR") == "CRD":
+        split, perm = (n, c, h // s, s, w // s, s), (0, 1, 3, 5, 2, 4) if crd else (0, 3, 5, 1, 2, 4)
+    elif crd:
         split, perm = (n, c // s**2, s, s, h, w), (0, 1, 4, 2, 5, 3)
     else:
         split, perm = (n, s, s, c // s**2, h, w), (0, 3, 4, 1, 5, 2)
