@@ -262,11 +262,13 @@ def gelu(b: Builder, call: Call) -> None:
     b.emit(call.name, "Gelu", [name], call.outputs, {"approximate": form})
 
 
+@rule("Swish")
 @rule("QuickGelu", domain=_MS)
-def quick_gelu(b: Builder, call: Call) -> None:
-    """x * sigmoid(alpha * x)."""
+def swish(b: Builder, call: Call) -> None:
+    """x * sigmoid(alpha * x), written out; `compiler.passes.composites` joins it where a machine gains by that."""
     x = call.inputs[0]
-    alpha = b.array(f"{call.name}/alpha", float(call.attrs.get("alpha", 1.702)), b.type(x).dtype)
+    factor = float(call.attrs.get("alpha", 1.0 if call.op == "Swish" else 1.702))
+    alpha = b.array(f"{call.name}/alpha", factor, b.type(x).dtype)
     gate = b.emit(f"{call.name}/sigmoid", "Sigmoid", [_binary(b, call, "Mul", "scaled", x, alpha)])
     b.emit(call.name, "Mul", [x, gate], call.outputs)
 

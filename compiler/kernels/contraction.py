@@ -62,6 +62,11 @@ class Epilogue:
     mid_dtype: str = ""  # of the tile before the last operation; empty: the output's
     mid_scales: tuple[float, ...] = ()  # scale of the tile after the drain and after each operation (quantised tiles)
 
+    @property
+    def gated(self) -> bool:
+        """True when an operation is x * sigmoid(f0 x), which needs a tile for its gate."""
+        return any(op == "swish" for op, *_ in self.after)
+
 
 @dataclass(frozen=True)
 class Contraction:
@@ -333,9 +338,23 @@ class TileBuilder:
             srcs: tuple[Ref | None, ...] = (src,)
             if index >= 0:
                 srcs = (src, self._epilogue_operand(index, extents, level))
+            if op == "swish":
+                op, f0, srcs = "mul", 0.0, (src, self._gate(src, f0, extents, level, placed))
             placed.append(Placed(Stmt(f"v.{op}", dst, srcs, f0=f0, f1=f1), level, "post"))
             src = base if not last else dst
         return tuple(placed)
+
+    def _gate(self, src: Ref, alpha: float, extents: tuple[tuple[Expr | int, int], ...], level: int,
+              placed: list[Placed]) -> Ref:
+        """sigmoid(alpha src) in fp32, in a tile of its own."""
+        gate = dense("G", "fp32", 4, extents)
+        if all(b.name != gate.base for b in self.buffers):
+            self.buffers.append(Buffer("G", "spm", "fp32", self.most["h"] * self.s.w * self.most["n"] * 4, level))
+        if alpha != 1.0:
+            placed.append(Placed(Stmt("v.muls", gate, (src,), f0=alpha), level, "post"))
+            src = gate
+        placed.append(Placed(Stmt("v.sigmoid", gate, (src,)), level, "post"))
+        return gate
 
     def _epilogue_operand(self, index: int, extents: tuple[tuple[Expr | int, int], ...], level: int) -> Ref:
         operand = self.s.epilogue.operands[index]

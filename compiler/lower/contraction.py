@@ -24,8 +24,9 @@ FOLDED = {"Relu": "relu", "Clip": "clip", "LeakyRelu": "leaky_relu"}
 UNARY = {
     "Relu": "relu", "Clip": "clip", "LeakyRelu": "leaky_relu", "Sigmoid": "sigmoid", "Tanh": "tanh", "Gelu": "gelu",
     "HardSwish": "hardswish", "HardSigmoid": "hard_sigmoid", "Mish": "mish", "Elu": "elu", "Softplus": "softplus",
-    "Erf": "erf", "Exp": "exp", "Sqrt": "sqrt", "Neg": "neg", "Abs": "abs",
+    "Swish": "swish", "Erf": "erf", "Exp": "exp", "Sqrt": "sqrt", "Neg": "neg", "Abs": "abs",
 }  # fmt: skip
+WRITTEN_OUT = {"swish": ("sigmoid", "mul")}  # no operation of the ISA: what an epilogue does instead
 BINARY = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Max": "max", "Min": "min"}
 SCALAR_FORM = {"add": "adds", "mul": "muls", "max": "maxs", "min": "mins"}
 
@@ -50,6 +51,8 @@ def activation(node: Node) -> tuple[str, float, float]:
         return "gelu_tanh", 0.0, 0.0
     if node.op == "HardSigmoid":
         return "hard_sigmoid", float(a.get("alpha", 0.2)), float(a.get("beta", 0.5))
+    if node.op == "Swish":
+        return "swish", float(a.get("alpha", 1.0)), 0.0
     if node.op in ("LeakyRelu", "Elu"):
         return UNARY[node.op], float(a.get("alpha", 0.01 if node.op == "LeakyRelu" else 1.0)), 0.0
     return UNARY[node.op], 0.0, 0.0
@@ -186,7 +189,10 @@ def _finish(context: Context, nodes: tuple[Node, ...], a: Operand, weight: Opera
     e = axes.extents
     spec = Contraction(e["x"], e["y"], e["h"], e["w"], e["n"], a=a, weight=weight, out=out, operand_dtype=operand_dtype,
                        acc_dtype=matrix.accumulate[operand_dtype], epilogue=epilogue, **window)
-    tiling = search(spec, context.machine, context.budget, context.choices.tile)
+    budget = dict(context.budget)
+    if epilogue.gated:  # the gate's tile takes no more than all the others
+        budget["spm"] //= 2
+    tiling = search(spec, context.machine, budget, context.choices.tile)
     spec = _block_weights(context, spec, tiling, bind)
     make = partial(_make, spec, tiling, context.machine)
     return [Call(("contraction", repr(spec), tiling), make, bind)]
@@ -253,7 +259,8 @@ def _epilogue(context: Context, nodes: tuple[Node, ...], axes: _Axes, bind: dict
     previous = anchor.outputs[0]
     for node in rest:
         after.append(_step(context, node, previous, axes, operands, bind))
-        _require(context, after[-1][0], drained=False)
+        for op in WRITTEN_OUT.get(after[-1][0], (after[-1][0],)):
+            _require(context, op, drained=False)
         previous = node.outputs[0]
         mids.append(context.type_of(previous).scale)
     return Epilogue(bias, scales, act, f0, f1, tuple(after), tuple(operands), per_group,

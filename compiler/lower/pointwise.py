@@ -239,6 +239,13 @@ def _with_attributes(chain: Chain, node: Node, to: TensorType) -> int:
     return chain.put("hard_sigmoid", x, to=to, f0=get("alpha", 0.2), f1=get("beta", 0.5))
 
 
+@_emits("Swish")
+def _swish(chain: Chain, node: Node, to: TensorType) -> int:
+    x, alpha = chain.read(node.inputs[0]), float(node.attrs.get("alpha", 1.0))
+    gate = chain.put("sigmoid", x if alpha == 1.0 else chain.put("muls", x, f0=alpha))
+    return chain.put("mul", x, gate, to=to)
+
+
 @_emits("Gelu")
 def _gelu(chain: Chain, node: Node, to: TensorType) -> int:
     tanh = node.attrs.get("approximate", "none") == "tanh"

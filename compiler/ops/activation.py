@@ -67,6 +67,12 @@ def _softplus(x: Array, node: Node) -> Any:
     return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
 
 
+def _swish(x: Array, node: Node) -> Any:
+    """x * sigmoid(alpha x), ONNX Swish (opset 24); alpha = 1 is SiLU."""
+    wide = x.astype(np.float64)
+    return wide / (1.0 + np.exp(-node.attrs.get("alpha", 1.0) * wide))
+
+
 def _thresholded(x: Array, node: Node) -> Any:
     return np.where(x > node.attrs.get("alpha", 1.0), x, 0)
 
@@ -79,6 +85,7 @@ _pointwise("Celu", _celu, 5)
 _pointwise("HardSigmoid", _hard_sigmoid, 4)
 _pointwise("HardSwish", lambda x, node: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0), 5)
 _pointwise("Mish", lambda x, node: x * np.tanh(_softplus(x, node)), 5)
+_pointwise("Swish", _swish, 5)
 _pointwise("Softplus", _softplus, 4)
 _pointwise("Softsign", lambda x, node: x / (1.0 + np.abs(x)), 3)
 _pointwise("ThresholdedRelu", _thresholded, 1)

@@ -1,4 +1,4 @@
-"""Finds composite operators that exporters wrote out: Gelu (erf and tanh), LayerNormalization, RMSNormalization.
+"""Finds composite operators that exporters wrote out: Gelu (erf and tanh), Swish, LayerNormalization, RMSNormalization.
 
 Valid in: graphs before `simplify` (the patterns are those of exporters). Valid out: an equal graph up to rounding; a
 normalisation then reads its input once instead of three times.
@@ -13,9 +13,9 @@ from compiler.passes.edit import Editor
 from compiler.passes.pattern import Build, Match, Rule, rewrite
 
 
-def run(graph: Graph) -> Graph:
-    """Replace every written-out composite."""
-    return rewrite(graph, RULES)
+def run(graph: Graph, host: frozenset[str] = frozenset()) -> Graph:
+    """Replace every written-out composite; a Swish stays apart where the machine leaves its Sigmoid to its `host`."""
+    return rewrite(graph, RULES if "Sigmoid" in host else [*RULES, *SWISH])
 
 
 def _gelu(approximate: str) -> Build:
@@ -24,6 +24,15 @@ def _gelu(approximate: str) -> Build:
         return True
 
     return build
+
+
+def _swish(edit: Editor, match: Match) -> bool:
+    alpha = edit.scalar(match.bound["C"]) if "C" in match.bound else 1.0
+    if alpha is None:
+        return False
+    attrs = {} if alpha == 1.0 else {"alpha": alpha}
+    edit.emit(match.root.name, "Swish", (match.bound["x"],), match.root.outputs[0], **attrs)
+    return True
 
 
 def _normalisation(op: str) -> Build:
@@ -85,4 +94,8 @@ RULES = [
     Rule("layer norm", ("Add", ("Mul", _normal(), "G"), "B"), _normalisation("LayerNormalization")),
     Rule("layer norm without shift", ("Mul", _normal(), "G"), _normalisation("LayerNormalization")),
     Rule("rms norm", ("Mul", _root_mean_square(), "G"), _normalisation("RMSNormalization")),
+]
+SWISH = [
+    Rule("swish", ("Mul", "x", ("Sigmoid", "x")), _swish),
+    Rule("scaled swish", ("Mul", "x", ("Sigmoid", ("Mul", "x", "C"))), _swish),
 ]

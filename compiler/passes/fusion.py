@@ -25,7 +25,7 @@ _ALONE = ("BatchNormalization",)
 # What may follow a matrix product in its kernel: activations, and arithmetic with a residual or a vector.
 _UNARY_EPILOGUE = (
     "Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "Gelu", "HardSwish", "HardSigmoid", "Mish", "Elu", "Softplus",
-    "Erf", "Exp", "Sqrt", "Neg", "Abs",
+    "Swish", "Erf", "Exp", "Sqrt", "Neg", "Abs",
 )  # fmt: skip
 _SCALAR_EPILOGUE = ("Add", "Mul", "Min", "Max")
 _BINARY_EPILOGUE = (*_SCALAR_EPILOGUE, "Sub", "Div")

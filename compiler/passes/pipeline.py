@@ -48,7 +48,7 @@ def steps(options: Options) -> list[Step]:
         ("folding", lambda graph: folding.run(graph, options.fold_elements)),
         ("bn_fold", bn_fold.run),
         ("pad_fold", pad_fold.run),
-        ("composites", composites.run),
+        ("composites", lambda graph: composites.run(graph, options.host)),
         ("canonical", lambda graph: canonical.run(graph, options.host)),
         ("simplify", lambda graph: simplify.run(graph, options.fast_math)),
         *([("layout", layout.run)] if options.channel_last else []),

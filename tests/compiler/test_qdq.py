@@ -1,4 +1,4 @@
-"""QuantizeLinear and DequantizeLinear: per tensor, channel and block, with known and computed scales; models of both."""
+"""QuantizeLinear and DequantizeLinear: per tensor, channel and block, known and computed scales; models of both."""
 
 from __future__ import annotations
 
