@@ -159,7 +159,7 @@ def estimate(spec: Contraction, tiling: Tiling, machine: Machine, load_slots: in
     moved = {"a": a_tile, "weight": w_tile * _buffered(spec, machine), "out": o_tile * (1 + extra)}
     away = {k: v / _rate(getattr(spec, k).space, machine, active) for k, v in moved.items()}
     compute = _array_cycles(spec, tiles, counts, machine) / steps + STEP_CYCLES
-    total = _pipeline(compute, {k: (loads[k], away[k]) for k in away}, steps)
+    total = _pipeline(compute, {k: (loads[k], away[k]) for k in away}, steps, (_latency(spec, machine), load_slots))
     cycles = max(total, _drain_cycles(spec, machine)) / share + sum(away.values())
     spm = _slots(loads["a"], load_slots) * a_tile * (spec.a.space != "spm")
     spm += _slots(loads["weight"], load_slots) * w_tile * _buffered(spec, machine)
@@ -183,8 +183,21 @@ def _rate(space: str, machine: Machine, active: int) -> float:
     return math.inf
 
 
-def _pipeline(compute: float, moves: Mapping[str, tuple[int, float]], steps: int) -> float:
+def _latency(spec: Contraction, machine: Machine) -> int:
+    """Cycles from asking for a tile to the last result of its use, beside the transfer and the work."""
+    away = any(o.space == "dram" for o in (spec.a, spec.weight))
+    memory = machine.memory.request_latency_cycles + machine.memory.response_latency_cycles
+    paths = [p.latency_cycles for p in machine.core.paths if p.src in ("dram", "host") and p.pipe != "weights"]
+    return away * memory + max(paths, default=0) + machine.core.matrix.rows + machine.core.matrix.cols
+
+
+def _pipeline(
+    compute: float, moves: Mapping[str, tuple[int, float]], steps: int, buffering: tuple[int, int] = (0, 2)
+) -> float:
     """Cycles of `steps` steps of which each overlaps its work with the tiles of the next one.
+
+    `buffering` is a latency and the copies that are kept of a tile: a copy is filled again when its use is over, so
+    that many steps take at least the latency, the transfer and the work of one.
 
     `moves` gives, by operand, in how many steps it moves a tile and how long that takes. Loops nest, so the steps that
     move a rarely changing tile move the others too: those steps take the sum of the transfers, if that is longer.
@@ -193,7 +206,8 @@ def _pipeline(compute: float, moves: Mapping[str, tuple[int, float]], steps: int
     waiting = sorted(moves.values())
     for i, (count, _) in enumerate(waiting):
         together = sum(time for _, time in waiting[i:])
-        cycles += (count - done) * max(compute, together)
+        latency, slots = buffering
+        cycles += (count - done) * max(compute, together, (latency + together + compute) / slots)
         done = count
     return cycles + (steps - done) * compute
 

@@ -1,8 +1,8 @@
 """Brings operators to the few forms that kernels take.
 
 Valid in: any graph of `compiler.ops`. Valid out: no Gemm, Flatten, Squeeze, Unsqueeze, Split, GlobalPool, Sum, Mean,
-DepthToSpace, SpaceToDepth, ArgMax, ArgMin, CumSum, GatherElements, GatherND, Trilu, LRN, InstanceNormalization or
-GroupNormalization (but of these indices and LRN those that the machine leaves to its host); Min and Max take two
+DepthToSpace, SpaceToDepth, ArgMax, ArgMin, CumSum, GatherElements, GatherND, Trilu, LRN, LSTM, InstanceNormalization
+or GroupNormalization (but for indices, LRN and LSTM that the machine leaves to its host); Min and Max take two
 operands; Conv and pools have two spatial axes where they had one to three; ConvTranspose is Dilate + Conv, LpPool an
 AveragePool of powers; Conv groups have constant weights; Einsum without repeated letters is MatMul; MatMul takes no
 vectors;
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from compiler.graph import Graph, Node
-from compiler.passes import canonical_index, canonical_norm, canonical_window, einsum
+from compiler.passes import canonical_index, canonical_norm, canonical_recurrent, canonical_window, einsum
 from compiler.passes.edit import Editor, spatial_axes
 
 Rule = Callable[[Editor, Node], bool]
@@ -169,7 +169,7 @@ def _depth_to_space(edit: Editor, node: Node) -> bool:
     return True
 
 
-_WHOLE = (*canonical_index.RULES, "LRN")  # operators that would become many on a host
+_WHOLE = (*canonical_index.RULES, "LRN", "LSTM")  # operators that would become many on a host
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(("Flatten", "Squeeze", "Unsqueeze"), _reshape),
     "Gemm": _gemm,
@@ -182,6 +182,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("Sum", "Mean", "Min", "Max"), _variadic),
     **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _depth_to_space),
     **canonical_index.RULES,
+    **canonical_recurrent.RULES,
     **canonical_window.RULES,
     **canonical_norm.RULES,
 }

@@ -5,6 +5,7 @@ import pytest
 import npusim
 from isa.cost import gemm_traffic_elements
 from isa.errors import CapacityError, ConfigError
+from isa.loader import load_machine
 from npusim.report import summary
 
 
@@ -38,3 +39,10 @@ def test_operands_over_the_host_link_are_not_fetched_over_and_over() -> None:
     """14 GB/s of PCIe against 34 of DDR3: the input of 1 MiB may not come eight times."""
     shown = summary(npusim.run("gemm:256x4096x4096", "tpu-v1"))
     assert shown["utilization"]["int8"] > 0.16
+
+
+def test_latency_counts_where_tiles_are_small() -> None:
+    """A product with one row streams weights: with few copies of a tile in flight, tiles must be large to fill DRAM."""
+    shown = summary(npusim.run("gemm:1x4096x4096", "tpu-v3"))
+    read = shown["dram_read_bytes"] / (shown["time_us"] * 1e-6)
+    assert read > 0.75 * load_machine("tpu-v3").machine.dram_bytes_per_second
