@@ -67,7 +67,7 @@ Array = npt.NDArray[Any]
 
 # Status of memory_advance.
 OK = 0
-FULL = 1  # no room for a response: drain or grow the heap, then call again
+FULL = 1  # no room for the answers of all that was asked: drain or grow the heap, then call again
 BAD_REQUEST = 2  # row `head` of the ring: size not in 1..MAX_REQUEST_BYTES, or outside the memory
 
 
