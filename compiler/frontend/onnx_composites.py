@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from compiler.frontend.builder import Builder
 from compiler.frontend.call import RULES, Call, rule
@@ -19,7 +20,7 @@ _MS = "com.microsoft"
 
 @rule("Attention")
 def attention(b: Builder, call: Call) -> None:
-    """ONNX Attention (opset 23): scaled dot product, grouped heads by views, optional cache, mask and softcap."""
+    """ONNX Attention (opset 23): scaled dot product, heads grouped by views; cache, masks, window and softcap."""
     if call.operand(6) or (len(call.outputs) > 3 and call.outputs[3]):
         raise call.fail("nonpad_kv_seqlen and the qk_matmul_output are not supported; use a mask, drop the output")
     query, key, value = (_heads(b, call, i, "q_num_heads" if i == 0 else "kv_num_heads") for i in range(3))
@@ -37,8 +38,11 @@ def attention(b: Builder, call: Call) -> None:
     turned = b.emit(f"{call.name}/key_t", "Transpose", [key], attrs={"perm": (0, 1, 3, 2)})
     scores = b.emit(f"{call.name}/scores", "MatMul", [grouped, turned])
     scores = _reshape(b, call, "heads", scores, (batch, heads, rows, columns))
-    scores = _masked(b, call, scores, past)
-    weights = _softmax(b, call, scores)
+    weights = _softmax(b, call, _masked(b, call, scores, past))
+    if _hides_rows(b, call, scores, past):
+        none = b.array(f"{call.name}/none", 0.0, dtype)
+        unseen = b.emit(f"{call.name}/unseen", "IsNaN", [weights])
+        weights = b.emit(f"{call.name}/guard", "Where", [unseen, none, weights])
     weights = _reshape(b, call, "regroup", weights, (*stacked, columns))
     mixed = b.emit(f"{call.name}/mix", "MatMul", [weights, value])
     width = b.type(value).shape[3]
@@ -90,23 +94,40 @@ def _cache(b: Builder, call: Call, new: str, past: int, output: int) -> str:
 
 
 def _masked(b: Builder, call: Call, scores: str, past: int) -> str:
-    """Apply softcap, the causal mask and the given mask (the order of the ONNX function body)."""
-    _, _, rows, columns = b.type(scores).shape
+    """Apply softcap, the mask of positions and the given mask (the order of the ONNX function body)."""
     dtype = b.type(scores).dtype
-    if call.attrs.get("is_causal", 0):
-        allowed = np.tri(rows, columns, past, dtype=bool)
-        causal = b.array(f"{call.name}/causal", np.where(allowed, 0.0, -np.inf), dtype)
-        scores = _binary(b, call, "Add", "causal_mask", scores, causal)
-    mask = call.operand(3)
-    if mask and b.type(mask).dtype == "bool":
-        zero, minus = (b.array(f"{call.name}/{k}", v, dtype) for k, v in (("zero", 0.0), ("minus_inf", -np.inf)))
-        mask = b.emit(f"{call.name}/mask", "Where", [mask, zero, minus])
     cap = float(call.attrs.get("softcap", 0.0))
     if cap:
         limit = b.array(f"{call.name}/softcap", cap, dtype)
         scaled = _binary(b, call, "Div", "cap_in", scores, limit)
         scores = _binary(b, call, "Mul", "cap_out", b.emit(f"{call.name}/cap", "Tanh", [scaled]), limit)
+    allowed = _positions(b, call, scores, past)
+    if not allowed.all():
+        reach = b.array(f"{call.name}/positions", np.where(allowed, 0.0, -np.inf), dtype)
+        scores = _binary(b, call, "Add", "position_mask", scores, reach)
+    mask = call.operand(3)
+    if mask and b.type(mask).dtype == "bool":
+        zero, minus = (b.array(f"{call.name}/{k}", v, dtype) for k, v in (("zero", 0.0), ("minus_inf", -np.inf)))
+        mask = b.emit(f"{call.name}/mask", "Where", [mask, zero, minus])
     return _binary(b, call, "Add", "add_mask", scores, mask) if mask else scores
+
+
+def _positions(b: Builder, call: Call, scores: str, past: int) -> npt.NDArray[np.bool_]:
+    """The keys [rows, columns] that a query may see by position: is_causal and the window, both relative to `past`."""
+    rows, columns = b.type(scores).shape[2:]
+    ahead = np.arange(columns)[None, :] - (past + np.arange(rows)[:, None])
+    left, right = (int(call.attrs.get(f"{side}_window_size", -1)) for side in ("left", "right"))
+    allowed = np.ones(ahead.shape, bool)
+    if call.attrs.get("is_causal", 0):
+        allowed &= ahead <= 0
+    if left >= 0:
+        allowed &= ahead >= -left
+    return allowed & (ahead <= right) if right >= 0 else allowed
+
+
+def _hides_rows(b: Builder, call: Call, scores: str, past: int) -> bool:
+    """True when masks may leave a query without any key, which makes its output 0 (ONNX Attention)."""
+    return bool(call.operand(3)) or not _positions(b, call, scores, past).any(axis=1).all()
 
 
 def _softmax(b: Builder, call: Call, scores: str) -> str:

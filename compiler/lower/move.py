@@ -144,10 +144,10 @@ def blocks(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     """Channels to blocks of pixels and back: a permutation of six dimensions."""
     (node,) = nodes
     n, c, h, w = context.type_of(node.inputs[0]).shape
-    b = int(node.attrs["blocksize"])
+    b, crd = int(node.attrs["blocksize"]), node.attrs.get("mode", "DCR") == "CRD"
     if node.op == "SpaceToDepth":
-        shape, perm = (n, c, h // b, b, w // b, b), (0, 3, 5, 1, 2, 4)
-    elif node.attrs.get("mode", "DCR") == "CRD":
+        shape, perm = (n, c, h // b, b, w // b, b), (0, 1, 3, 5, 2, 4) if crd else (0, 3, 5, 1, 2, 4)
+    elif crd:
         shape, perm = (n, c // b**2, b, b, h, w), (0, 1, 4, 2, 5, 3)
     else:
         shape, perm = (n, b, b, c // b**2, h, w), (0, 3, 4, 1, 5, 2)

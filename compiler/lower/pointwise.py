@@ -17,6 +17,8 @@ from isa.dtypes import dtype as dtype_of
 
 FP32 = TensorType((), "fp32")
 EXACT = ("int32", "int64")  # pairs of these are computed as integers, immediates would not be
+LARGEST = {"fp8_e4m3": 448.0, "fp8_e5m2": 57344.0}  # OCP OFP8: finite values, at which quantisation saturates
+POWER_BITS, MOST_POWER = 6, 63  # bits of an exponent whose power of 2 fits 64 bits, and the largest of those
 
 _UNARY = {
     "Neg": "neg", "Abs": "abs", "Reciprocal": "recip", "Exp": "exp", "Log": "log", "Sqrt": "sqrt", "Relu": "relu",
@@ -161,19 +163,50 @@ def _truncate(chain: Chain, value: int, to: TensorType) -> int:
 
 @_emits("Pow")
 def _pow(chain: Chain, node: Node, to: TensorType) -> int:
-    """Integers are raised as reals, which is exact below 2^24; only a square is exact beyond."""
+    """Reals by the unit's own operation; integers by squaring, which is exact as far as they reach."""
     exponent = scalar_value(chain.context, node.inputs[1])
     base = chain.read(node.inputs[0])
-    if to.dtype in EXACT and exponent == 2.0:
-        return chain.put("mul", base, base, to=to)
     if to.dtype in EXACT:
-        power = chain.put("pow", base, chain.read(node.inputs[1]))
-        whole = not dtype_of(chain.context.type_of(node.inputs[1]).dtype).is_float
-        return chain.put("copy", power, to=to) if whole else _truncate(chain, power, to)
+        if exponent is not None and exponent.is_integer() and 0 < exponent <= MOST_POWER:
+            return _whole_power(chain, base, int(exponent), to)
+        return _integer_power(chain, base, chain.read(node.inputs[1]), to)
     if exponent is None:
         return chain.put("pow", base, chain.read(node.inputs[1]), to=to)
     simple = {2.0: "square", 0.5: "sqrt", -1.0: "recip"}.get(exponent)
     return chain.put(simple, base, to=to) if simple else chain.put("pows", base, to=to, f0=exponent)
+
+
+def _whole_power(chain: Chain, base: int, exponent: int, to: TensorType) -> int:
+    """A known power: by squares and products of them."""
+    found: int | None = None
+    while exponent:
+        if exponent & 1:
+            found = base if found is None else chain.put("mul", found, base, to=to)
+        exponent >>= 1
+        base = chain.put("mul", base, base, to=to) if exponent else base
+    return chain.put("copy", base if found is None else found, to=to)
+
+
+def _integer_power(chain: Chain, base: int, exponent: int, to: TensorType) -> int:
+    """Computed powers: the square of each bit of the exponent joins where the bit is set.
+
+    Six bits cover what an integer holds; of larger exponents (below 2^24) only -1, 0 and 1 have powers, those of
+    negative ones are 0 but for -1 and 1. Exponents that are not whole are taken as reals.
+    """
+    rest = chain.put("floor", exponent)
+    whole, negative = chain.put("eq", exponent, rest), chain.put("lt", rest, chain.put("muls", rest, f0=0.0))
+    power = chain.put("affine", rest, to=to, f1=1.0)
+    unit = chain.put("eq", chain.put("square", base), power, to=to)
+    square = base
+    for _ in range(POWER_BITS):
+        half = chain.put("floor", chain.put("muls", rest, f0=0.5))
+        bit = chain.put("sub", rest, chain.put("muls", half, f0=2.0))
+        power = chain.put("select", bit, chain.put("mul", power, square, to=to), power, to=to)
+        square, rest = chain.put("mul", square, square, to=to), half
+    power = chain.put("select", rest, chain.put("mul", power, square, to=to), power, to=to)
+    power = chain.put("select", negative, chain.put("mul", power, unit, to=to), power, to=to)
+    real = _truncate(chain, chain.put("pow", base, exponent), to)
+    return chain.put("select", whole, power, real, to=to)
 
 
 @_emits("Mod")
@@ -286,27 +319,66 @@ def _where(chain: Chain, node: Node, to: TensorType) -> int:
 def _cast(chain: Chain, node: Node, to: TensorType) -> int:
     x = chain.read(node.inputs[0])
     source = dtype_of(chain.context.type_of(node.inputs[0]).dtype)
+    if to.dtype in LARGEST and source.bits > 8:
+        if node.attrs.get("saturate", 1):
+            return chain.put("clip", x, to=to, f0=-LARGEST[to.dtype], f1=LARGEST[to.dtype])
+        if to.dtype == "fp8_e4m3":
+            raise NoKernel(f"{node.name}: stores saturate fp8_e4m3, which has no infinity")
     if source.is_float and not dtype_of(to.dtype).is_float and to.dtype != "bool":
         return _truncate(chain, x, to)
     return chain.put("copy", x, to=to)
 
 
-@_emits("QuantizeLinear", "DequantizeLinear")
+@_emits("QuantizeLinear")
 def _quantize(chain: Chain, node: Node, to: TensorType) -> int:
-    """A conversion by the scale of one operand; only one scale for the whole tensor."""
+    """A division, rounded before the zero point is added; one scale a tensor is the format of a machine without div."""
+    one, x, whole = _one_scale(chain, node), chain.read(node.inputs[0]), not dtype_of(to.dtype).is_float
+    vector = chain.context.machine.core.vector
+    divides = vector is not None and (not vector.operations or "div" in vector.operations)
+    if one is not None and whole and not divides:
+        return chain.put("copy", x, to=TensorType((), to.dtype, *one))
+    plain = whole and (len(node.inputs) < 3 or (one is not None and not one[1]))
+    scaled = chain.put("div", x, chain.read(node.inputs[1]), to=to if plain else FP32)
+    if plain:
+        return scaled
+    if not whole:
+        return chain.put("clip", scaled, to=to, f0=-LARGEST[to.dtype], f1=LARGEST[to.dtype])
+    return _offset(chain, node, chain.put("round", scaled), one, to, 1)
+
+
+@_emits("DequantizeLinear")
+def _dequantize(chain: Chain, node: Node, to: TensorType) -> int:
+    """One scale of a tensor in memory is its operand's format; all others are arithmetic."""
+    name, one = node.inputs[0], _one_scale(chain, node)
+    kind = chain.context.type_of(name)
+    if one is not None and not dtype_of(kind.dtype).is_float and name not in chain.results:
+        held = near(chain.context, name)
+        strides = broadcast_strides(kind.shape, chain.shape)
+        stored = Operand(chain.context.space_of(held), kind.dtype, strides, *one)
+        return chain.put("copy", chain.read_as(held, stored), to=to)
+    value = chain.read(name)
+    if len(node.inputs) > 2 and not dtype_of(kind.dtype).is_float and (one is None or one[1]):
+        centred = TensorType((), kind.dtype) if kind.dtype in EXACT else FP32
+        value = _offset(chain, node, value, one, centred, -1)
+    if one is not None:
+        return chain.put("muls", value, to=to, f0=one[0])
+    return chain.put("mul", value, chain.read(node.inputs[1]), to=to)
+
+
+def _offset(chain: Chain, node: Node, value: int, one: tuple[float, int] | None, to: TensorType, sign: int) -> int:
+    """Add (sign 1) or subtract (-1) the zero point."""
+    if one is not None and to.dtype not in EXACT:
+        return chain.put("adds", value, to=to, f0=float(sign * one[1]))
+    return chain.put("add" if sign > 0 else "sub", value, chain.read(node.inputs[2]), to=to)
+
+
+def _one_scale(chain: Chain, node: Node) -> tuple[float, int] | None:
+    """Scale and zero point of the whole tensor, where both are known; raises NoKernel when blocks remain."""
+    if node.attrs.get("block_size", 0):
+        raise NoKernel(f"{node.name}: its blocks do not divide their axis")
     scale = scalar_value(chain.context, node.inputs[1])
     zero = scalar_value(chain.context, node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else 0.0
-    if scale is None or zero is None:
-        raise NoKernel(f"{node.name}: scale and zero point must be one constant each")
-    if node.op == "QuantizeLinear":
-        return chain.put("copy", chain.read(node.inputs[0]), to=TensorType((), to.dtype, scale, int(zero)))
-    name = node.inputs[0]
-    if name in chain.results:
-        raise NoKernel(f"{node.name}: reads {name} of its own group under another scale")
-    kind = chain.context.type_of(name)
-    strides = broadcast_strides(kind.shape, chain.shape)
-    stored = Operand(chain.context.space_of(name), kind.dtype, strides, scale, int(zero))
-    return chain.put("copy", chain.read_as(name, stored), to=to)
+    return None if scale is None or zero is None else (scale, int(zero))
 
 
 @_emits("BatchNormalization")

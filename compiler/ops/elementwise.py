@@ -65,11 +65,14 @@ def _divide(a: Array, b: Array) -> Array:
 
 
 def _power(a: Array, b: Array) -> Array:
-    exponent = b.astype(np.float64) if a.dtype == np.float64 else b.astype(np.float32)
-    if a.dtype.kind in "iu":
-        whole = np.power(a.astype(np.float64), exponent)
-        return np.asarray(whole).astype(a.dtype)
-    return np.asarray(np.power(a, exponent))
+    """Integers are raised exactly where the exponent is whole; a negative one leaves only -1 and 1 something."""
+    if a.dtype.kind not in "iu":
+        return np.asarray(np.power(a, b.astype(np.float64 if a.dtype == np.float64 else np.float32)))
+    real = np.power(a.astype(np.float64), b.astype(np.float64))
+    base, exponent = a.astype(np.int64), np.floor(b).astype(np.int64)
+    exact = np.power(base, np.where(exponent < 0, exponent & 1, exponent))
+    exact = np.where((exponent < 0) & (base * base != 1), 0, exact)
+    return np.asarray(np.where(exponent == b, exact, np.nan_to_num(real).astype(np.int64))).astype(a.dtype)
 
 
 def _unary(name: str, function: Callable[[Array], Any], flops: int = 1) -> None:

@@ -265,7 +265,9 @@ def _space_to_depth(node: Node, values: Values) -> list[Array]:
     x = compute(given(node, values, 0))
     block = _block(node, tuple(x.shape))
     n, c, h, w = x.shape
-    y = x.reshape(n, c, h // block, block, w // block, block).transpose(0, 3, 5, 1, 2, 4)
+    channels_first = node.attrs.get("mode", "DCR") == "CRD"
+    perm = (0, 1, 3, 5, 2, 4) if channels_first else (0, 3, 5, 1, 2, 4)
+    y = x.reshape(n, c, h // block, block, w // block, block).transpose(perm)
     return [np.ascontiguousarray(y).reshape(n, c * block**2, h // block, w // block)]
 
 

@@ -1,6 +1,7 @@
 """Linear quantisation: q = saturate(round_half_even(x / scale) + zero_point), x = (q - zero_point) * scale.
 
-Scale and zero point are scalars, vectors along `axis`, or, with `block_size`, one value a block along `axis`.
+Scale and zero point are scalars, vectors along `axis`, or, with `block_size`, one value a block along `axis`. Beyond
+ONNX they may have the rank of x and broadcast; `compiler.passes.canonical_quantise` makes that form.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def _infer_dequantize(node: Node, types: Types, values: Values) -> list[TensorTy
 
 
 def _check_scale(node: Node, x: TensorType, scale: TensorType) -> None:
-    if scale.elements == 1:
+    if scale.elements == 1 or _broadcasts(node, scale.shape, x.shape):
         return
     axis, block = axis_of(node, len(x.shape), 1), int(node.attrs.get("block_size", 0))
     fits = scale.shape == x.shape[axis : axis + 1]
@@ -38,10 +39,18 @@ def _check_scale(node: Node, x: TensorType, scale: TensorType) -> None:
         raise fail(node, f"scale {list(scale.shape)} fits neither axis {axis} nor blocks of {block} of {list(x.shape)}")
 
 
+def _broadcasts(node: Node, parameter: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """True for parameters of the data's rank that broadcast over it; those of a vector of data are along its axis."""
+    same = len(parameter) == len(shape) and all(p in (1, e) for p, e in zip(parameter, shape))
+    return same and not node.attrs.get("block_size", 0)
+
+
 def _spread(node: Node, parameter: Array, shape: tuple[int, ...]) -> Array:
     """Give a scale or zero point a shape that broadcasts over the data."""
     if parameter.size == 1:
         return parameter.reshape(())
+    if _broadcasts(node, parameter.shape, shape):
+        return parameter
     axis, block = axis_of(node, len(shape), 1), int(node.attrs.get("block_size", 0))
     if block:
         return np.repeat(parameter, block, axis=axis).take(range(shape[axis]), axis=axis)

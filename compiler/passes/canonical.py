@@ -7,7 +7,8 @@ operands; Conv and pools have two spatial axes where they had one to three; Conv
 AveragePool of powers; Conv groups have constant weights; Einsum without repeated letters is MatMul; MatMul takes no
 vectors;
 Softmax, LogSoftmax, LayerNormalization and RMSNormalization work on the last axis only; LayerNormalization has one
-output; Transpose states its permutation; limits of Clip are attributes.
+output; Transpose states its permutation; limits of Clip are attributes; scales of QuantizeLinear and
+DequantizeLinear are one a tensor or broadcast (but for blocks that do not divide their axis).
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from compiler.graph import Graph, Node
-from compiler.passes import canonical_index, canonical_norm, canonical_recurrent, canonical_window, einsum
+from compiler.passes import (
+    canonical_index,
+    canonical_norm,
+    canonical_quantise,
+    canonical_recurrent,
+    canonical_window,
+    einsum,
+)
 from compiler.passes.edit import Editor, spatial_axes
 
 Rule = Callable[[Editor, Node], bool]
@@ -157,9 +165,10 @@ def _transpose(edit: Editor, node: Node) -> bool:
 
 def _depth_to_space(edit: Editor, node: Node) -> bool:
     (n, c, h, w), s = edit.shape(edit.current(node.inputs[0])), int(node.attrs["blocksize"])
+    crd = node.attrs.get("mode", "DCR") == "CRD"
     if node.op == "SpaceToDepth":
-        split, perm = (n, c, h // s, s, w // s, s), (0, 3, 5, 1, 2, 4)
-    elif node.attrs.get("mode", "DCR") == "CRD":
+        split, perm = (n, c, h // s, s, w // s, s), (0, 1, 3, 5, 2, 4) if crd else (0, 3, 5, 1, 2, 4)
+    elif crd:
         split, perm = (n, c // s**2, s, s, h, w), (0, 1, 4, 2, 5, 3)
     else:
         split, perm = (n, s, s, c // s**2, h, w), (0, 3, 4, 1, 5, 2)
@@ -182,6 +191,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("Sum", "Mean", "Min", "Max"), _variadic),
     **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _depth_to_space),
     **canonical_index.RULES,
+    **canonical_quantise.RULES,
     **canonical_recurrent.RULES,
     **canonical_window.RULES,
     **canonical_norm.RULES,

@@ -1,7 +1,9 @@
 """Gives every floating-point tensor the dtype of the run.
 
 Valid in: any graph. Valid out: each float tensor has that dtype, constants rounded when their values are asked for;
-integers, indices and bools are untouched. A Cast between floats becomes one to the run dtype, for `redundant` to drop.
+integers, indices and bools are untouched, and so is what a model stores in 8 bits (its values are rounded to that) and
+the scales that it quantises with (which every value is a multiple of). A Cast between floats becomes one to the run
+dtype, for `redundant` to drop.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from isa.dtypes import dtype as dtype_of
 from isa.errors import CompileError
 
 _DTYPE_ATTRIBUTES = ("to", "dtype")
+_QUANTISES = ("QuantizeLinear", "DequantizeLinear")
 
 
 def run(graph: Graph, dtype: str) -> Graph:
@@ -25,19 +28,25 @@ def run(graph: Graph, dtype: str) -> Graph:
     target = dtype_of(dtype)
     if not target.is_float:
         raise CompileError(f"dtype {dtype!r} is not a float format: use the quantise pass for integers")
-    tensors = {name: _converted(kind, dtype) for name, kind in graph.tensors.items()}
-    constants = {name: _rounded(constant, target) for name, constant in graph.constants.items()}
+    kept = {n.inputs[1] for n in graph.nodes if n.op in _QUANTISES and n.inputs[1] in graph.constants}
+    tensors = {name: kind if name in kept else _converted(kind, dtype) for name, kind in graph.tensors.items()}
+    constants = {n: constant if n in kept else _rounded(constant, target) for n, constant in graph.constants.items()}
     nodes = [_node(node, dtype) for node in graph.nodes]
     return replace(graph, nodes=tuple(nodes), tensors=tensors, constants=constants)
 
 
 def _converted(kind: TensorType, dtype: str) -> TensorType:
-    return replace(kind, dtype=dtype) if is_float(kind.dtype) else kind
+    return replace(kind, dtype=dtype) if _wide(kind.dtype) else kind
+
+
+def _wide(dtype: str) -> bool:
+    """True for the float formats that a run replaces."""
+    return is_float(dtype) and dtype_of(dtype).bits > 8
 
 
 def _rounded(constant: Constant, target: DType) -> Constant:
     kind = constant.type
-    if not is_float(kind.dtype) or kind.dtype == target.name:
+    if not _wide(kind.dtype) or kind.dtype == target.name:
         return constant
     return constant.map(_converted(kind, target.name), partial(_round, target))
 
@@ -48,5 +57,5 @@ def _round(target: DType, values: Array) -> Array:
 
 
 def _node(node: Node, dtype: str) -> Node:
-    changes = {k: dtype for k in _DTYPE_ATTRIBUTES if isinstance(node.attrs.get(k), str) and is_float(node.attrs[k])}
+    changes = {k: dtype for k in _DTYPE_ATTRIBUTES if isinstance(node.attrs.get(k), str) and _wide(node.attrs[k])}
     return replace(node, attrs={**node.attrs, **changes}) if changes else node

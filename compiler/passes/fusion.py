@@ -21,7 +21,7 @@ from compiler.ops import op_def
 MAX_CHAIN = 8
 VIEW = "view:"
 # Elementwise operators that a kernel cannot apply to the result of another one, or whose parameters are not pointwise.
-_ALONE = ("QuantizeLinear", "DequantizeLinear", "BatchNormalization")
+_ALONE = ("BatchNormalization",)
 # What may follow a matrix product in its kernel: activations, and arithmetic with a residual or a vector.
 _UNARY_EPILOGUE = (
     "Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "Gelu", "HardSwish", "HardSigmoid", "Mish", "Elu", "Softplus",

@@ -152,9 +152,7 @@ class _Layout:
         return self.edit.emit(f"{name}.wide.to_nhwc", "Transpose", (spread,), perm=perm)
 
     def _quantise(self, node: Node) -> bool:
-        rank = len(self.old.tensors[node.outputs[0]].shape)
-        inputs = [self.last(node.inputs[0]), *(self.first(n) if n else "" for n in node.inputs[1:])]
-        return self._emit(node, inputs, axis=to_last(rank).index(int(node.attrs.get("axis", 1)) % rank))
+        return not node.attrs.get("block_size", 0) and self._elementwise(node)
 
     def _batch_norm(self, node: Node) -> bool:
         return self._emit(node, [self.last(node.inputs[0]), *map(self.first, node.inputs[1:])], layout="NHWC")

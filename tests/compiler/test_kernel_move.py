@@ -30,6 +30,7 @@ CASES: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
     ("DepthToSpace", (2, 8, 5, 6), {"blocksize": 2}),
     ("DepthToSpace", (2, 8, 5, 6), {"blocksize": 2, "mode": "CRD"}),
     ("SpaceToDepth", (2, 3, 10, 6), {"blocksize": 2}),
+    ("SpaceToDepth", (2, 3, 10, 6), {"blocksize": 2, "mode": "CRD"}),
     ("Resize", (1, 3, 4, 4), {"sizes": (1, 3, 8, 12), "scales": (1.0, 1.0, 2.0, 3.0), "mode": "nearest"}),
     ("Resize", (1, 5, 6, 4), {"sizes": (1, 10, 12, 4), "mode": "nearest", "nearest_mode": "floor",
                               "coordinate_transformation_mode": "asymmetric"}),

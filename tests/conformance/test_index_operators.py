@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from node_models import program_faults
 
-from compiler.graph import Graph, Node, TensorType
+from compiler.graph import Constant, Graph, Node, TensorType
 from compiler.ops import op_def, run_graph
 
 Array = npt.NDArray[Any]
@@ -71,3 +71,28 @@ def test_einsum_of_any_number(equation: str) -> None:
     terms = equation.split("->")[0].split(",")
     feeds = {f"x{i}": RNG.standard_normal([extents[c] for c in t]).astype(np.float32) for i, t in enumerate(terms)}
     assert np.allclose(ran("Einsum", feeds, {}, equation=equation), np.einsum(equation, *feeds.values()), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["int32", "int64"])
+@pytest.mark.parametrize("powers", [(13, 5, 2, 1, 0, 3, 9), (13.0, 5.0, 2.0, 1.0, 0.0, 3.0, 0.5)])
+def test_integers_are_raised_exactly(kind: str, powers: tuple[float, ...]) -> None:
+    bases = [4, 19, -46340, 2**31 - 1, -7, -1001, 9]  # results above 2^24, where fp32 has gaps
+    exponents = np.array(powers, np.float32 if isinstance(powers[0], float) else kind)
+    feeds = {"x": np.array(bases, kind), "e": exponents}
+    found = ran("Pow", feeds, {"x": kind, "e": "fp32" if isinstance(powers[0], float) else kind})
+    assert [int(v) for v in found] == [int(b**e) for b, e in zip(bases, powers)]
+
+
+@pytest.mark.parametrize("exponent", [2, 3, 5, 13])
+def test_known_powers_of_integers_are_exact(exponent: int) -> None:
+    bases = np.array([-5, 4, 3, 0, 1], np.int64)
+    node = Node("n", "Pow", ("x", "e"), ("y",))
+    types = {"x": TensorType((5,), "int64"), "e": TensorType((), "int64"), "y": TensorType((5,), "int64")}
+    graph = Graph("g", (node,), ("x",), ("y",), types, {"e": Constant.of(np.array(exponent), "int64")})
+    assert program_faults(graph, {"x": bases}, "tpu-v3") == ""
+    assert [int(v) for v in run_graph(graph, {"x": bases})["y"]] == [int(b) ** exponent for b in bases]
+
+
+def test_negative_powers_of_integers() -> None:
+    feeds = {"x": np.array([-1, -1, 1, 2, -9], np.int64), "e": np.array([-3, -2, -5, -1, -2], np.int64)}
+    assert [int(v) for v in ran("Pow", feeds, {"x": "int64", "e": "int64"})] == [-1, 1, 1, 0, 0]
