@@ -221,6 +221,7 @@ class Memory(_Part):
 
     A channel's controller holds up to `write_queue_runs` accepted writes (pieces of one interleave unit and page) and
     writes them in batches, from 4/5 full down to 1/5, so that its bus turns seldom; reads go first. 0: strict order.
+    Reads are chosen among the `read_queue_runs` oldest pieces of a channel, those of open rows first. 1: in order.
     """
 
     dram: DramPart
@@ -234,6 +235,7 @@ class Memory(_Part):
     response_latency_cycles: Natural = 0  # core clock, controller to core
     ideal_bytes_per_cycle: PositiveFloat | None = None  # core clock, whole chip; default: the part's peak
     write_queue_runs: Annotated[int, Field(ge=0, le=1024)] = 32
+    read_queue_runs: Annotated[int, Field(ge=1, le=1024)] = 32
     label: str = "HBM"
 
 

@@ -66,6 +66,7 @@ from npusim.memory.port import (
     RSP_WAIT_FS,
     heap_pop,
 )
+from npusim.memory.state import R_NEXT_FS, R_RUNS
 from npusim.memory.writes import memory_flush
 
 REQUEST_LATENCY, RESPONSE_LATENCY = INDEX["request_latency"], INDEX["response_latency"]
@@ -182,7 +183,7 @@ def close_accounts(v, cores, pipes, now):
 @kernel
 def end_launch(v, cores, pipes, clock, memory, now):
     """End the launch at `now`, or when the last queued write is in DRAM: pipes that moved data wait for bandwidth."""
-    params, banks, channels, counters, series = memory
+    params, banks, channels, counters, series, _ = memory
     close_accounts(v, cores, pipes, now)
     written_fs = memory_flush(params, banks, channels, counters, series)
     end = max(now, next_edge(written_fs, clock[K_Q], clock[K_R], clock[K_F]))
@@ -226,21 +227,24 @@ def deliver(v, cores, pipes, ops, clock, now, responses, heap_state, due):
 
 
 @kernel
-def horizon(v, clock, now, requests, ring):
+def horizon(v, clock, now, reads, requests, ring):
     """The cycle up to which the memory may go: no request that arrives before it can still be made.
 
     Nothing happens before `now` or the first answer that is not known yet, and that comes no earlier than both the
-    memory's present horizon and the arrival of the oldest waiting request; a request takes the request latency.
+    memory's present horizon and its next decision or the arrival of the oldest waiting request; a request takes the
+    request latency.
     """
-    head = requests[ring[RING_HEAD] % requests.shape[0], REQ_TIME_FS]
-    arrival = edge_from(clock[K_MEMORY_UNTIL], head, clock[K_Q], clock[K_R], clock[K_F])
-    return min(now, arrival) + v[REQUEST_LATENCY]
+    first_fs = reads[0, R_NEXT_FS]
+    if ring[RING_HEAD] != ring[RING_TAIL]:
+        first_fs = min(first_fs, requests[ring[RING_HEAD] % requests.shape[0], REQ_TIME_FS])
+    first = edge_from(clock[K_MEMORY_UNTIL], first_fs, clock[K_Q], clock[K_R], clock[K_F])
+    return min(now, first) + v[REQUEST_LATENCY]
 
 
 @kernel
 def run_launch(v, code, desc, cores, pipes, ops, units, events, clock, memory, port, grid, due, budget):
     """Run one launch from State.clock[K_NOW] until every core has ended, a buffer is full or `budget` events passed."""
-    params, banks, channels, counters, series = memory
+    params, banks, channels, counters, series, reads = memory
     requests, ring, responses, heap_state = port
     q, r, f = clock[K_Q], clock[K_R], clock[K_F]
     answer = response_due(v, clock, responses, heap_state)
@@ -249,11 +253,11 @@ def run_launch(v, code, desc, cores, pipes, ops, units, events, clock, memory, p
         now = answer
         for c in range(grid):
             now = min(now, due[c])
-        if ring[RING_HEAD] != ring[RING_TAIL] and now >= clock[K_MEMORY_UNTIL]:
-            until = horizon(v, clock, now, requests, ring)
+        if now >= clock[K_MEMORY_UNTIL] and (ring[RING_HEAD] != ring[RING_TAIL] or reads[0, R_RUNS] > 0):
+            until = horizon(v, clock, now, reads, requests, ring)
             until_fs = edge_fs(until, q, r, f)
             status = memory_advance(
-                params, banks, channels, counters, series, requests, ring, responses, heap_state, until_fs
+                params, banks, channels, counters, series, reads, requests, ring, responses, heap_state, until_fs
             )
             if status != 0:
                 return REFUSED

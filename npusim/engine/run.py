@@ -53,7 +53,7 @@ def run(
     in_flight = int(params.dma[:, 1] @ params.dma[:, 2]) + params["matrix_count"] * params["weight_outstanding"]
     port = make_port(*(2 * params["cores"] * in_flight + 64,) * 2)
     cells = (
-        (memory.params, memory.bank_state, memory.channel_state, memory.counters, memory.series),
+        (memory.params, memory.bank_state, memory.channel_state, memory.counters, memory.series, memory.reads),
         (port.requests, port.ring, port.responses, port.heap_state),
     )
     collected = _Collector(program, params)

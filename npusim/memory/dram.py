@@ -1,12 +1,12 @@
 """The DRAM behind the port: channels, bank groups, banks and rows with JEDEC timing, advanced request by request.
 
-Policy. A request is cut at interleave units and pages into *runs* (npusim.memory.commands). A channel serves reads in
-arrival order and collects writes in a queue (npusim.memory.writes), or serves both in arrival order if it has none.
+Policy. A request is cut at interleave units and pages into *runs* (npusim.memory.commands). A channel chooses among
+waiting reads (npusim.memory.reads) and collects writes in a queue (npusim.memory.writes), or serves both in arrival
+order if it has none.
 Address map, low to high: burst, bank group, column, channel above the interleave unit, bank, row; bank and channel are
 rotated by all address bits above them (permutation-based interleaving, Zhang et al., MICRO 2000), so that neither
-pitches nor distances of a power of two meet in one bank. Because a channel's commands depend only on earlier requests,
-each run is settled when it is consumed; nothing is simulated between requests. Not modelled: reordering of reads
-(FR-FCFS), command-bus slots, per-bank refresh, ranks.
+pitches nor distances of a power of two meet in one bank. Decisions are made for whole runs; nothing is simulated
+between them. Not modelled: command-bus slots, per-bank refresh, ranks.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from npusim.memory.port import (
     MemoryPort,
     heap_push,
 )
+from npusim.memory.reads import FAR_FS, close, open_request, queue_read, serve_all, serve_reads
 from npusim.memory.state import (
     C_LATENCY_FS,
     C_READ_BURSTS,
@@ -37,7 +38,6 @@ from npusim.memory.state import (
     C_WAIT_FS,
     CH_FREE_FS,
     CH_FREE_NUM,
-    CH_PENDING,
     MAX_REQUEST_BYTES,
     P_BANK_BITS,
     P_BL,
@@ -58,15 +58,16 @@ from npusim.memory.state import (
     P_SPAN_BITS,
     P_TCK_FS,
     P_UNIT_BITS,
+    R_REQUESTS,
     MemoryState,
 )
-from npusim.memory.writes import before_read, post_write
+from npusim.memory.writes import post_write
 
 Array = npt.NDArray[Any]
 
 # Status of memory_advance.
 OK = 0
-FULL = 1  # no room for a response: drain or grow the heap, then call again
+FULL = 1  # no room for the answers of all that was asked: drain or grow the heap, then call again
 BAD_REQUEST = 2  # row `head` of the ring: size not in 1..MAX_REQUEST_BYTES, or outside the memory
 
 
@@ -77,38 +78,54 @@ def memory_advance(
     channel_state: Array,
     counters: Array,
     series: Array,
+    reads: Array,
     requests: Array,
     ring: Array,
     responses: Array,
     heap_state: Array,
     until_fs: int,
 ) -> int:
-    """Serve every request that arrives before `until_fs`, one response each; return OK, FULL or BAD_REQUEST."""
+    """Take in every request that arrives before `until_fs` and make the decisions due before it.
+
+    Each request gets one response. Returns OK, FULL or BAD_REQUEST.
+    """
     row = ring[RING_HEAD] % requests.shape[0]
+    queued = params[P_QUEUE_RUNS] > 0 and not params[P_IDEAL]
     while ring[RING_HEAD] < ring[RING_TAIL]:
         arrival_fs = requests[row, REQ_TIME_FS]
         if arrival_fs >= until_fs:
-            return OK
-        if heap_state[HEAP_SIZE] >= responses.shape[0]:
+            break
+        if heap_state[HEAP_SIZE] + reads[0, R_REQUESTS] >= responses.shape[0]:
             return FULL
         address, size, write = requests[row, REQ_ADDRESS], requests[row, REQ_BYTES], requests[row, REQ_WRITE]
         if size <= 0 or size > MAX_REQUEST_BYTES or address < 0 or address + size > params[P_CAPACITY]:
             return BAD_REQUEST
-        if params[P_IDEAL]:
-            finish_fs, wait_fs = _serve_ideal(params, channel_state[0], arrival_fs, size)
-        else:
-            finish_fs, wait_fs = _serve(
-                params, bank_state, channel_state, counters, series, arrival_fs, address, size, write
-            )
-        heap_push(responses, heap_state, finish_fs, requests[row, REQ_TAG], wait_fs)
+        tag = requests[row, REQ_TAG]
         ring[RING_HEAD] += 1
         row = row + 1 if row + 1 < requests.shape[0] else 0
         counters[C_READS + write] += 1
         counters[C_READ_BYTES + write] += size
+        if queued and not write:
+            _queue(
+                params, bank_state, channel_state, counters, series, reads, responses, heap_state,
+                arrival_fs, address, size, tag,
+            )  # fmt: skip
+            continue
+        if params[P_IDEAL]:
+            finish_fs, wait_fs = _serve_ideal(params, channel_state[0], arrival_fs, size)
+        else:
+            finish_fs, wait_fs = _serve(
+                params, bank_state, channel_state, counters, series, reads, responses, heap_state,
+                arrival_fs, address, size, write,
+            )  # fmt: skip
+        heap_push(responses, heap_state, finish_fs, tag, wait_fs)
         counters[C_WAIT_FS] += wait_fs
         counters[C_LATENCY_FS] += finish_fs - arrival_fs
-        if not write or params[P_IDEAL] or params[P_QUEUE_RUNS] == 0:  # a queued write counts when it is written
+        if not queued:  # a queued write counts when it is written
             record(counters, series, finish_fs, size, write)
+    if queued:
+        until = (until_fs + params[P_TCK_FS] - 1) // params[P_TCK_FS]
+        serve_all(params, bank_state, channel_state, counters, series, reads, responses, heap_state, until)
     return OK
 
 
@@ -133,12 +150,18 @@ def _serve(
     channel_state: Array,
     counters: Array,
     series: Array,
+    reads: Array,
+    responses: Array,
+    heap: Array,
     arrival_fs: int,
     address: int,
     size: int,
     write: int,
 ) -> tuple[int, int]:
-    """Serve one request; return the time of its answer and how much of it an idle memory would have saved."""
+    """Post a write, or serve a request in strict order.
+
+    Returns the time of its answer and how much of it an idle memory would have saved.
+    """
     channels, tck_fs, burst_bits = params[P_CHANNELS], params[P_TCK_FS], params[P_BURST_BITS]
     unit_bursts, span = 1 << params[P_UNIT_BITS], 1 << params[P_SPAN_BITS]
     posted = write and params[P_QUEUE_RUNS] > 0
@@ -154,14 +177,13 @@ def _serve(
         burst += count
         offset += count
         if posted:
+            serve_reads(params, bank_state, channel_state, counters, series, reads, responses, heap, c, arrival)
             piece = min(address + size, burst << burst_bits) - max(address, (burst - count) << burst_bits)
             placed = post_write(
                 params, bank_state, channel_state, counters, series, c, arrival, column, count, bank, row, piece
             )
             finish = max(finish, placed)
         else:
-            if channel_state[c, CH_PENDING] > 0:
-                before_read(params, bank_state, channel_state, counters, series, c, arrival, column, count, bank, row)
             group = column & (params[P_GROUPS] - 1)
             last, extra = serve_run(
                 params, bank_state, channel_state, counters, c, arrival, group, count, bank, row, write
@@ -177,6 +199,51 @@ def _serve(
         return (finish + 1) * tck_fs, (finish - arrival) * tck_fs
     latency = (params[P_CWL] if write else params[P_CL]) + params[P_BL]
     return (finish + latency) * tck_fs, max(0, finish - unloaded) * tck_fs
+
+
+@kernel
+def _queue(
+    params: Array,
+    bank_state: Array,
+    channel_state: Array,
+    counters: Array,
+    series: Array,
+    reads: Array,
+    responses: Array,
+    heap: Array,
+    arrival_fs: int,
+    address: int,
+    size: int,
+    tag: int,
+) -> None:
+    """Queue the runs of a read; when the table of reads is full, what waits is served without looking further."""
+    channels, tck_fs, burst_bits = params[P_CHANNELS], params[P_TCK_FS], params[P_BURST_BITS]
+    unit_bursts, span = 1 << params[P_UNIT_BITS], 1 << params[P_SPAN_BITS]
+    arrival = (arrival_fs + tck_fs - 1) // tck_fs
+    burst, end = address >> burst_bits, ((address + size - 1) >> burst_bits) + 1
+    counters[C_READ_BURSTS] += end - burst
+    unit, offset = burst >> params[P_UNIT_BITS], burst & (unit_bursts - 1)
+    first_unit, first_offset = unit, offset
+    request = open_request(reads, arrival_fs, arrival, tag, size)
+    if request < 0:
+        serve_all(params, bank_state, channel_state, counters, series, reads, responses, heap, FAR_FS)
+        request = open_request(reads, arrival_fs, arrival, tag, size)
+    while burst < end:
+        c, bank, row, column = _locate(params, unit, offset)
+        count = min(min(end - burst, unit_bursts - offset), span - column)
+        own = _bursts_before(unit - first_unit, offset + count, first_offset, channels, unit_bursts)
+        if not queue_read(
+            params, bank_state, channel_state, counters, series, reads, responses, heap,
+            c, arrival, column, count, bank, row, own, request,
+        ):  # fmt: skip
+            serve_all(params, bank_state, channel_state, counters, series, reads, responses, heap, FAR_FS)
+            continue
+        burst += count
+        offset += count
+        if offset == unit_bursts:
+            unit += 1
+            offset = 0
+    close(params, counters, series, reads, responses, heap, request)
 
 
 @kernel
@@ -216,7 +283,7 @@ def advance(state: MemoryState, port: MemoryPort, until_fs: int) -> int:
     """Call `memory_advance` until it no longer needs room, growing the response heap; return OK or BAD_REQUEST."""
     while True:
         status = memory_advance(
-            state.params, state.bank_state, state.channel_state, state.counters, state.series,
+            state.params, state.bank_state, state.channel_state, state.counters, state.series, state.reads,
             port.requests, port.ring, port.responses, port.heap_state, until_fs,
         )  # fmt: skip
         if status != FULL:

@@ -32,7 +32,8 @@ Array = npt.NDArray[Any]
  P_IDEAL_LATENCY_FS,
  P_QUEUE_RUNS, P_QUEUE_HIGH, P_QUEUE_LOW,  # places of a channel's write queue, and its watermarks
  P_WRITE_ROOM,  # a queued run takes at most this much and a CCD_L a burst, until a read may follow
- P_COUNT) = range(41)
+ P_READ_RUNS,  # runs of a channel among which reads are chosen
+ P_COUNT) = range(42)
 
 # Bank state, int64 [channels, groups * banks, 3]; bank b of group g is row g * banks + b.
 B_ROW, B_ACT_READY, B_PRE_READY, B_COUNT = range(4)  # open row or -1; earliest next ACT; earliest PRE
@@ -40,11 +41,20 @@ B_ROW, B_ACT_READY, B_PRE_READY, B_COUNT = range(4)  # open row or -1; earliest 
 # Channel state, int64 [channels, CH_COUNT + groups * G_COUNT + places * Q_WORDS].
 (CH_LAST_COLUMN, CH_LAST_READ, CH_LAST_WRITE, CH_LAST_ACT, CH_NEXT_REFRESH, CH_REFRESH_DONE, CH_BUSY,
  CH_HEAD, CH_PENDING,  # write queue, a ring: its oldest place, places taken
- CH_FAW_SLOT, CH_FAW) = range(11)  # CH_FAW: times of the last four ACTs, four words
+ CH_READ_FIRST, CH_READ_LAST, CH_READ_PASSED,  # read queue: rows of `reads` or -1; runs that went past the first one
+ CH_FAW_SLOT, CH_FAW) = range(14)  # CH_FAW: times of the last four ACTs, four words
 CH_COUNT = CH_FAW + 4
 G_LAST_COLUMN, G_LAST_WRITE, G_LAST_ACT, G_COUNT = range(4)
 # A place of the write queue. Q_TICK: when its run was accepted; once that is written, when the place fell free.
 Q_TICK, Q_COLUMN, Q_BURSTS, Q_BANK, Q_ROW, Q_BYTES, Q_WORDS = range(7)
+
+# `reads`, int64 [rows, R_WORDS]. Row 0: the first free row or -1, runs and requests in the table, and the time of the
+# next decision. Others are a run that waits, a request, or free (R_NEXT: the next free row).
+R_FREE, R_RUNS, R_REQUESTS, R_NEXT_FS = range(4)
+R_NEXT, R_ARRIVAL, R_COLUMN, R_BURSTS, R_BANK, R_ROW, R_OWN, R_REQUEST, R_WORDS = range(9)
+R_TIME_FS, R_TAG, R_LEFT, R_FINISH, R_UNLOADED, R_SIZE = range(1, 7)
+READ_ROWS = 1 << 15
+
 CH_FREE_FS, CH_FREE_NUM = 0, 1  # ideal model: the bus is free at FS + NUM / DEN (channel 0's row)
 
 # Counters (int64).
@@ -64,7 +74,7 @@ _LONG_AGO = -(1 << 40)  # "never happened" for last-command times, in ticks
 
 @dataclass
 class MemoryState:
-    """Everything of one chip's DRAM: `params`, `bank_state`, `channel_state`, `counters` and `series` [2, bins] bytes.
+    """One chip's DRAM: `params`, `bank_state`, `channel_state`, `counters`, `series` [2, bins] bytes and `reads`.
 
     All int64 and C-contiguous, in the order of the first arguments of `memory_advance`.
     """
@@ -74,6 +84,7 @@ class MemoryState:
     channel_state: Array
     counters: Array
     series: Array
+    reads: Array
 
     def summary(self) -> dict[str, int]:
         """Return the counters by name; `activations` and `busy_fs` (data bus, all channels) are derived."""
@@ -109,6 +120,7 @@ def make_memory(machine: Machine, rotate_channels: bool = False, ideal_latency_f
     params[P_UNIT_BITS] = _log2(memory.interleave_bytes // dram.burst_bytes)
     runs = memory.write_queue_runs
     params[P_QUEUE_RUNS], params[P_QUEUE_HIGH], params[P_QUEUE_LOW] = runs, max(1, runs * 4 // 5), runs // 5
+    params[P_READ_RUNS] = memory.read_queue_runs
     _fill_part(params, dram)
     per_byte = ideal_fs_per_byte(machine)
     params[P_IDEAL_FS], rest = divmod(per_byte.numerator, per_byte.denominator)
@@ -119,11 +131,21 @@ def make_memory(machine: Machine, rotate_channels: bool = False, ideal_latency_f
     banks[:, :, B_ROW] = -1
     words = CH_COUNT + dram.bank_groups * G_COUNT + memory.write_queue_runs * Q_WORDS
     channels = np.full((memory.channels, words), 0 if ideal else _LONG_AGO, np.int64)
-    channels[:, [CH_BUSY, CH_FAW_SLOT, CH_REFRESH_DONE, CH_HEAD, CH_PENDING]] = 0
+    channels[:, [CH_BUSY, CH_FAW_SLOT, CH_REFRESH_DONE, CH_HEAD, CH_PENDING, CH_READ_PASSED]] = 0
+    channels[:, [CH_READ_FIRST, CH_READ_LAST]] = -1
     channels[:, CH_NEXT_REFRESH] = dram.timing.nREFI
     counters = np.zeros(C_COUNT, np.int64)
     counters[C_SERIES_BIN_FS] = FIRST_BIN_FS
-    return MemoryState(params, banks, channels, counters, np.zeros((2, SERIES_BINS), np.int64))
+    return MemoryState(params, banks, channels, counters, np.zeros((2, SERIES_BINS), np.int64), _empty_reads())
+
+
+def _empty_reads() -> Array:
+    """A table of reads in which every row but the first is free."""
+    reads = np.zeros((READ_ROWS, R_WORDS), np.int64)
+    reads[1:, R_NEXT] = np.arange(2, READ_ROWS + 1)
+    reads[-1, R_NEXT] = -1
+    reads[0, [R_FREE, R_NEXT_FS]] = 1, 1 << 62
+    return reads
 
 
 def ideal_fs_per_byte(machine: Machine) -> Fraction:

@@ -5,7 +5,7 @@ place that falls free first. Reads go first. Queued runs are written
 - in a batch, down to the low watermark, when one more takes the queue to the high one: the oldest runs, each followed
   by those of the batch that lie in the same row; so nothing starves, and no two runs of one row swap;
 - all of them, before a read of a burst that one of them holds;
-- in a gap before the next run arrives, as many as surely leave the bus to it in time, and when memory is flushed.
+- in a gap in which no read waits, as many as surely leave the bus in time to the next run, and when memory is flushed.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from npusim.memory.state import (
     CH_LAST_WRITE,
     CH_NEXT_REFRESH,
     CH_PENDING,
+    CH_READ_FIRST,
     CH_REFRESH_DONE,
     G_COUNT,
     P_BL,
@@ -80,7 +81,8 @@ def post_write(
     size: int,
 ) -> int:
     """Queue a run of `size` bytes from burst `column` of the row on; return the tick at which it has its place."""
-    _use_gap(params, banks, state, counters, series, c, arrival)
+    if state[c, CH_READ_FIRST] < 0:
+        use_gap(params, banks, state, counters, series, c, arrival)
     at = _place(params, state, c, state[c, CH_PENDING])
     accepted = max(arrival, state[c, at + Q_TICK])  # places are taken and fall free in the same order
     state[c, at + Q_TICK] = accepted
@@ -104,14 +106,13 @@ def before_read(
     counters: Array,
     series: Array,
     c: int,
-    arrival: int,
+    now: int,
     column: int,
     count: int,
     bank: int,
     row: int,
 ) -> None:
-    """Write what goes before a read that arrives at `arrival`: what fits the gap, or all if it reads some of it."""
-    _use_gap(params, banks, state, counters, series, c, arrival)
+    """Write all that is queued, from `now` on, if a read is about to read some of it."""
     i, pending = -1, state[c, CH_PENDING]
     while True:
         i = _next_of_row(params, state, c, i + 1, pending, bank, row)
@@ -120,15 +121,15 @@ def before_read(
         at = _place(params, state, c, i)
         first = state[c, at + Q_COLUMN]
         if first < column + count and column < first + state[c, at + Q_BURSTS]:
-            _drain(params, banks, state, counters, series, c, pending, arrival, _NEVER)
+            _drain(params, banks, state, counters, series, c, pending, now, _NEVER)
             return
 
 
 @kernel
-def _use_gap(
+def use_gap(
     params: Array, banks: Array, state: Array, counters: Array, series: Array, c: int, arrival: int
 ) -> None:
-    """Write what fits between the channel's last command and `arrival`."""
+    """Write what fits between the last command of a channel without waiting reads and `arrival`."""
     last, pending = state[c, CH_LAST_COLUMN], state[c, CH_PENDING]
     if pending > 0 and arrival - last > params[P_WRITE_ROOM]:
         _drain(params, banks, state, counters, series, c, pending, last, arrival)

@@ -69,6 +69,7 @@ class DramMemory:
         self._port = make_port()
         port = self._port
         self._arrays = (state.params, state.bank_state, state.channel_state, state.counters, state.series)
+        self._reads = state.reads
         self._cells = (port.requests, port.ring, port.responses, port.heap_state)
         self._who: list[Any] = []
 
@@ -86,7 +87,7 @@ class DramMemory:
         from npusim.memory.port import heap_pop
 
         responses, heap_state = self._cells[2:]
-        if memory_advance(*self._arrays, *self._cells, until_fs) != 0:
+        if memory_advance(*self._arrays, self._reads, *self._cells, until_fs) != 0:
             raise SimulationError("a request lies outside of dram")
         answers: list[Answer] = []
         while heap_state[0]:

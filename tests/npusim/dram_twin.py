@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from isa.machine import DramPart, Machine
@@ -53,17 +54,32 @@ class Queued:
 
 
 @dataclass
+class Waiting:
+    """A run that waits to be read, for request number `asker`."""
+
+    arrival: int
+    column: int
+    count: int
+    bank: int
+    row: int
+    asker: int
+
+
+@dataclass
 class TwinChannel:
     """One channel: the last time of every command in every scope, and the open rows. No closed form anywhere."""
 
     dram: DramPart
     places: int  # of the write queue
+    choice: int  # reads among which is chosen
     counts: Counter[str]
     last: dict[tuple[str, str, int, int], int] = field(default_factory=dict)
     open_rows: dict[tuple[int, int], int] = field(default_factory=dict)
     acts: list[int] = field(default_factory=list)
     log: list[Command] = field(default_factory=list)
     queue: list[Queued] = field(default_factory=list)
+    reads: list[Waiting] = field(default_factory=list)  # in the order of arrival
+    passed: int = 0  # reads that went past the oldest one
     released: list[int] = field(default_factory=list)  # last column command of every queued run, in order
     accepted: int = 0
     last_column: int = -(10**9)
@@ -118,17 +134,41 @@ class TwinChannel:
             self.burst(arrival, burst % self.dram.bank_groups, bank, row, write)
         return self.last_column
 
-    def read(self, arrival: int, column: int, count: int, bank: int, row: int) -> int:
+    def ask(self, read: Waiting, done: dict[int, int]) -> None:
+        """Queue a read that arrives now."""
+        self.decide(read.arrival, done)
+        if not self.reads:
+            self.use_gap(read.arrival)
+            self.passed = 0
+        self.reads.append(read)
+
+    def decide(self, until: int, done: dict[int, int]) -> None:
+        """Read what is chosen before tick `until`; `done` receives each asker's last column command."""
+        while self.reads:
+            now = max(self.last_column, self.reads[0].arrival)
+            if now >= until:
+                return
+            self.refresh(now)
+            here = [r for r in self.reads[: self.choice] if r.arrival <= now]
+            hits = [r for r in here if self.open_rows.get((r.column % self.dram.bank_groups, r.bank)) == r.row]
+            capped = 2 * self.passed >= self.choice
+            chosen = self.reads[0] if capped or not hits else hits[0]
+            self.passed = 0 if chosen is self.reads[0] else self.passed + 1
+            self.reads = [r for r in self.reads if r is not chosen]
+            done[chosen.asker] = max(done.get(chosen.asker, -(10**9)), self.read(chosen, now))
+
+    def read(self, read: Waiting, now: int) -> int:
         """Serve a read after what it must not overtake; return its last column command."""
-        self.use_gap(arrival)
-        same_row = [q for q in self.queue if (q.bank, q.row) == (bank, row)]
-        if set(range(column, column + count)) & {q.column + i for q in same_row for i in range(q.count)}:
-            self.drain(len(self.queue), arrival)
-        return self.run(arrival, column, count, bank, row, False)
+        same_row = [q for q in self.queue if (q.bank, q.row) == (read.bank, read.row)]
+        wanted = set(range(read.column, read.column + read.count))
+        if wanted & {q.column + i for q in same_row for i in range(q.count)}:
+            self.drain(len(self.queue), now)
+        return self.run(read.arrival, read.column, read.count, read.bank, read.row, False)
 
     def post(self, arrival: int, column: int, count: int, bank: int, row: int) -> int:
         """Queue a write; return when it has a place."""
-        self.use_gap(arrival)
+        if not self.reads:
+            self.use_gap(arrival)
         tick = arrival if self.accepted < self.places else max(arrival, self.released[self.accepted - self.places])
         self.queue.append(Queued(tick, column, count, bank, row))
         self.accepted += 1
@@ -190,8 +230,11 @@ class Twin:
         self.memory, self.dram = machine.memory, machine.memory.dram
         self.counts: Counter[str] = Counter()
         self.channels = [
-            TwinChannel(self.dram, self.memory.write_queue_runs, self.counts) for _ in range(self.memory.channels)
+            TwinChannel(self.dram, self.memory.write_queue_runs, self.memory.read_queue_runs, self.counts)
+            for _ in range(self.memory.channels)
         ]
+        self.last_column: dict[int, int] = {}  # of every queued read
+        self.asked = 0
 
     def locate(self, burst: int) -> tuple[int, int, int, int, int]:
         """(unit, channel, bank, row, column) of a burst."""
@@ -205,24 +248,32 @@ class Twin:
         shift = folded(upper, 2 ** max(1, math.ceil(math.log2(self.memory.channels)))) if self.rotate else 0
         return unit, (index + shift) % self.memory.channels, bank, row, column
 
-    def serve(self, time_fs: int, address: int, size: int, write: bool) -> int:
-        """Return the time of the answer in fs."""
+    def serve(self, time_fs: int, address: int, size: int, write: bool) -> Callable[[], int]:
+        """Take a request; the function that is returned knows the time of its answer in fs, reads after `flush`."""
         dram = self.dram
         tck_fs = round(dram.tck_ps * 1000)
         arrival = -(-time_fs // tck_fs)
         bursts = range(address // dram.burst_bytes, (address + size - 1) // dram.burst_bytes + 1)
         latency = (dram.timing.nCWL if write else dram.timing.nCL) + dram.burst_length // dram.data_rate
-        posted, finish = write and self.memory.write_queue_runs > 0, arrival
+        queued, finish, asker = self.memory.write_queue_runs > 0, arrival, self.asked
+        posted, self.asked = write and queued, asker + 1
         for (_, index, bank, row), group in itertools.groupby(map(self.locate, bursts), key=lambda where: where[:4]):
             columns = [where[4] for where in group]  # a run: bursts in one unit and one row are not interrupted
             channel, run = self.channels[index], (arrival, columns[0], len(columns), bank, row)
-            done = channel.post(*run) if posted else channel.run(*run, True) if write else channel.read(*run)
-            finish = max(finish, done)
-        return (finish + (1 if posted else latency)) * tck_fs
+            if queued and not write:
+                channel.ask(Waiting(*run, asker), self.last_column)
+                continue
+            if posted:
+                channel.decide(arrival, self.last_column)
+            finish = max(finish, channel.post(*run) if posted else channel.run(*run, write))
+        if queued and not write:
+            return lambda: (self.last_column[asker] + latency) * tck_fs
+        return lambda: (finish + (1 if posted else latency)) * tck_fs
 
     def flush(self) -> int:
-        """Write all that is queued; return the time of the last write's last data in fs."""
+        """Read and write all that is queued; return the time of the last write's last data in fs."""
         for channel in self.channels:
+            channel.decide(1 << 60, self.last_column)
             channel.drain(len(channel.queue), channel.last_column)
         writes = [c.tick for channel in self.channels for c in channel.log if c.kind == "WR"]
         after = self.dram.timing.nCWL + self.dram.burst_length // self.dram.data_rate

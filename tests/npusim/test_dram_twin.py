@@ -29,11 +29,11 @@ PARTS = ["hbm2-2000", "hbm2e-3200", "ddr4-3200", "lpddr4x-4266", "odd"]
 
 
 @functools.cache
-def machine_with(part: str, channels: int, interleave_bytes: int = 256, runs: int = 32) -> Machine:
+def machine_with(part: str, channels: int, interleave_bytes: int = 256, runs: int = 32, choice: int = 32) -> Machine:
     """A shipped machine with another DRAM part behind it."""
     name = "hbm2-2000" if part == "odd" else part
     overrides = [f"memory.dram={name}", f"memory.channels={channels}", f"memory.interleave_bytes={interleave_bytes}"]
-    overrides.append(f"memory.write_queue_runs={runs}")
+    overrides += [f"memory.write_queue_runs={runs}", f"memory.read_queue_runs={choice}"]
     machine = load_machine("tpu-v3", [*overrides, f"memory.capacity_bytes={1 << 27}"]).machine
     if part != "odd":
         return machine
@@ -56,8 +56,9 @@ def run_both(
         heap_pop(port.responses, port.heap_state)
     kernel.append(memory_flush(*arrays(state)))
     twin = Twin(machine, rotate)
-    times = [twin.serve(*row) for row in stream]
-    return kernel, [*times, twin.flush()], twin, state.summary()
+    answers = [twin.serve(*row) for row in stream]
+    flushed = twin.flush()
+    return kernel, [*(answer() for answer in answers), flushed], twin, state.summary()
 
 
 def arrays(state: MemoryState) -> tuple[Any, ...]:
@@ -87,10 +88,11 @@ def streams(draw: st.DrawFn) -> list[Row]:
     interleave=st.sampled_from([64, 256, 4096]),
     rotate=st.booleans(),
     runs=st.sampled_from([0, 1, 2, 5, 32]),
+    choice=st.sampled_from([1, 2, 3, 8, 32]),
 )
-@settings(max_examples=30, deadline=None)
-def test_kernel_equals_twin_and_twin_obeys_the_timing_rules(part, stream, channels, interleave, rotate, runs):
-    machine = machine_with(part, channels, interleave, runs)
+@settings(max_examples=40, deadline=None)
+def test_kernel_equals_twin_and_twin_obeys_the_timing_rules(part, stream, channels, interleave, rotate, runs, choice):
+    machine = machine_with(part, channels, interleave, runs, choice)
     kernel, twin_times, twin, counters = run_both(machine, stream, rotate)
     assert kernel == twin_times
     assert {k: counters[k] for k in ("row_hits", "row_misses", "row_conflicts", "refreshes")} == {
