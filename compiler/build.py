@@ -45,6 +45,7 @@ ALIGN_BYTES = 256
 MAX_VIEW_RANK = 4  # a product has two batch dimensions; more of a dense tensor merge, of a view they may not
 RESIDENT_SHARE = 0.75  # of the scratchpad may hold tensors between kernels; the rest is the kernels' own
 VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"}
+PICKS = ("Gather", "GatherElements", "GatherND", "Slice")  # read no more of their first input than they give
 assert lower is not None  # importing it registers the rules
 
 
@@ -254,8 +255,7 @@ class _Builder:
         """A host launch or an estimate for each node of the group."""
         host = self._on_host(group.anchor)
         operator = self._operator(group, approximated=not host)
-        touched = self._outer_tensors(group)
-        size = sum(self.graph.tensors[n].size_bytes for side in touched for n in side)
+        touched, size = self._outer_tensors(group), self._least_bytes(group)
         clock = self.machine.clock_mhz * 1e6
         if host:
             link = self.machine.host
@@ -300,15 +300,23 @@ class _Builder:
                 node, [types.get(i) if i else None for i in node.inputs], [types[o] for o in node.outputs if o])
             macs, flops = macs + work.macs, flops + work.flops
         inputs, outputs = self._outer_tensors(group)
-        size = sum(types[n].size_bytes for n in (*inputs, *outputs))
         kind = "+".join(dict.fromkeys(label(n) for n in group.nodes))
         last = next(o for o in group.nodes[-1].outputs if o)
         return Operator(
             group.anchor.name, kind, types[last].shape, tuple(n.name for n in group.nodes),
             types[group.anchor.inputs[0]].dtype if group.anchor.inputs else types[last].dtype,
-            macs, flops, size, tuple(dict.fromkeys(self.root(i) for i in inputs)),
+            macs, flops, self._least_bytes(group), tuple(dict.fromkeys(self.root(i) for i in inputs)),
             tuple(dict.fromkeys(self.root(o) for o in outputs)), approximated,
         )
+
+    def _least_bytes(self, group: Group) -> int:
+        """Bytes of the tensors that enter and leave the group; of a table, those that are picked from it."""
+        types, (inputs, outputs) = self.graph.tensors, self._outer_tensors(group)
+        size = sum(types[n].size_bytes for n in (*inputs, *outputs))
+        if group.anchor.op in PICKS:
+            table, picked = types[group.anchor.inputs[0]], types[group.anchor.outputs[0]]
+            size -= max(0, table.size_bytes - picked.size_bytes)
+        return size
 
     # Putting it together
 

@@ -10,13 +10,14 @@ import pytest
 import npusim.api as api
 from compiler.bundle import pack
 from compiler.codegen import pipeline_slots
-from compiler.compile import slow_lanes
+from compiler.compile import compile_graph, slow_lanes
 from compiler.frontend import load_model
 from compiler.kernels.contraction import Contraction, Operand, build
 from compiler.ops import run_graph
 from compiler.passes import dtype as dtype_pass
 from compiler.passes import narrow, softmax_axis
 from compiler.passes.pipeline import Options, optimised
+from compiler.text import parse_graph
 from compiler.tiling import LOAD_SLOTS, candidates, estimate, search
 from isa.errors import CapacityError
 from isa.loader import load_machine
@@ -124,3 +125,17 @@ def test_weight_streams_of_a_product_with_one_row_run_near_the_bandwidth() -> No
     result = api.run("gemm:1x4096x4096", "tpu-v1")
     seconds = result.record.total_cycles / (result.machine.clock_mhz * 1e6)
     assert result.record.dram_bytes[:, 0].sum() / seconds > 0.85 * result.machine.dram_bytes_per_second
+
+
+@pytest.mark.parametrize("hw", ["tpu-v3", "gemmini-16x16"])
+def test_of_a_table_only_the_picked_rows_are_least_bytes(hw: str) -> None:
+    """Four rows of 64 of an embedding of 10,000: neither the roofline nor the host link carries the others."""
+    graph = parse_graph("""graph "g"
+input %i : int64[4]
+const %t : fp32[10000,64]
+%y : fp32[4,64] = Gather(%t, %i) {"axis": 0}
+output %y""")
+    program = compile_graph(graph, load_machine(hw).machine).built.program
+    (operator,) = [o for o in program.operators if "Gather" in o.op_type]
+    assert 4 * 64 * 2 <= operator.min_bytes <= 4 * 64 * 8 + 4 * 8
+    assert all(int(launch["link_bytes"]) <= operator.min_bytes for launch in program.launches)
