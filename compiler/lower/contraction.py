@@ -119,17 +119,23 @@ def lower_matmul(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     node = nodes[0]
     left, right = node.inputs[0], node.inputs[1]
     a_shape, b_shape = context.type_of(left).shape, context.type_of(right).shape
-    out_shape = context.type_of(node.outputs[0]).shape
+    final = context.type_of(node.outputs[0]).shape
+    perm = tuple(node.attrs.get("perm", range(len(final))))
+    places = [perm.index(i) for i in range(len(final))]  # of the product's axes in what is stored
+    out_shape = tuple(final[i] for i in places)
     if min(len(a_shape), len(b_shape)) < 2:
         raise NoKernel(f"{node.name}: a product with a vector has no kernel")
     trans_a, trans_b = bool(node.attrs.get("transA", 0)), bool(node.attrs.get("transB", 0))
     m, k = (a_shape[-1], a_shape[-2]) if trans_a else (a_shape[-2], a_shape[-1])
     n = b_shape[-2] if trans_b else b_shape[-1]
-    strides_a, strides_b, strides_o = context.strides_of(left), context.strides_of(right), row_major(out_shape)
+    strides_a, strides_b = context.strides_of(left), context.strides_of(right)
+    strides_o = tuple(row_major(final)[i] for i in places)
     batch = _merge_batch(out_shape[:-2], a_shape[:-2], strides_a, b_shape[:-2], strides_b, strides_o)
     row_a, k_a = (strides_a[-1], strides_a[-2]) if trans_a else (strides_a[-2], strides_a[-1])
-    if len(batch) == 1 and batch[0][2] == 0 and (m == 1 or batch[0][1] == m * row_a) and batch[0][3] == m * n:
-        row_a = batch[0][1] if m == 1 else row_a
+    row_o = strides_o[-2]
+    steady = m == 1 or (batch and batch[0][1] == m * row_a and batch[0][3] == m * row_o)
+    if len(batch) == 1 and batch[0][2] == 0 and steady:
+        row_a, row_o = (batch[0][1], batch[0][3]) if m == 1 else (row_a, row_o)
         m, batch = m * batch[0][0], []  # rows of all batches in one matrix
     if len(batch) > 2:
         raise NoKernel(f"{node.name}: {len(batch)} batch dimensions do not merge into two")
@@ -138,9 +144,9 @@ def lower_matmul(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     a_strides = {"x": batch[0][1], "y": batch[1][1], "h": row_a, "c": k_a}
     k_b, n_b = (strides_b[-1], strides_b[-2]) if trans_b else (strides_b[-2], strides_b[-1])
     b_strides = {"x": batch[0][2], "y": batch[1][2], "c": k_b, "n": n_b}
-    o_strides = {"x": batch[0][3], "y": batch[1][3], "h": n, "n": 1}
+    o_strides = {"x": batch[0][3], "y": batch[1][3], "h": row_o, "n": 1}
     window = {"kh": 1, "kw": 1, "in_h": m, "in_w": 1, "stride": (1, 1), "pad": (0, 0), "dilation": (1, 1), "c": k}
-    axes = _Axes(extents, out_shape, o_strides)
+    axes = _Axes(extents, final, o_strides)
     a, weight = _operand(context, left, a_strides), _operand(context, right, b_strides)
     return _finish(context, nodes, a, weight, (left, right), axes, window)
 

@@ -1,7 +1,8 @@
 """Matrix products: MatMul, Gemm, Einsum. Integer operands of 8 bits or less accumulate exactly in int32.
 
-Beyond ONNX, MatMul takes a bias [N] as third input and attributes `transA`, `transB` (0 or 1): that operand is stored
-with its last two axes exchanged. The passes make these forms; importers never do.
+Beyond ONNX, MatMul takes a bias [N] as third input, attributes `transA`, `transB` (0 or 1): that operand is stored
+with its last two axes exchanged, and `perm`: the axes of its result are permuted by it, the last one stays. The passes
+make these forms; importers never do.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from compiler.ops.base import (
     computed,
     fail,
     given,
+    ints,
     optional,
     product,
     register,
@@ -75,7 +77,10 @@ def _infer_matmul(node: Node, types: Types, values: Values) -> list[TensorType]:
     rows = left[-2:-1] if len(a) > 1 else ()
     cols = right[-1:] if len(b) > 1 else ()
     shape = (*broadcast(node, left[:-2], right[:-2]), *rows, *cols)
-    return [TensorType(shape, accumulator_dtype(first.dtype))]
+    perm = ints(node, "perm", range(len(shape)))
+    if sorted(perm) != list(range(len(shape))) or perm[-1:] != (len(shape) - 1,)[: len(shape)]:
+        raise fail(node, f"perm {list(perm)} must permute all but the last of {len(shape)} axes")
+    return [TensorType(tuple(shape[i] for i in perm), accumulator_dtype(first.dtype))]
 
 
 def _matmul(node: Node, values: Values) -> list[Array]:
@@ -84,6 +89,7 @@ def _matmul(node: Node, values: Values) -> list[Array]:
     a = np.swapaxes(a, -1, -2) if node.attrs.get("transA", 0) else a
     b = np.swapaxes(b, -1, -2) if node.attrs.get("transB", 0) else b
     y = _narrow(exact_matmul(a, b), a)
+    y = np.transpose(y, ints(node, "perm", range(y.ndim)))
     return [y if bias is None else np.asarray(y + bias)]
 
 

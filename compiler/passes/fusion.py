@@ -22,6 +22,7 @@ MAX_CHAIN = 8
 VIEW = "view:"
 # Elementwise operators that a kernel cannot apply to the result of another one, or whose parameters are not pointwise.
 _ALONE = ("BatchNormalization",)
+_FIRST = ("QuantizeLinear",)  # may begin a chain only: a value next to a tie must be the one that is stored
 # What may follow a matrix product in its kernel: activations, and arithmetic with a residual or a vector.
 _UNARY_EPILOGUE = (
     "Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "Gelu", "HardSwish", "HardSigmoid", "Mish", "Elu", "Softplus",
@@ -95,7 +96,7 @@ def _grow(graph: Graph, node: Node, readers: dict[str, list[Node]], group: dict[
 
 
 def _joins(graph: Graph, node: Node, value: str, epilogue: bool) -> bool:
-    if op_def(node.op).op_class != "elementwise" or node.op in _ALONE or len(node.outputs) != 1:
+    if op_def(node.op).op_class != "elementwise" or node.op in (*_ALONE, *_FIRST) or len(node.outputs) != 1:
         return False
     before, after = graph.tensors[value], graph.tensors[node.outputs[0]]
     if before.shape != after.shape:

@@ -1,7 +1,9 @@
-"""Takes into MatMul what stands around it: a bias added after it, transposes of its operands, flattening views.
+"""Takes into MatMul what stands around it: a bias added after it, transposes of its operands and of its result, views.
 
 Valid in: any graph. Valid out: no Add of a constant vector is the only reader of a MatMul without bias; no MatMul reads
-a Transpose that only exchanges the last two axes (attributes transA and transB have it read in place).
+a Transpose that only exchanges the last two axes (attributes transA and transB have it read in place); no Transpose
+that keeps the last axis is the only reader of a MatMul of at most two batch axes (attribute perm has it stored so),
+but where products alone read it, which take it as a view.
 """
 
 from __future__ import annotations
@@ -11,10 +13,12 @@ from compiler.passes import dce
 from compiler.passes.edit import Editor
 from isa.dtypes import dtype as dtype_of
 
+MOST_BATCH = 2  # loops that a product's kernel has for batches
+
 
 def run(graph: Graph) -> Graph:
-    """Fuse transposes, then flattening views, then biases."""
-    return dce.run(_biases(_views(_transposes(graph))))
+    """Fuse transposes of operands, then flattening views, biases and transposes of results."""
+    return dce.run(_stores(_biases(_views(_transposes(graph)))))
 
 
 def _transposes(graph: Graph) -> Graph:
@@ -112,3 +116,31 @@ def _bias(graph: Graph, readers: dict[str, list[Node]], node: Node) -> tuple[Nod
     vector = bool(shape) and shape[-1] == kind.shape[-1] and all(d == 1 for d in shape[:-1])
     same = graph.tensors[add.outputs[0]].shape == kind.shape and len(graph.tensors[node.inputs[1]].shape) >= 2
     return (add, others[0]) if vector and same else None
+
+
+def _stores(graph: Graph) -> Graph:
+    """A result that is only read permuted is stored permuted, as the context of an attention with its heads."""
+    edit, readers = Editor(graph), graph.consumers()
+    done: set[str] = set()
+    for node in graph.nodes:
+        if node.name in done:
+            continue
+        turn = _turn(graph, readers, node) if node.op == "MatMul" and "perm" not in node.attrs else None
+        if turn is None:
+            edit.keep(node)
+            continue
+        edit.keep(node, outputs=turn.outputs, attrs={**node.attrs, "perm": tuple(turn.attrs["perm"])})
+        done.add(turn.name)
+    return edit.finish()
+
+
+def _turn(graph: Graph, readers: dict[str, list[Node]], node: Node) -> Node | None:
+    """The Transpose that alone reads a product, if rows of the result stay whole and a kernel can store them so."""
+    product = node.outputs[0]
+    following, shape = readers.get(product, []), graph.tensors[product].shape
+    if product in graph.outputs or len(following) != 1 or following[0].op != "Transpose":
+        return None
+    turn, batch = following[0], sum(e > 1 for e in shape[:-2])
+    perm, matrices = tuple(turn.attrs.get("perm", ())), all(len(graph.tensors[n].shape) > 1 for n in node.inputs[:2])
+    views = all(r.op == "MatMul" for r in readers.get(turn.outputs[0], ())) and turn.outputs[0] not in graph.outputs
+    return turn if matrices and perm[-1:] == (len(shape) - 1,) and batch <= MOST_BATCH and not views else None

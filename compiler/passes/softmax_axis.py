@@ -55,7 +55,7 @@ def _chain(graph: Graph, softmax: Node, producers: dict[str, Node], readers: dic
         if node.op == "MatMul":
             ranks = [len(graph.tensors[i].shape) for i in node.inputs[:2]]
             bias = len(node.inputs) > 2 and bool(node.inputs[2])
-            return [] if bias or min(ranks) < 2 else found
+            return [] if bias or min(ranks) < 2 or "perm" in node.attrs else found
         data = [i for i in node.inputs if i and graph.tensors[i].elements > 1]
         if op_def(node.op).op_class != "elementwise" or len(data) != 1 or len(node.outputs) != 1:
             return []

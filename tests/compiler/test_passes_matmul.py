@@ -3,12 +3,15 @@
 import math
 
 import pytest
-from pass_fixture import apply, assert_body, graph_of, ops
+from pass_fixture import apply, assert_body, feeds_of, graph_of, ops
 
+from compiler.compile import compile_graph
 from compiler.passes import composites, fusion, matmul_fuse, shapes
 from compiler.passes.fusion import activation_bytes
 from compiler.passes.pipeline import optimised
 from compiler.zoo import build
+from isa.loader import load_machine
+from npusim.check import check
 
 
 def model(*lines: str, out: str = "y", x: str = "fp32[2,3,4]") -> str:
@@ -169,3 +172,50 @@ def test_transformers_end_in_fused_products() -> None:
 def test_shapes_agree_with_the_extended_matmul() -> None:
     graph = graph_of(model("input %k : fp32[2,5,4]", '%y : fp32[1] = MatMul(%x, %k) {"transB": 1}'))
     assert shapes.run(graph).tensors["y"].shape == (2, 3, 5)
+
+
+STORED = {
+    "heads": ("fp32[2,3,4,6]", "fp32[2,3,6,5]", (0, 2, 1, 3), 1),
+    "batch first": ("fp32[3,4,6]", "fp32[3,6,5]", (1, 0, 2), 1),
+    "one batch axis of two": ("fp32[1,3,4,6]", "fp32[1,3,6,5]", (2, 1, 0, 3), 1),
+    "columns move": ("fp32[3,4,6]", "fp32[3,6,5]", (0, 2, 1), 0),
+    "three batch axes": ("fp32[2,3,2,4,6]", "fp32[2,3,2,6,5]", (0, 3, 1, 2, 4), 0),
+}
+
+
+def turned(name: str, *lines: str) -> str:
+    left, right, perm, _ = STORED[name]
+    rows, columns = [[int(e) for e in t[5:-1].split(",")] for t in (left, right)]
+    result = [*rows[:-1], columns[-1]]
+    shapes_ = {"P": str(result).replace(" ", ""), "T": str([result[i] for i in perm]).replace(" ", "")}
+    text = model(f"input %v : {right}", "%p : fp32{P} = MatMul(%x, %v)",
+                 f'%t : fp32{{T}} = Transpose(%p) {{{{"perm": {list(perm)}}}}}', *lines, x=left)  # fmt: skip
+    return text.format(**shapes_)
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_results_are_stored_as_they_are_read(name: str) -> None:
+    after = apply(matmul_fuse.run, turned(name, "%y : fp32{T} = Neg(%t)"))
+    assert ops(after)["Transpose"] == 1 - STORED[name][3]
+
+
+def test_transposes_of_results_stay_where_others_read() -> None:
+    both = turned("heads", "%y : fp32{T} = Neg(%t)", "%z : fp32{P} = Neg(%p)").replace("output", "output %z\noutput")
+    assert ops(apply(matmul_fuse.run, both))["Transpose"] == 1
+    product = turned("batch first", "input %w : fp32[4,5,2]", "%y : fp32[4,3,2] = MatMul(%t, %w)")
+    assert ops(apply(matmul_fuse.run, product))["Transpose"] == 1  # a view
+
+
+@pytest.mark.parametrize("hw", ["tpu-v3", "tpu-v1", "gemmini-16x16"])
+@pytest.mark.parametrize("name", [n for n in STORED if STORED[n][3]])
+@pytest.mark.parametrize("tail", ["Neg(%t)", "Relu(%t)", "Add(%t, %r)", "Add(%t, %b)"])
+def test_stored_permuted_by_the_kernel(hw: str, name: str, tail: str) -> None:
+    machine = load_machine(hw).machine
+    text = turned(name, "input %r : fp32{T}", "const %b : fp32[5]", f"%y : fp32{{T}} = {tail}")
+    text = text.replace("input %v", "const %v") if machine.default_dtype == "int8" else text
+    graph = graph_of(text)
+    feeds = feeds_of(graph)
+    compilation = compile_graph(graph, machine, "", feeds)
+    result = check(compilation, machine, feeds)
+    assert not result.hazards and [r for r in result.rows if not r["ok"]] == []
+    assert not any("Transpose" in o.op_type for o in compilation.built.program.operators)
