@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from isa.machine import Machine
 from isa.program import Program
+
+if TYPE_CHECKING:
+    from npusim.report import OpRow
 
 Array = npt.NDArray[Any]
 
@@ -104,3 +107,17 @@ class Result:
     graph_macs: int = 0  # without padding
     graph_flops: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What `summary.json` holds; raises SimulationError when the record does not add up."""
+        from npusim.report import summary
+
+        return summary(self)
+
+    @property
+    def operators(self) -> list[OpRow]:
+        """The rows of `ops.csv`; raises as `summary`."""
+        from npusim.report import operator_rows
+
+        return operator_rows(self)

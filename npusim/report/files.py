@@ -94,7 +94,7 @@ def _new_folders(out_dir: Path) -> list[Path]:
     return [p for p in (out_dir, *out_dir.parents) if not p.exists()]
 
 
-def write_reports(result: Result, out_dir: Path) -> list[Path]:
+def write_reports(result: Result, out_dir: str | Path) -> list[Path]:
     """Write all files of a run into `out_dir`, made when absent, and return their paths.
 
     Files of an earlier run are replaced. They are drawn in a temporary folder inside `out_dir` (so on the same file

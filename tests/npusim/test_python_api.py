@@ -1,0 +1,25 @@
+"""What Python users see: the names of the command line, and the files' contents as objects."""
+
+import csv
+import json
+
+import pytest
+
+import npusim
+
+
+def test_a_result_holds_what_its_files_hold(tmp_path):
+    result = npusim.run("mlp", "tpu-v3")
+    npusim.write_reports(result, str(tmp_path / "out"))
+    written = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert json.loads(json.dumps(result.summary)) == written
+    with (tmp_path / "out" / "ops.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["name"], int(row["cycles"])) for row in rows] == [(op.name, op.cycles) for op in result.operators]
+
+
+def test_the_package_offers_the_commands_names():
+    for name in ("run", "compile", "sim", "validate", "write_reports"):
+        assert callable(getattr(npusim, name)) and name in dir(npusim)
+    with pytest.raises(AttributeError, match="it offers run, compile"):
+        npusim.nothing  # noqa: B018
