@@ -70,7 +70,8 @@ def compile_graph(
         )
     stages = []
     optimised = graph
-    chosen = replace(options or Options(), slow_lanes=slow_lanes(machine), host=frozenset(machine.host.ops))
+    chosen = replace(options or Options(), slow_lanes=slow_lanes(machine), host=frozenset(machine.host.ops),
+                     integer=not DTYPES[wanted].is_float)  # fmt: skip
     for name, optimised in optimise(graph, chosen):
         stages.append(name)
         if dump is not None:

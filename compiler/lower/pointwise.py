@@ -372,6 +372,16 @@ def _dequantize(chain: Chain, node: Node, to: TensorType) -> int:
     return chain.put("mul", value, chain.read(node.inputs[1]), to=to)
 
 
+@_emits("FakeQuantize")
+def _fake_quantize(chain: Chain, node: Node, to: TensorType) -> int:
+    """There and back through a tile of the format that the model states, in 8 or 16 bits."""
+    scale, low, high = (node.attrs[k] for k in ("scale", "low", "high"))
+    kind = "int8" if high - low < 256 else "int16"
+    least = -128 if kind == "int8" else -32768
+    stored = chain.put("copy", chain.read(node.inputs[0]), to=TensorType((), kind, scale, least - low))
+    return chain.put("copy", stored, to=to)
+
+
 def _offset(chain: Chain, node: Node, value: int, one: tuple[float, int] | None, to: TensorType, sign: int) -> int:
     """Add (sign 1) or subtract (-1) the zero point."""
     if one is not None and to.dtype not in EXACT:

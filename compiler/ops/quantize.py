@@ -9,7 +9,19 @@ from __future__ import annotations
 import numpy as np
 
 from compiler.graph import Array, Node, TensorType
-from compiler.ops.base import Types, Values, axis_of, compute, fail, given, optional, per_output, register, want
+from compiler.ops.base import (
+    Types,
+    Values,
+    axis_of,
+    compute,
+    fail,
+    given,
+    optional,
+    per_output,
+    register,
+    same_type,
+    want,
+)
 from isa.dtypes import dtype as dtype_of
 from isa.dtypes import from_numpy, round_to
 
@@ -76,6 +88,12 @@ def _dequantize(node: Node, values: Values) -> list[Array]:
     return [np.asarray(real.astype(scale.dtype) * _spread(node, scale, tuple(q.shape)))]
 
 
+def _fake_quantize(node: Node, values: Values) -> list[Array]:
+    """Round to a multiple of `scale` from `low` to `high` of them: a QuantizeLinear and its inverse."""
+    x, scale = compute(given(node, values, 0)), np.float32(node.attrs["scale"])
+    return [np.clip(np.rint(x / scale), node.attrs["low"], node.attrs["high"]).astype(x.dtype) * scale]
+
+
 def _dynamic_scale(x: Array) -> tuple[np.float32, np.uint8]:
     """Scale and zero point of DynamicQuantizeLinear (uint8, range widened to hold 0)."""
     low, high = min(0.0, float(x.min(initial=0))), max(0.0, float(x.max(initial=0)))
@@ -96,4 +114,5 @@ def _dynamic(node: Node, values: Values) -> list[Array]:
 
 register("QuantizeLinear", "elementwise", _infer_quantize, _quantize, per_output(3))
 register("DequantizeLinear", "elementwise", _infer_dequantize, _dequantize, per_output(2))
+register("FakeQuantize", "elementwise", same_type, _fake_quantize, per_output(5))  # compiler.passes.qdq makes it
 register("DynamicQuantizeLinear", "opaque", _infer_dynamic, _dynamic, per_output(5))

@@ -17,6 +17,7 @@ from dataclasses import replace
 
 from compiler.graph import Graph, Node
 from compiler.ops import op_def
+from compiler.passes.qdq import symmetric
 
 MAX_CHAIN = 8
 VIEW = "view:"
@@ -105,7 +106,7 @@ def _joins(graph: Graph, node: Node, value: str, epilogue: bool) -> bool:
     if not epilogue:
         return True
     if len(node.inputs) == 1:
-        return node.op in _UNARY_EPILOGUE
+        return node.op in _UNARY_EPILOGUE or symmetric(node)  # the latter costs nothing: compiler.passes.quantise
     if node.op not in _BINARY_EPILOGUE or len(others) != 1 or len(node.inputs) != 2:
         return False
     if node.op not in _SCALAR_EPILOGUE and node.inputs[0] != value:

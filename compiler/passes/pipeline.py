@@ -17,6 +17,7 @@ from compiler.passes import (
     layout,
     matmul_fuse,
     pad_fold,
+    qdq,
     redundant,
     resample,
     shapes,
@@ -35,6 +36,7 @@ class Options:
     fast_math: bool = False
     channel_last: bool = True
     fusion: bool = True
+    integer: bool = False  # floats will be stored as integers: take their formats from the model where it says them
     slow_lanes: bool = False  # reductions across lanes are slow: keep softmax between products out of them
     host: frozenset[str] = frozenset()  # operators that the machine leaves to its host: they stay whole
     fold_elements: int = folding.MAX_ELEMENTS
@@ -46,6 +48,7 @@ def steps(options: Options) -> list[Step]:
         ("shapes", shapes.run),
         ("redundant", redundant.run),
         ("folding", lambda graph: folding.run(graph, options.fold_elements)),
+        *([("qdq", qdq.run)] if options.integer else []),
         ("bn_fold", bn_fold.run),
         ("pad_fold", pad_fold.run),
         ("composites", lambda graph: composites.run(graph, options.host)),

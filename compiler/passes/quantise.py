@@ -3,7 +3,8 @@
 Valid in: canonical float graphs, any layout. Valid out: each float activation is int8 with `TensorType.scale` = largest
 magnitude / 127; weights are int8 constants, with the fp32 vector '<weight>.scales' of their channel scales named by the
 node's attribute `weight_scales`; biases and other float constants stay as they are. Tensors that operators merely move
-(views, slices, concatenations, gathers, maxima of windows) share one scale, because a copy cannot rescale.
+(views, slices, concatenations, gathers, maxima of windows) share one scale, because a copy cannot rescale. Where the
+model states a symmetric int8 format (FakeQuantize), the tensor has that scale; what states it is gone.
 
 Nothing is built here: int8 weights and their scales are lazy, stripped where the weights are.
 """
@@ -20,12 +21,15 @@ from compiler.graph import Array, Constant, Graph, Node, TensorType
 from compiler.ops import op_def
 from compiler.ops.base import is_float
 from compiler.ops.interpret import run_graph
+from compiler.passes.edit import renamed
+from compiler.passes.qdq import symmetric
 from isa.dtypes import dtype as dtype_of
 from isa.dtypes import round_to
 
 DEFAULT_SCALE = 1.0 / 16.0  # when only time is asked for: any scale gives the same program
 LEVELS = 127.0
 _MOVERS = ("Gather", "GatherElements", "GatherND", "MaxPool", "Trilu", "TopK")
+_CUTS = ("Relu", "Clip")
 _WEIGHTED = ("Conv", "ConvTranspose", "MatMul")
 
 
@@ -42,14 +46,16 @@ def calibrate(graph: Graph, batches: Iterable[Mapping[str, Array]]) -> dict[str,
 
 def run(graph: Graph, ranges: Mapping[str, float] | None = None) -> Graph:
     """Quantise; without `ranges` (from `calibrate`) every activation has the scale DEFAULT_SCALE."""
-    leaders = _shared_scales(graph)
-    scales = _scales(leaders, ranges)
+    joined = _shared_scales(graph)
+    stated = _stated(graph, joined)
+    leaders = {name: _find(joined, name) for name in joined}
+    scales = {**_scales(leaders, ranges), **stated}
     tensors, constants = dict(graph.tensors), dict(graph.constants)
     for name, leader in leaders.items():
         tensors[name] = replace(tensors[name], dtype="int8", scale=scales[leader])
         if name in constants:
             constants[name] = constants[name].map(tensors[name], partial(_quantised, scales[leader]))
-    nodes = [_weighted(node, tensors, constants) for node in graph.nodes]
+    nodes = [_weighted(node, tensors, constants) for node in _without_stated(graph, leaders)]
     named = {n for node in nodes for n in [node.attrs.get("weight_scales")] if n}
     kept = graph.with_nodes(nodes, tensors, constants)
     return replace(
@@ -60,16 +66,9 @@ def run(graph: Graph, ranges: Mapping[str, float] | None = None) -> Graph:
 
 
 def _shared_scales(graph: Graph) -> dict[str, str]:
-    """Each tensor to quantise -> the representative of those that share its scale (union-find)."""
+    """Each tensor to quantise -> a tensor with which it shares its scale, up to a representative (union-find)."""
     leaders = {n: n for n in graph.inputs if is_float(graph.tensors[n].dtype)}
     leaders |= {n: n for node in graph.nodes for n in node.outputs if n and is_float(graph.tensors[n].dtype)}
-
-    def find(name: str) -> str:
-        while leaders[name] != name:
-            leaders[name] = leaders[leaders[name]]
-            name = leaders[name]
-        return name
-
     for node in graph.nodes:
         if op_def(node.op).op_class != "layout" and node.op not in _MOVERS:
             continue
@@ -77,8 +76,58 @@ def _shared_scales(graph: Graph) -> dict[str, str]:
         for name in moved:
             leaders.setdefault(name, name)  # constants that are moved, such as embedding tables
         for name in moved[1:]:
-            leaders[find(name)] = find(moved[0])
-    return {name: find(name) for name in leaders}
+            leaders[_find(leaders, name)] = _find(leaders, moved[0])
+    return leaders
+
+
+def _find(leaders: dict[str, str], name: str) -> str:
+    """The representative of a tensor; the way there is made shorter."""
+    while leaders[name] != name:
+        leaders[name] = leaders[leaders[name]]
+        name = leaders[name]
+    return name
+
+
+def _stated(graph: Graph, leaders: dict[str, str]) -> dict[str, float]:
+    """The scales that the model states, by representative; `leaders` gets what these tensors share.
+
+    A tensor before a FakeQuantize shares its scale unless it has another one, and so does one that a Relu or a Clip
+    cuts off before: rounding commutes with that.
+    """
+    stated: dict[str, float] = {}
+    for node in graph.nodes:
+        if not symmetric(node):
+            continue
+        before, after = (_find(leaders, n) for n in (node.inputs[0], node.outputs[0]))
+        scale = float(node.attrs["scale"])
+        if all(stated.get(n, scale) == scale for n in (before, after)):
+            leaders[after] = before
+            stated[before] = scale
+        else:
+            stated.setdefault(after, scale)
+    for node in graph.nodes:
+        if node.op in _CUTS:
+            before, after = (_find(leaders, n) for n in (node.inputs[0], node.outputs[0]))
+            if before not in stated and after in stated:
+                leaders[before] = after
+    return stated
+
+
+def _without_stated(graph: Graph, leaders: Mapping[str, str]) -> list[Node]:
+    """The nodes without each FakeQuantize whose operand is stored in its format already."""
+    nodes = list(graph.nodes)
+    names: dict[str, str] = {}
+    for node in graph.nodes:
+        if not symmetric(node) or leaders[node.inputs[0]] != leaders[node.outputs[0]]:
+            continue
+        before, after = names.get(node.inputs[0], node.inputs[0]), node.outputs[0]
+        fixed = before in graph.outputs or before in graph.inputs or before in graph.constants
+        if after in graph.outputs and fixed:
+            continue
+        old, new = (before, after) if after in graph.outputs else (after, before)
+        names = {**{k: new if v == old else v for k, v in names.items()}, old: new}
+        nodes.remove(node)
+    return renamed(nodes, names)
 
 
 def _scales(leaders: Mapping[str, str], ranges: Mapping[str, float] | None) -> dict[str, float]:

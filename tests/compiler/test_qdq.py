@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from pass_fixture import apply, graph_of, ops
+from pass_fixture import apply, assert_body, graph_of, ops
 
 from compiler.compile import compile_graph
 from compiler.graph import Constant, Graph, Node, TensorType
 from compiler.ops import op_def
-from compiler.passes import canonical
+from compiler.passes import canonical, qdq
 from compiler.passes.pipeline import optimised
 from isa.loader import load_machine
 from npusim.check import check
@@ -116,3 +116,69 @@ def test_a_convolution_between_quantised_tensors(hw: str) -> None:
     feeds = {"x": RNG.standard_normal((1, 3, 6, 6)).astype(np.float32)}
     found = passes_check(graph(nodes, feeds, held, {"z": "int8", "w": "int8"}), feeds, hw, "bf16")
     assert found.count("QuantizeLinear+DequantizeLinear") == 2 and len(found) == 5  # two turn the layout
+
+
+NETWORK = """
+    graph "qdq"
+    input %x : fp32[1,3,8,8]
+    const %w : fp32[6,3,3,3]
+    const %b : fp32[6]
+    const %v : fp32[6,6,1,1]
+    const %one : fp32[] = 0.5
+    const %two : fp32[] = 0.25
+    const %zero : {kind}[] = {zero}
+    %q0 : {kind}[1,3,8,8] = QuantizeLinear(%x, %one, %zero)
+    %x0 : fp32[1,3,8,8] = DequantizeLinear(%q0, %one, %zero)
+    %c : fp32[1,6,8,8] = Conv(%x0, %w, %b) {{"pads": [1, 1, 1, 1]}}
+    %r : fp32[1,6,8,8] = Relu(%c)
+    %q1 : {kind}[1,6,8,8] = QuantizeLinear(%r, %two, %zero)
+    %x1 : fp32[1,6,8,8] = DequantizeLinear(%q1, %two, %zero)
+    %d : fp32[1,6,8,8] = Conv(%x1, %v)
+    %q2 : {kind}[1,6,8,8] = QuantizeLinear(%d, %one, %zero)
+    %x2 : fp32[1,6,8,8] = DequantizeLinear(%q2, %one, %zero)
+    %y : fp32[1,6,8,8] = Add(%x2, %x1)
+    output %y
+"""
+
+
+@pytest.mark.parametrize("hw", ["tpu-v1", "gemmini-16x16"])
+@pytest.mark.parametrize(("kind", "zero", "integer"), [("int8", 0, True), ("uint8", 128, True), ("uint8", 3, False)])
+def test_operators_between_pairs_are_integer_kernels(hw: str, kind: str, zero: int, integer: bool) -> None:
+    made, machine = graph_of(NETWORK.format(kind=kind, zero=zero)), load_machine(hw).machine
+    feeds = {"x": RNG.standard_normal((1, 3, 8, 8)).astype(np.float32)}
+    compilation = compile_graph(made, machine, calibration=feeds)
+    result = check(compilation, machine, feeds)
+    assert not result.hazards and [r for r in result.rows if not r["ok"]] == []
+    found = [o.op_type for o in compilation.built.program.operators if "Transpose" not in o.op_type]
+    assert not compilation.built.assumptions
+    if integer:
+        assert found == ["Conv+Relu", "Conv+Add"]
+        results = [n.outputs[0] for n in compilation.graph.nodes if n.op in ("Conv", "Relu")]
+        assert [compilation.graph.tensors[name].scale for name in results] == [0.25, 0.25, 0.5]
+    else:
+        assert found == ["FakeQuantize", "Conv+Relu", "FakeQuantize", "Conv", "FakeQuantize+Add"]
+
+
+BEFORE = """
+    graph "t"
+    input %x : fp32[2,3]
+    const %s : fp32[] = 0.5
+    const %t : fp32[] = 0.5
+    const %u : fp32[] = 0.25
+    const %z : int8[] = 3
+    %q : int8[2,3] = QuantizeLinear(%x, %s, %z)
+    %d : fp32[2,3] = DequantizeLinear(%q, %t, %z)
+    %e : fp32[2,3] = DequantizeLinear(%q, %u, %z)
+    %y : fp32[2,3] = Add(%d, %e)
+    output %y
+"""
+
+
+def test_pairs_become_one_operator_where_their_scales_agree() -> None:
+    assert_body(
+        apply(qdq.run, BEFORE),
+        """%q : int8[2,3] = QuantizeLinear(%x, %s, %z)
+        %d : fp32[2,3] = FakeQuantize(%x) {"high": 124, "low": -131, "scale": 0.5}
+        %e : fp32[2,3] = DequantizeLinear(%q, %u, %z)
+        %y : fp32[2,3] = Add(%d, %e)""",
+    )
