@@ -282,13 +282,15 @@ def _is_inf(chain: Chain, node: Node, to: TensorType) -> int:
     return chain.put("lt", chain.put("mins", value, f0=float(np.finfo(np.float32).max)), value, to=to)
 
 
-@_emits("Tan", "Cosh")
+@_emits("Tan", "Cosh", "Sinh")
 def _trigonometric(chain: Chain, node: Node, to: TensorType) -> int:
     x = chain.read(node.inputs[0])
     if node.op == "Tan":
         return chain.put("div", chain.put("sin", x), chain.put("cos", x), to=to)
     both = chain.put("add", chain.put("exp", x), chain.put("exp", chain.put("neg", x)))
-    return chain.put("muls", both, to=to, f0=0.5)
+    if node.op == "Cosh":
+        return chain.put("muls", both, to=to, f0=0.5)
+    return chain.put("mul", chain.put("tanh", x), chain.put("muls", both, f0=0.5), to=to)  # exact next to 0, too
 
 
 @_emits("Softsign")

@@ -1,14 +1,13 @@
 """Brings operators to the few forms that kernels take.
 
 Valid in: any graph of `compiler.ops`. Valid out: no Gemm, Flatten, Squeeze, Unsqueeze, Split, GlobalPool, Sum, Mean,
-DepthToSpace, SpaceToDepth, ArgMax, ArgMin, CumSum, GatherElements, GatherND, Trilu, LRN, LSTM, InstanceNormalization
-or GroupNormalization (but for indices, LRN and LSTM that the machine leaves to its host); Min and Max take two
-operands; Conv and pools have two spatial axes where they had one to three; ConvTranspose is Dilate + Conv, LpPool an
-AveragePool of powers; Conv groups have constant weights; Einsum without repeated letters is MatMul; MatMul takes no
-vectors;
-Softmax, LogSoftmax, LayerNormalization and RMSNormalization work on the last axis only; LayerNormalization has one
-output; Transpose states its permutation; limits of Clip are attributes; scales of QuantizeLinear and
-DequantizeLinear are one a tensor or broadcast (but for blocks that do not divide their axis).
+DepthToSpace, SpaceToDepth, ArgMax, ArgMin, CumSum, GatherElements, GatherND, Trilu, OneHot, Hardmax, LRN, LSTM, GRU,
+InstanceNormalization or GroupNormalization (but for indices, LRN, LSTM and GRU that the machine leaves to its host);
+Min and Max take two operands; Conv and pools have two spatial axes where they had one to three; ConvTranspose is Dilate
++ Conv, LpPool an AveragePool of powers; Conv groups have constant weights; Einsum without repeated letters is MatMul;
+MatMul takes no vectors; Softmax, LogSoftmax, LayerNormalization and RMSNormalization work on the last axis only;
+LayerNormalization has one output; Transpose states its permutation; limits of Clip are attributes; scales of
+QuantizeLinear and DequantizeLinear are one a tensor or broadcast (but for blocks that do not divide their axis).
 """
 
 from __future__ import annotations
@@ -178,7 +177,7 @@ def _depth_to_space(edit: Editor, node: Node) -> bool:
     return True
 
 
-_WHOLE = (*canonical_index.RULES, "LRN", "LSTM")  # operators that would become many on a host
+_WHOLE = (*canonical_index.RULES, "LRN", "LSTM", "GRU")  # operators that would become many on a host
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(("Flatten", "Squeeze", "Unsqueeze"), _reshape),
     "Gemm": _gemm,

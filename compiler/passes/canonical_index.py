@@ -35,6 +35,41 @@ def _extreme_index(edit: Editor, node: Node) -> bool:
     return True
 
 
+def _hardmax(edit: Editor, node: Node) -> bool:
+    """1 at the first place of the largest element, else 0."""
+    x = edit.current(node.inputs[0])
+    shape, dtype = edit.shape(x), edit.tensors[x].dtype
+    axis = int(node.attrs.get("axis", -1)) % len(shape)
+    largest = edit.emit(f"{node.name}.value", "ReduceMax", (x,), axes=(axis,), keepdims=1)
+    here = edit.emit(f"{node.name}.here", "Equal", (x, largest))
+    index = _count(edit, f"{node.name}.index", shape, axis, "int32")
+    none = edit.add_array(f"{node.name}.none", shape[axis], "int32")
+    found = edit.emit(f"{node.name}.where", "Where", (here, index, none))
+    found = edit.emit(f"{node.name}.first", "ReduceMin", (found,), axes=(axis,), keepdims=1)
+    edit.emit(node.name, "Cast", (edit.emit(f"{node.name}.is", "Equal", (index, found)),), node.outputs[0], to=dtype)
+    return True
+
+
+def _one_hot(edit: Editor, node: Node) -> bool:
+    """The counted depth is compared with the indices, and the two values are chosen from."""
+    index, values = (edit.current(n) for n in node.inputs)
+    shape, depth = edit.shape(index), int(node.attrs["depth"])
+    axis = int(node.attrs.get("axis", -1)) % (len(shape) + 1)
+    wide = (*shape[:axis], 1, *shape[axis:])
+    if edit.tensors[index].dtype not in ("int32", "int64"):
+        index = edit.emit(f"{node.name}.whole", "Cast", (index,), to="int32")
+    index = edit.emit(f"{node.name}.wide", "Reshape", (index,), shape=wide)
+    index = _from_start(edit, f"{node.name}.index", index, depth)
+    final = (*shape[:axis], depth, *shape[axis:])
+    places = _count(edit, f"{node.name}.count", final, axis, edit.tensors[index].dtype)
+    off, on = (
+        edit.emit(f"{node.name}.{k}", "Slice", (values,), starts=(i,), ends=(i + 1,), axes=(0,), steps=(1,))
+        for i, k in enumerate(("off", "on"))
+    )
+    edit.emit(node.name, "Where", (edit.emit(f"{node.name}.is", "Equal", (index, places)), on, off), node.outputs[0])
+    return True
+
+
 def _running_sum(edit: Editor, node: Node) -> bool:
     """CumSum by doubling: each step adds the sums that end 1, 2, 4, ... elements before (Hillis and Steele 1986)."""
     x = edit.current(node.inputs[0])
@@ -124,6 +159,8 @@ def _triangle(edit: Editor, node: Node) -> bool:
 RULES = {
     **dict.fromkeys(("ArgMax", "ArgMin"), _extreme_index),
     "CumSum": _running_sum,
+    "Hardmax": _hardmax,
+    "OneHot": _one_hot,
     "GatherElements": _gather_elements,
     "GatherND": _gather_nd,
     "Trilu": _triangle,

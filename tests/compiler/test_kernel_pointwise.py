@@ -22,7 +22,7 @@ UNARY: list[tuple[str, dict[str, Any]]] = [
     *((op, {}) for op in ("Neg", "Abs", "Reciprocal", "Exp", "Sqrt", "Log", "Relu", "Sigmoid", "HardSwish", "Mish",
                           "Softplus", "Tanh", "Erf", "Gelu", "Floor", "Ceil", "Round", "Sign", "Sin", "Cos", "IsNaN",
                           "LeakyRelu", "Elu", "HardSigmoid", "Selu", "Softsign", "Identity", "Celu", "ThresholdedRelu",
-                          "Tan", "Cosh", "Swish")), ("Swish", {"alpha": 1.702}),
+                          "Tan", "Cosh", "Sinh", "Swish")), ("Swish", {"alpha": 1.702}),
     ("Celu", {"alpha": 0.7}), ("ThresholdedRelu", {"alpha": 0.3}),
     ("Gelu", {"approximate": "tanh"}), ("Elu", {"alpha": 0.5}), ("LeakyRelu", {"alpha": 0.25}),
     ("HardSigmoid", {"alpha": 0.3, "beta": 0.1}), ("Clip", {"min": -0.5, "max": 1.0}), ("Clip", {"min": 0.0}),

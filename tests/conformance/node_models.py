@@ -133,6 +133,17 @@ def _reference(graph: Graph, feeds: Mapping[str, Any], found: NodeModel) -> str:
     return ""
 
 
+def _rewritten(graph: Graph, after: Graph, feeds: Mapping[str, Any]) -> str:
+    """What the passes changed in the values of a graph."""
+    wanted, got = run_graph(graph, feeds), run_graph(after, feeds)
+    for name in graph.outputs:
+        a, b = (np.asarray(v[name]).astype(np.float64) for v in (wanted, got))
+        close = 2e-2 if np.asarray(wanted[name]).dtype.itemsize < 4 else 1e-3
+        if a.shape != b.shape or not np.allclose(a, b, rtol=close, atol=1e-4, equal_nan=True):
+            return f"passes: {name} is not what the graph says"
+    return ""
+
+
 def program_faults(graph: Graph, feeds: dict[str, Any], hw: str) -> str:
     """What is wrong with the program: approximated operators, wrong values, hazards."""
     compilation = compile_model(graph, machine(hw))
@@ -142,6 +153,9 @@ def program_faults(graph: Graph, feeds: dict[str, Any], hw: str) -> str:
     if estimated:
         reasons = "; ".join(compilation.built.assumptions)
         return f"approximated: {', '.join(estimated)} ({reasons})"
+    rewritten = _rewritten(graph, compilation.reference, feeds)
+    if rewritten:
+        return rewritten
     result = check(compilation, machine(hw), feeds)
     if result.hazards:
         return f"hazard: {result.hazards[0]}"

@@ -73,6 +73,41 @@ def test_einsum_of_any_number(equation: str) -> None:
     assert np.allclose(ran("Einsum", feeds, {}, equation=equation), np.einsum(equation, *feeds.values()), atol=1e-4)
 
 
+@pytest.mark.parametrize("late", [0, 1])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("state", [False, True])
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+def test_gru(late: int, bias: bool, state: bool, direction: str) -> None:
+    steps, batch, width, hidden, count = 3, 2, 5, 4, 1 + (direction == "bidirectional")
+    extents = {"x": (steps, batch, width), "w": (count, 3 * hidden, width), "r": (count, 3 * hidden, hidden)}
+    extents |= {"b": (count, 6 * hidden)} if bias else {}
+    extents |= {"h": (count, batch, hidden)} if state else {}
+    feeds = {k: RNG.standard_normal(v).astype(np.float32) for k, v in extents.items()}
+    names = ("x", "w", "r", "b" if bias else "", "", *(["h"] * state))
+    kinds = {k: TensorType(v.shape, "fp32") for k, v in feeds.items()}
+    outs = {"y": TensorType((steps, count, batch, hidden), "fp32"), "last": TensorType((count, batch, hidden), "fp32")}
+    node = Node("n", "GRU", names, tuple(outs), {"linear_before_reset": late, "direction": direction})
+    graph = Graph("g", (node,), tuple(feeds), tuple(outs), kinds | outs)
+    assert program_faults(graph, feeds, "tpu-v3") == ""
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_one_hot_of_wrapped_and_foreign_indices(axis: int) -> None:
+    index = np.array([[0, 3, -1], [-4, 4, -5]], np.int64)  # of the depth 4, the last two are outside
+    feeds = {"i": index, "v": np.array([-2.0, 5.0], np.float32)}
+    found = ran("OneHot", feeds, {"i": "int64"}, depth=4, axis=axis)
+    hot = np.stack([np.isin(index, (j, j - 4)) for j in range(4)], axis)
+    assert (found == np.where(hot, 5.0, -2.0)).all()
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_hardmax_marks_the_first_of_equal_ones(axis: int) -> None:
+    x = RNG.integers(-3, 3, (3, 5, 7)).astype(np.float32)
+    wanted = np.zeros_like(x)
+    np.put_along_axis(wanted, np.expand_dims(np.argmax(x, axis), axis), 1.0, axis)
+    assert (ran("Hardmax", {"x": x}, {}, axis=axis) == wanted).all()
+
+
 @pytest.mark.parametrize("kind", ["int32", "int64"])
 @pytest.mark.parametrize("powers", [(13, 5, 2, 1, 0, 3, 9), (13.0, 5.0, 2.0, 1.0, 0.0, 3.0, 0.5)])
 def test_integers_are_raised_exactly(kind: str, powers: tuple[float, ...]) -> None:
