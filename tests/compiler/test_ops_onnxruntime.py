@@ -117,6 +117,7 @@ UNARY = [
     Case("Selu", [rnd(3, 5)]), Case("Celu", [rnd(3, 5)], {"alpha": 1.5}), Case("HardSigmoid", [rnd(3, 5)],
          {"alpha": 0.4}),
     Case("HardSwish", [rnd(3, 5) * 3]), Case("Mish", [rnd(3, 5)], opset=18), Case("Softplus", [rnd(3, 5) * 9]),
+    Case("Swish", [rnd(3, 5)], opset=24), Case("Swish", [rnd(3, 5)], {"alpha": 1.7}, opset=24),
     Case("Softsign", [rnd(3, 5)]), Case("ThresholdedRelu", [rnd(3, 5)], {"alpha": 0.5}),
     Case("Gelu", [rnd(3, 50)], opset=20), Case("Gelu", [rnd(3, 50)], {"approximate": "tanh"}, opset=20),
     Case("Gelu", [rnd(3, 50)], domain="com.microsoft"), Case("FastGelu", [rnd(3, 8), rnd(8)], domain="com.microsoft"),
@@ -360,6 +361,8 @@ ATTENTION = [
          {"scale": 0.3}, opset=23, outputs=3, note="cache"),
     Case("Attention", [rnd(1, 2, 3, 8), rnd(1, 2, 3, 8), rnd(1, 2, 3, 8), np.tri(3, dtype=bool)], opset=23,
          note="boolean mask"),
+    Case("Attention", [rnd(1, 2, 4, 8), rnd(1, 2, 4, 8), rnd(1, 2, 4, 8)], {"is_causal": 1, "softcap": 0.5}, opset=23,
+         note="causal, softcap"),
 ]  # fmt: skip
 
 
