@@ -6,7 +6,7 @@ when their values are first asked for) or stripped (no values at all), because t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +19,15 @@ from isa.errors import CompileError
 
 Array = npt.NDArray[Any]
 MAX_TENSOR_ELEMENTS = 1 << 36
+
+
+def free_name(hint: str, taken: Container[str], mark: str = ".") -> str:
+    """A name that is not taken: `hint`, or `hint.1`, `hint.2` ..."""
+    name, count = hint, 0
+    while name in taken:
+        count += 1
+        name = f"{hint}{mark}{count}"
+    return name
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from compiler.graph import MAX_TENSOR_ELEMENTS, Array, Constant, Graph, Node, TensorType
+from compiler.graph import MAX_TENSOR_ELEMENTS, Array, Constant, Graph, Node, TensorType, free_name
 from compiler.ops import op_def
 from isa.dtypes import dtype as dtype_of
 from isa.dtypes import round_to
@@ -73,11 +73,7 @@ class Builder:
 
     def fresh(self, hint: str) -> str:
         """Return a tensor name that is not in use: `hint`, or `hint.1`, `hint.2` ..."""
-        name, count = hint, 0
-        while name in self.tensors:
-            count += 1
-            name = f"{hint}.{count}"
-        return name
+        return free_name(hint, self.tensors)
 
     def type(self, name: str) -> TensorType:
         """Return the type of a tensor; raises ModelError when nothing has written it."""
@@ -100,7 +96,7 @@ class Builder:
         """Add a node (or its folded result) and return its first output; trailing absent operands are dropped."""
         given = _trimmed(inputs)
         written = _trimmed(outputs) if outputs is not None else (self.fresh(f"{name}:out"),)
-        node = Node(self._unique(name or op), op, given, written, attrs or {})
+        node = Node(free_name(name or op, self._node_names, "_"), op, given, written, attrs or {})
         if not written:
             raise ModelError(f"node {node.name!r} ({op}) writes nothing: remove it from the model")
         if not written[0]:  # every operator has its first output, read or not
@@ -146,13 +142,6 @@ class Builder:
             raise ModelError(f"tensor {name!r} is written twice: the model is not in single-assignment form")
         check_size(name, kind.shape)
         self.tensors[name] = kind
-
-    def _unique(self, hint: str) -> str:
-        name, count = hint, 0
-        while name in self._node_names:
-            count += 1
-            name = f"{hint}_{count}"
-        return name
 
 
 def _trimmed(names: Sequence[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from compiler.graph import Array, Constant, Graph, Node, TensorType
+from compiler.graph import Array, Constant, Graph, Node, TensorType, free_name
 from compiler.ops import op_def
 from isa.dtypes import dtype as dtype_of
 from isa.dtypes import round_to
@@ -63,7 +63,7 @@ class Editor:
 
     def put(self, node: Node) -> Node:
         """Emit a node with inferred output types; its name gets a number when another node has taken it."""
-        node = replace(node, name=self._node_name(node.name))
+        node = replace(node, name=free_name(node.name, self._node_names))
         types = [self.tensors[n] if n else None for n in node.inputs]
         kinds = op_def(node.op).infer(node, types, [small_value(self.constants.get(n)) for n in node.inputs])
         for name, kind in zip(node.outputs, kinds):
@@ -106,18 +106,7 @@ class Editor:
 
     def fresh(self, hint: str) -> str:
         """A tensor name that is not in use: `hint`, or `hint.1`, `hint.2` ..."""
-        name, count = hint, 0
-        while name in self.tensors:
-            count += 1
-            name = f"{hint}.{count}"
-        return name
-
-    def _node_name(self, hint: str) -> str:
-        name, count = hint, 0
-        while name in self._node_names:
-            count += 1
-            name = f"{hint}.{count}"
-        return name
+        return free_name(hint, self.tensors)
 
     def finish(self) -> Graph:
         """Return the new graph; each output keeps its name (an Identity where its tensor has another duty)."""
