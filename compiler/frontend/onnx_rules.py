@@ -341,14 +341,23 @@ def quantize(b: Builder, call: Call) -> None:
     attrs = call.kept("output_dtype", "saturate", "precision")
     if code:
         attrs["output_dtype"] = dtype_name(code, f"the output of node {call.name!r}")
+    target = b.type(call.operand(2)).dtype if call.operand(2) else attrs.get("output_dtype", "uint8")
+    if not call.attrs.get("saturate", 1) and target.startswith("fp8"):
+        raise call.fail("attribute saturate = 0 is not supported: quantisation saturates; export the model with 1")
     b.emit(call.name, "QuantizeLinear", call.inputs, call.outputs, attrs)
 
 
 @rule("DequantizeLinear", domain="com.microsoft")
 @rule("DequantizeLinear")
 def dequantize(b: Builder, call: Call) -> None:
-    """The output has the scale's type."""
-    b.emit(call.name, "DequantizeLinear", call.inputs, call.outputs, call.kept("output_dtype"))
+    """The output has the scale's type; another one that is asked for takes a Cast."""
+    code, scale = int(call.attrs.get("output_dtype", 0)), b.type(call.inputs[1]).dtype
+    wanted = dtype_name(code, f"the output of node {call.name!r}") if code else scale
+    if wanted == scale:
+        b.emit(call.name, "DequantizeLinear", call.inputs, call.outputs, call.kept("output_dtype"))
+        return
+    real = b.emit(call.name, "DequantizeLinear", call.inputs, attrs=call.kept("output_dtype"))
+    b.emit(f"{call.name}/cast", "Cast", [real], call.outputs, {"to": wanted})
 
 
 @rule("LSTM", "GRU")

@@ -347,3 +347,20 @@ def test_load_model_dispatches(tmp_path: Path) -> None:
     assert load_model(str(relu(tmp_path, ("N", 3))), {"x": (2, 3)}).tensors["y"].shape == (2, 3)
     with pytest.raises(ModelError, match=r"\.onnx files only"):
         load_model("resnet50", {"x": (1,)})
+
+
+def test_quantisation_attributes_are_kept_or_refused(tmp_path: Path) -> None:
+    half = init("s", np.float16(0.5))
+    node = helper.make_node("DequantizeLinear", ["x", "s"], ["y"], output_dtype=FLOAT)
+    path = save(tmp_path, [node], [value("x", (4,), onnx.TensorProto.INT8)], ["y"], [half], opset=23)
+    graph = load_model(str(path))
+    assert [n.op for n in graph.nodes] == ["DequantizeLinear", "Cast"] and graph.tensors["y"].dtype == "fp32"
+    fp8 = onnx.TensorProto.FLOAT8E4M3FN
+    for saturate in (0, 1):
+        node = helper.make_node("QuantizeLinear", ["x", "s"], ["y"], output_dtype=fp8, saturate=saturate)
+        path = save(tmp_path, [node], [value("x", (4,), onnx.TensorProto.FLOAT16)], ["y"], [half], opset=23)
+        if saturate:
+            assert load_model(str(path)).tensors["y"].dtype == "fp8_e4m3"
+        else:
+            with pytest.raises(ModelError, match="saturate"):
+                load_model(str(path))
