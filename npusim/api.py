@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from compiler.lower.context import Choices
 from compiler.passes.pipeline import Options
 from isa.dtypes import DTYPES
 from isa.dtypes import dtype as dtype_of
-from isa.errors import ConfigError
+from isa.errors import CompileError, ConfigError
 from isa.loader import load_machine
 from isa.machine import Machine
 from isa.params import resolve
@@ -33,18 +34,28 @@ RUN_KEYS = {
     "tile": "HxNxC: output rows, output columns and channels (K) of a tile of products and convolutions",
     "rows": "once or reread: whether softmax and normalisations keep a row on chip or fetch it once a reduction",
 }
+RUN_WORDS = {"fusion": ("true", "false"), "rows": ("once", "reread")}
+INSTRUCTIONS_A_STEP = 20  # of a core, at least: a step of a loop of tiles copies, loads, multiplies and counts
 
 
 def run_settings(settings: Sequence[str]) -> dict[str, str]:
-    """The `run.*` settings among `key=value` settings, without their prefix; raises ConfigError for unknown ones."""
+    """The `run.*` settings among `key=value` settings, without their prefix; raises ConfigError for unknown ones and
+    for values that no machine takes."""
     found = {}
     for setting in settings:
         key, _, value = setting.partition("=")
         if not key.startswith("run."):
             continue
-        if key[4:] not in RUN_KEYS or not value:
+        name = key[4:]
+        if name not in RUN_KEYS:
             raise ConfigError(f"unknown setting {setting!r}; there are {', '.join(f'run.{k}=...' for k in RUN_KEYS)}")
-        found[key[4:]] = value
+        if not value:
+            raise ConfigError(f"{setting!r} gives no value; {key} is {RUN_KEYS[name]}")
+        if name in RUN_WORDS and value not in RUN_WORDS[name]:
+            raise ConfigError(f"{setting}: {key} is {' or '.join(RUN_WORDS[name])}")
+        if name == "tile":
+            tile_of(value)
+        found[name] = value
     return found
 
 
@@ -75,7 +86,7 @@ def with_matrix_dtype(machine: Machine, name: str) -> Machine:
 
 def with_cores(machine: Machine, text: str) -> Machine:
     """The machine with fewer cores; private DRAM channels go with their core. Raises ConfigError for a bad number."""
-    if not text.isdigit() or not 1 <= int(text) <= machine.cores:
+    if not _is_count(text) or not 1 <= int(text) <= machine.cores:
         raise ConfigError(f"run.cores={text}: {machine.name} has {machine.cores} cores, give 1 to {machine.cores}")
     cores = int(text)
     memory = machine.memory
@@ -91,9 +102,27 @@ def with_cores(machine: Machine, text: str) -> Machine:
 def tile_of(text: str) -> tuple[int, int, int]:
     """The extents of `run.tile`; raises ConfigError for anything but three positive numbers."""
     parts = text.lower().split("x")
-    if len(parts) != 3 or not all(part.isdigit() and 0 < int(part) <= 1 << 31 for part in parts):
+    if len(parts) != 3 or not all(_is_count(part) and 0 < int(part) <= 1 << 31 for part in parts):
         raise ConfigError(f"run.tile={text}: give output rows, output columns and channels, as 256x256x512")
     return int(parts[0]), int(parts[1]), int(parts[2])
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 18
+
+
+def check_tile(compilation: Compilation, machine: Machine, tile: str) -> None:
+    """Raise CompileError when `run.tile` makes more steps of a kernel than a core may execute in a launch."""
+    from npusim.engine.layout import MAX_INSTRUCTIONS
+
+    for nest in compilation.built.nests.values():
+        steps = prod(-(-loop.count // machine.cores) if loop.split else loop.count for loop in nest.loops)
+        if steps * INSTRUCTIONS_A_STEP > MAX_INSTRUCTIONS:
+            raise CompileError(
+                f"run.tile={tile}: {nest.name} takes {steps} steps on a core, of at least {INSTRUCTIONS_A_STEP} "
+                f"instructions each; the limit is {MAX_INSTRUCTIONS} instructions of a core in a launch: "
+                "give a larger tile, or leave run.tile away"
+            )
 
 
 def check_dataflow(machine: Machine) -> None:
@@ -136,6 +165,8 @@ def compile(  # the name users expect
     fuse = options.get("fusion", "true") != "false"
     choices = Choices(options.get("rows", "once") == "reread", tile_of(options["tile"]) if "tile" in options else None)
     compilation = compile_graph(graph, machine, dtype, calibration, Options(fusion=fuse), dump, choices)
+    if "tile" in options:
+        check_tile(compilation, machine, options["tile"])
     verify(compilation.built.program, machine)
     return compilation
 

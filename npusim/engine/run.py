@@ -199,7 +199,10 @@ def _advance(program: Program, state: State, cells: Any, index: int) -> None:
 def _bad(state: State, core: int) -> str:
     """Why the sequencer of a core cannot execute the instruction at its pc."""
     if state.core[core, at.C_ISSUED] > at.MAX_INSTRUCTIONS:
-        return f"the core has executed {at.MAX_INSTRUCTIONS} instructions: its loop does not end; check trip counts"
+        return (
+            f"the core has executed {at.MAX_INSTRUCTIONS} instructions, the limit of a core in a launch: its loop does "
+            "not end, or the work is cut too fine; check trip counts and branches, or give larger tiles (run.tile)"
+        )
     return "a flag that does not exist (core.flags), loops nested too deep, or an endl without loop"
 
 

@@ -206,8 +206,9 @@ class Walker:
             regs[dst] = value if _LOW <= value <= _HIGH else (value - _LOW) % (1 << 64) + _LOW
             position += 1
         raise SimulationError(
-            f"kernel {kernel.name} executed {self._max} instructions on core {core} and is at {start + position}: "
-            "its loop does not end; check trip counts and branches"
+            f"kernel {kernel.name} executed {self._max} instructions on core {core}, the limit of a launch, and is at "
+            f"{start + position}: its loop does not end, or the work is cut too fine; check trip counts and branches, "
+            "or give larger tiles (run.tile)"
         )
 
     @staticmethod
