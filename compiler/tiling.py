@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 
-from compiler.kernels.contraction import Contraction, Tiling, tap_block, unit_grid
+from compiler.kernels.contraction import Contraction, Operand, Tiling, tap_block, unit_grid
 from isa.dtypes import dtype
 from isa.errors import CapacityError
 from isa.machine import Machine
@@ -118,31 +118,40 @@ def steps_of(total: int, unit: int) -> list[int]:
 def candidates(spec: Contraction, machine: Machine, tile: tuple[int, int, int] | None = None) -> Iterator[Tiling]:
     """Every tiling worth a look; those of a given tile differ in the order and the split of their loops."""
     matrix = machine.core.matrix
-    splits = [k for k in ("x", "y", "h", "n") if getattr(spec, k) > 1] if machine.cores > 1 else [""]
-    heights = sorted(set(steps_of(spec.h, 1)) | {-(-spec.h // 3), -(-spec.h // 7), -(-spec.h // 14)})
+    splits = ["", *(k for k in ("x", "y", "h", "n") if getattr(spec, k) > 1 and machine.cores > 1)]
+    parts = {3, 7, 14} | ({machine.cores, 2 * machine.cores, 4 * machine.cores} if machine.cores > 1 else set())
+    heights = sorted({*steps_of(spec.h, 1), *(-(-spec.h // part) for part in parts)})
+    blocks = -(-spec.n // matrix.cols)
+    share = -(-blocks // machine.cores) * matrix.cols  # of whole array widths
+    widths = sorted({*steps_of(spec.n, matrix.cols), min(share, spec.n)})
     batch = "".join(k for k in "xy")
     orders = {(*batch, "n", "h"), (*batch, "h", "n"), ("n", *batch, "h"), ("y", "n", "x", "h")}
     if spec.h == 1 or spec.n <= matrix.cols:
         orders = {(*batch, "n", "h"), ("n", *batch, "h")}
-    extents: Iterable[tuple[int, int, int]] = product(
-        heights, steps_of(spec.n, matrix.cols), steps_of(spec.c, matrix.rows)
-    )
+    extents: Iterable[tuple[int, int, int]] = product(heights, widths, steps_of(spec.c, matrix.rows))
     if tile is not None:
         extents = [(min(tile[0], spec.h), min(tile[1], spec.n), min(tile[2], spec.c))]
     for h, n, c in extents:
         for order in sorted(orders):
-            for split in splits or [""]:
+            for split in splits:
                 yield Tiling(h, n, c, (*order, "c"), split)
 
 
 def estimate(spec: Contraction, tiling: Tiling, machine: Machine, load_slots: int = 2) -> Cost:
-    """Closed-form cost of a tiling; `load_slots` copies of tiles that change are kept."""
+    """Closed-form cost of a tiling; `load_slots` copies of tiles that change are kept.
+
+    Cores that share the split loop each fetch what does not depend on it.
+    """
     totals = {"x": spec.x, "y": spec.y, "h": spec.h, "n": spec.n, "c": spec.c}
     tiles = {"x": 1, "y": 1, "h": min(tiling.h, spec.h), "n": min(tiling.n, spec.n), "c": min(tiling.c, spec.c)}
     counts = {k: -(-totals[k] // tiles[k]) for k in totals}
-    share = counts[tiling.split] / -(-counts[tiling.split] // machine.cores) if tiling.split else 1.0
+    mine = dict(counts)  # tiles of the core that has most
+    if tiling.split:
+        mine[tiling.split] = -(-counts[tiling.split] // machine.cores)
+    active = -(-counts[tiling.split] // mine[tiling.split]) if tiling.split else 1
     uses = {"a": spec.a.letters("hc"), "weight": spec.weight.letters("cn"), "out": "xyhn"}
-    loads = {name: _loads(letters, tiling.order, counts) for name, letters in uses.items()}
+    loads = {name: _loads(letters, tiling.order, mine) for name, letters in uses.items()}
+    changes = {name: _loads(letters, tiling.order, counts) for name, letters in uses.items()}
     size = {"a": dtype(spec.a.dtype).size_bytes, "weight": dtype(spec.weight.dtype).size_bytes,
             "out": dtype(spec.out.dtype).size_bytes}
     in_rows = min((tiles["h"] - 1) * spec.stride[0] + (spec.kh - 1) * spec.dilation[0] + 1, spec.in_h)
@@ -152,34 +161,43 @@ def estimate(spec: Contraction, tiling: Tiling, machine: Machine, load_slots: in
     traffic = {"a": loads["a"] * a_tile, "weight": loads["weight"] * w_tile, "out": loads["out"] * o_tile}
     extra = len(spec.epilogue.operands)
     dram = sum(v for k, v in traffic.items() if getattr(spec, k).space == "dram") + extra * traffic["out"]
-    steps = 1
-    for count in counts.values():
-        steps *= count
-    active = machine.cores if tiling.split else 1
-    moved = {"a": a_tile, "weight": w_tile * _buffered(spec, machine), "out": o_tile * (1 + extra)}
+    in_runs = _bus_bytes(a_tile, tiles["c"], spec.c, size["a"], machine)
+    out_runs = _bus_bytes(o_tile, tiles["n"], spec.n, size["out"], machine)
+    moved = {"a": in_runs, "weight": w_tile * _buffered(spec, machine), "out": out_runs * (1 + extra)}
     away = {k: v / _rate(getattr(spec, k).space, machine, active) for k, v in moved.items()}
-    compute = _array_cycles(spec, tiles, counts, machine) / steps + STEP_CYCLES
-    total = _pipeline(compute, {k: (loads[k], away[k]) for k in away}, steps, (_latency(spec, machine), load_slots))
-    cycles = max(total, _drain_cycles(spec, machine)) / share + sum(away.values())
-    spm = _slots(loads["a"], load_slots) * a_tile * (spec.a.space != "spm")
-    spm += _slots(loads["weight"], load_slots) * w_tile * _buffered(spec, machine)
+    compute = _array_cycles(spec, tiles, counts, machine) / math.prod(counts.values()) + STEP_CYCLES
+    moves = {k: (loads[k], away[k]) for k in away}
+    total = _pipeline(compute, moves, math.prod(mine.values()), (_latency(spec, machine), load_slots))
+    drain = _drain_cycles(spec, machine) * math.prod(mine.values()) / math.prod(counts.values())
+    cycles = max(total, drain) + sum(away.values())
+    spm = _slots(changes["a"], load_slots) * a_tile * (spec.a.space != "spm")
+    spm += _slots(changes["weight"], load_slots) * w_tile * _buffered(spec, machine)
     kept = spec.out.space != "spm" or bool(spec.epilogue.after)
-    spm += _slots(loads["out"], DRAIN_LAG_SLOTS) * o_tile * kept
+    spm += _slots(changes["out"], DRAIN_LAG_SLOTS) * o_tile * kept
     spm += (EPILOGUE_SLOTS + load_slots - 2) * extra * o_tile + 8 * tiles["n"] * 4
     middle = dtype(spec.epilogue.mid_dtype or spec.out.dtype).size_bytes
     separate = bool(spec.epilogue.after) and (machine.core.drain is not None or middle != size["out"])
     spm += DRAIN_LAG_SLOTS * o_tile * middle // size["out"] * separate + 1024
-    acc = _slots(loads["out"], DRAIN_LAG_SLOTS) * tiles["h"] * spec.w * tiles["n"] * dtype(spec.acc_dtype).size_bytes
-    return Cost(cycles, int(dram), int(spm), int(acc + 256))
+    acc = _slots(changes["out"], DRAIN_LAG_SLOTS) * tiles["h"] * spec.w * tiles["n"] * dtype(spec.acc_dtype).size_bytes
+    return Cost(cycles, int(dram * active), int(spm), int(acc + 256))
+
+
+def _bus_bytes(tile_bytes: int, cols: int, total: int, size: int, machine: Machine) -> int:
+    """Bytes that DRAM moves for a tile of rows of `cols` elements out of `total`: part of a row takes whole bursts."""
+    if cols >= total:
+        return tile_bytes
+    burst = machine.memory.dram.burst_bytes
+    return tile_bytes // (cols * size) * -(-cols * size // burst) * burst
 
 
 def _rate(space: str, machine: Machine, active: int) -> float:
     """Bytes a cycle between a core and where an operand lies, shared by `active` cores; endless when it is on chip."""
+    path = machine.path(space, "spm")
     if space == "host":
-        path = machine.path("host", "spm")
         return path.bytes_per_cycle / active if path else math.inf
     if space == "dram":
-        return DRAM_EFFICIENCY * machine.dram_bytes_per_second / (machine.clock_mhz * 1e6) / active
+        chip = DRAM_EFFICIENCY * machine.dram_bytes_per_second / (machine.clock_mhz * 1e6)
+        return min(chip / active, path.bytes_per_cycle if path else math.inf)
     return math.inf
 
 
@@ -239,12 +257,21 @@ def _array_cycles(spec: Contraction, tiles: dict[str, int], counts: dict[str, in
     passes = -(-spec.kh // gh) * -(-spec.kw // gw) * -(-tiles["c"] // gc) * counts["c"]
     blocks = -(-tiles["n"] // (matrix.cols * units_n)) * counts["n"]
     rows = -(-tiles["h"] // units_h) * spec.w
-    load = matrix.rows if matrix.weight_load_cycles is None else matrix.weight_load_cycles
-    if not _buffered(spec, machine):  # tiles come from DRAM at its pace
-        tile_bytes = matrix.rows * matrix.cols * dtype(spec.weight.dtype).size_bytes
-        load = int(max(load, tile_bytes / (machine.dram_bytes_per_second / (machine.clock_mhz * 1e6))))
+    load = _tile_load(spec.weight, machine)
     stream = max(rows * matrix.passes.get(spec.operand_dtype, 1.0), load)
     return spec.x * spec.y * counts["h"] * blocks * passes * stream
+
+
+def _tile_load(held: Operand, machine: Machine) -> float:
+    """Cycles in which the array gets the tile that it holds: its own pace, or that of the way from where it lies."""
+    matrix = machine.core.matrix
+    load = matrix.rows if matrix.weight_load_cycles is None else matrix.weight_load_cycles
+    direct = machine.path(held.space, "wfifo")
+    path = direct or machine.path("spm", "wfifo")
+    rate = path.bytes_per_cycle if path else math.inf
+    if direct and held.space == "dram":
+        rate = min(rate, machine.dram_bytes_per_second / (machine.clock_mhz * 1e6))
+    return max(load, matrix.rows * matrix.cols * dtype(held.dtype).size_bytes / rate)
 
 
 def _other_dataflow(spec: Contraction, tiles: dict[str, int], counts: dict[str, int], machine: Machine) -> float:
@@ -260,7 +287,7 @@ def _other_dataflow(spec: Contraction, tiles: dict[str, int], counts: dict[str, 
         return outer * blocks * (spec.kh * spec.kw * tiles["c"] * rate + fill)
     gh, gw, gc = tap_block(spec, matrix, tiles["c"])
     passes = -(-spec.kh // gh) * -(-spec.kw // gw) * -(-tiles["c"] // gc)
-    load = matrix.rows if matrix.weight_load_cycles is None else matrix.weight_load_cycles
+    load = _tile_load(spec.a, machine)
     return outer * passes * -(-rows // matrix.cols) * max(tiles["n"] * rate, load)
 
 

@@ -46,3 +46,23 @@ def test_latency_counts_where_tiles_are_small() -> None:
     shown = summary(npusim.run("gemm:1x4096x4096", "tpu-v3"))
     read = shown["dram_read_bytes"] / (shown["time_us"] * 1e-6)
     assert read > 0.75 * load_machine("tpu-v3").machine.dram_bytes_per_second
+
+
+@pytest.mark.parametrize(("model", "hw", "key", "values"), [
+    ("gemm:192x320x256", "tiny", "cores", (1, 2, 3, 4, 8)),
+    ("gemm:512x512x512", "tpu-v3", "cores", (1, 2, 4, 8)),
+    ("gemm:256x256x256", "gemmini-16x16", "core.matrix.rows", (16, 32, 64)),
+    ("gemm:256x256x256", "gemmini-16x16", "core.dma.dma_in.count", (1, 2)),
+])  # fmt: skip
+def test_more_hardware_is_never_much_slower(model: str, hw: str, key: str, values: tuple[int, ...]) -> None:
+    """The compiler may always leave a core idle or part of an array unused."""
+    cycles = []
+    for value in values:
+        settings = [f"{key}={value}"]
+        if key == "core.matrix.rows":
+            settings.append(f"core.matrix.cols={value}")
+        cycles.append(npusim.run(model, hw, settings=settings).record.total_cycles)
+    best = cycles[0]
+    for value, now in zip(values[1:], cycles[1:]):
+        assert now < 1.1 * best, (key, value, cycles)
+        best = min(best, now)

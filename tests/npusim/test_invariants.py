@@ -299,9 +299,14 @@ BETTER: dict[str, Callable[[Any], None]] = {
     "fifo": lambda tree: _double(tree["core"]["matrix"], "weight_fifo_tiles", top=64),
     "window": lambda tree: _double(tree["core"], "window", top=62),
     "write queue": lambda tree: _double(tree["memory"], "write_queue_runs", top=1024),
+    "read queue": lambda tree: _double(tree["memory"], "read_queue_runs", top=1024),
 }  # fmt: skip
 ALLOWED = {"ideal": Fraction(1), "cycle": Fraction(103, 100)}  # DRAM: the order of rows and of turns changes
-EXCEPTIONS: dict[tuple[str, str, str], Fraction] = {}  # (model, chip, what) with DRAM: more than that, and how much
+# (memory, model, chip, what): more than that, and how much.
+EXCEPTIONS: dict[tuple[str, str, str, str], Fraction] = {
+    # Scratchpad ports go to who asks first: with deeper queues a store asks before a load that matters more.
+    ("ideal", "conv:1x14x14x32x48x3x1x1", "gemmini-16x16", "queues"): Fraction(1001, 1000),
+}
 
 
 @everywhere
@@ -313,7 +318,7 @@ def test_better_is_never_slower(model: str, hw: str, memory: str) -> None:
         tree = params.machine.model_dump()
         change(tree)
         cycles = run(program, resolve(Machine.model_validate(tree))).total_cycles
-        allowed = EXCEPTIONS.get((model, hw, what), ALLOWED[memory]) if memory == "cycle" else ALLOWED[memory]
+        allowed = EXCEPTIONS.get((memory, model, hw, what), ALLOWED[memory])
         assert cycles <= base.total_cycles * allowed, (what, cycles, base.total_cycles)
 
 
