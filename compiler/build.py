@@ -19,7 +19,7 @@ from compiler.bundle import pack
 from compiler.codegen import Compiled, generate, pipelined
 from compiler.emit import DescriptorPool
 from compiler.graph import Constant, Graph, Node
-from compiler.lower.context import RULES, Call, Choices, Context, NoKernel, row_major
+from compiler.lower.context import RULES, Call, Choices, Context, NoKernel, narrows, row_major
 from compiler.nest import Nest, render
 from compiler.ops import op_def
 from compiler.ops.custom import label
@@ -276,10 +276,12 @@ class _Builder:
         ))
 
     def _on_host(self, node: Node) -> bool:
-        """True for an operator that the machine leaves to its host; `NAME:computed` means without constant weights."""
+        """True for an operator that the machine leaves to its host, by name or by what isa.machine.Host says of it."""
         names = {node.op}
         if len(node.inputs) > 1 and node.inputs[1] not in self.graph.constants:
             names.add(f"{node.op}:computed")
+        if node.op == "Cast" and narrows(*(self.graph.tensors[n] for n in (node.inputs[0], node.outputs[0]))):
+            names.add("Cast:narrowing")
         return bool(names & set(self.machine.host.ops))
 
     def _outer_tensors(self, group: Group) -> tuple[list[str], list[str]]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from compiler.graph import Constant, Graph, Node, TensorType
 from compiler.nest import Nest
+from isa.dtypes import dtype as dtype_of
 from isa.errors import CompileError
 from isa.machine import Machine
 
@@ -103,6 +104,25 @@ def rule(*operators: str) -> Callable[[Rule], Rule]:
         return function
 
     return register
+
+
+def is_real(kind: TensorType) -> bool:
+    """True for floats and for integers that stand for reals."""
+    return dtype_of(kind.dtype).is_float or (kind.scale, kind.zero_point) != (1.0, 0)
+
+
+def narrows(source: TensorType, to: TensorType) -> bool:
+    """True for a Cast that drops a fraction, or high bits (of 8 or 16 that are left): a copy rounds and saturates.
+
+    64 bits into 32 count as a copy: they hold indices.
+    """
+    if is_real(to) or to.dtype == "bool":
+        return False
+    if is_real(source):
+        return True
+    kind, result = dtype_of(source.dtype), dtype_of(to.dtype)
+    fits = kind.name in ("bool", result.name) or (kind.bits < result.bits)
+    return not fits and result.bits <= 16
 
 
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:

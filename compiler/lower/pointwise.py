@@ -10,9 +10,10 @@ import numpy as np
 from compiler.graph import Array, Constant, Node, TensorType
 from compiler.kernels.pointwise import Pointwise, Step, build
 from compiler.kernels.tiles import Operand, collapse
-from compiler.lower.context import Call, Context, NoKernel, row_major, rule, scalar_value
+from compiler.lower.context import Call, Context, NoKernel, is_real, narrows, row_major, rule, scalar_value
 from compiler.lower.views import broadcast_strides, call, near, only, operand
 from compiler.ops.spatial import channel_last
+from isa.dtypes import DType
 from isa.dtypes import dtype as dtype_of
 
 FP32 = TensorType((), "fp32")
@@ -327,15 +328,34 @@ def _where(chain: Chain, node: Node, to: TensorType) -> int:
 @_emits("Cast")
 def _cast(chain: Chain, node: Node, to: TensorType) -> int:
     x = chain.read(node.inputs[0])
-    source = dtype_of(chain.context.type_of(node.inputs[0]).dtype)
+    kind = chain.context.type_of(node.inputs[0])
+    source = dtype_of(kind.dtype)
     if to.dtype in LARGEST and source.bits > 8:
         if node.attrs.get("saturate", 1):
             return chain.put("clip", x, to=to, f0=-LARGEST[to.dtype], f1=LARGEST[to.dtype])
         if to.dtype == "fp8_e4m3":
             raise NoKernel(f"{node.name}: stores saturate fp8_e4m3, which has no infinity")
-    if source.is_float and not dtype_of(to.dtype).is_float and to.dtype != "bool":
-        return _truncate(chain, x, to)
-    return chain.put("copy", x, to=to)
+    if not narrows(kind, to):
+        return chain.put("copy", x, to=to)
+    return _truncate(chain, x, to) if is_real(kind) else _low_bits(chain, x, source, to)
+
+
+def _low_bits(chain: Chain, value: int, source: DType, to: TensorType) -> int:
+    """An integer without the high bits that `to` has no room for, as ONNX asks: x - floor((x + half) / size) size.
+
+    Quotients are reals, the difference is exact. All rounds but the last take 20 bits off, with quotients that are
+    made smaller so that no product overflows; what is left is below 2^24, and its quotient exact.
+    """
+    bits = dtype_of(to.dtype).bits
+    half = 0.0 if to.dtype == "uint8" else 2.0 ** (bits - 1)
+    whole = TensorType((), "int64" if source.bits == 64 else "int32")
+    size = chain.put("affine", value, to=whole, f1=2.0**bits)
+    rest = chain.put("copy", value, to=whole)
+    for left in reversed(range(-(-source.bits // 24))):
+        share = 2.0**-bits * (1.0 - 2.0**-20 if left else 1.0)
+        high = chain.put("floor", chain.put("muls", chain.put("adds", rest, f0=half), f0=share), to=whole)
+        rest = chain.put("sub", rest, chain.put("mul", high, size, to=whole), to=whole)
+    return chain.put("copy", rest, to=to)
 
 
 @_emits("QuantizeLinear")

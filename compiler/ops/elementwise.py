@@ -27,6 +27,7 @@ from compiler.ops.base import (
 )
 from isa.dtypes import DType
 from isa.dtypes import dtype as dtype_of
+from isa.dtypes import round_to
 
 # Rational Chebyshev approximations of erf and erfc in float64, highest power first: W. J. Cody, Mathematics of
 # Computation 23 (1969), pp. 631-637; coefficients as in his CALERF (SPECFUN, netlib).
@@ -171,9 +172,10 @@ def _cast(node: Node, values: Values) -> list[Array]:
     x = compute(x)
     if target.name == "bool":
         return [x != 0]
-    with np.errstate(all="ignore"):  # floats truncate toward zero; out of range is undefined in ONNX
-        wide = x.astype(np.int64)
-    return [wide.astype(target.numpy)]
+    if x.dtype.kind not in "iub":  # truncates toward zero; beyond the range, which ONNX leaves open, it saturates
+        with np.errstate(all="ignore"):
+            return [round_to(np.trunc(x), target)]
+    return [x.astype(np.int64).astype(target.numpy)]
 
 
 def _clip(node: Node, values: Values) -> list[Array]:

@@ -25,6 +25,20 @@ def _windows(edit: Editor, node: Node) -> bool:
     rank, attrs, out = len(edit.shape(inputs[0])) - 2, dict(node.attrs), node.outputs[0]
     if node.attrs.get("layout", "NCHW") != "NCHW" or len(node.outputs) > 1 or rank > 3:
         return False
+    if len(inputs) > 2 and inputs[2] and not edit.constant(inputs[2]):  # a bias that is computed is a sum of its own
+        column = edit.shape(inputs[2]) + (1,) * rank
+        column_name = edit.emit(f"{node.name}.column", "Reshape", (inputs.pop(),), shape=column)
+        total, out = out, edit.fresh(f"{node.name}.product")
+        edit.tensors[out] = edit.tensors[total]
+        _one(edit, node, inputs, attrs, out)
+        edit.emit(f"{node.name}.bias", "Add", (out, column_name), total)
+        return True
+    _one(edit, node, inputs, attrs, out)
+    return True
+
+
+def _one(edit: Editor, node: Node, inputs: list[str], attrs: Attrs, out: str) -> None:
+    """The window operator itself."""
     if node.op == "LpPool":
         _lp_pool(edit, node, inputs[0])
     elif node.op in _POOLS:
@@ -33,7 +47,6 @@ def _windows(edit: Editor, node: Node) -> bool:
         _transposed(edit, node.name, inputs, attrs, out)
     else:
         _conv(edit, node.name, inputs, attrs, out)
-    return True
 
 
 def _axes(attrs: Attrs, rank: int, first: int, last: int) -> Attrs:
