@@ -240,12 +240,16 @@ class Memory(_Part):
 
 
 class Host(_Part):
-    """The host: its link and its cost for operators that the chip leaves to it (`ops`, ONNX names)."""
+    """The host: its link and its cost for operators that the chip leaves to it (`ops`, ONNX names).
+
+    `MatMul:computed` and `Conv:computed` are products without constant weights, `Cast:narrowing` is a Cast that
+    truncates reals or drops high bits of integers.
+    """
 
     bytes_per_second: PositiveFloat = 12e9
     op_latency_us: Annotated[float, Field(ge=0)] = 10.0
     flops_per_second: PositiveFloat = 1e11
-    ops: list[str] = Field(default_factory=list)  # `MatMul:computed`: a product without constant weights
+    ops: list[str] = Field(default_factory=list)
 
 
 class Machine(_Part):
