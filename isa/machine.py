@@ -385,7 +385,7 @@ def _memory_faults(memory: Memory) -> Iterator[str]:
     total = memory.channels * part.bank_groups * part.banks_per_group * part.rows * part.page_bytes
     if memory.capacity_bytes > total:
         yield (
-            f"memory.capacity_bytes: {memory.capacity_bytes} is more than {memory.channels} channels of memory.dram hold "
-            f"({total}): set memory.capacity_bytes to {total} or less (--set memory.capacity_bytes={total}), or more "
-            "memory.channels"
+            f"memory.capacity_bytes: {memory.capacity_bytes} is more than {memory.channels} channels of memory.dram "
+            f"hold ({total}): set memory.capacity_bytes to {total} or less (--set memory.capacity_bytes={total}), or "
+            "memory.channels to more"
         )

@@ -24,6 +24,7 @@ from npusim.cli_support import (
     write_program,
 )
 from npusim.cli_tools import TOOLS
+from npusim.cli_usage import Place, Whole
 
 if TYPE_CHECKING:
     from npusim.record import CheckResult, Result
@@ -51,23 +52,23 @@ def _options(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
     return decorate
 
 
-_hw = click.option("--hw", metavar="CHIP", required=True, help="Preset name or YAML path.")
+_hw = click.option("--hw", metavar="CHIP", required=True, help="Preset name (see `npusim chips`) or YAML path.")
 _settings = click.option(
     "--set", "settings", metavar="KEY=VALUE", multiple=True,
     help="Override a machine field (core.matrix.rows=64) or a run field (run.cores=1); repeatable.",
 )  # fmt: skip
 _model_options = _options(
-    click.option("--batch", type=click.IntRange(min=1), help="Batch size."),
+    click.option("--batch", type=Whole(1), help="Batch size."),
     click.option("--shape", "shapes", metavar="NAME=1x3x224x224", multiple=True, callback=shape_options,
                  help="Shape of an input of an .onnx model; repeatable."),
     click.option("--dtype", default="", metavar="DTYPE", help="fp32, bf16, int8, ...; default: the chip's."),
 )  # fmt: skip
-_seed = click.option("--seed", type=click.IntRange(min=0), default=0, help="Of generated inputs.  [default: 0]")
+_seed = click.option("--seed", type=Whole(0), default=0, help="Of generated inputs.  [default: 0]")
 _assume = click.option(
     "--assume", default="uniform", show_default=True, metavar="LAW",
     help="Rows that gathers read, and indices among generated inputs: uniform or zipf:EXPONENT.",
 )  # fmt: skip
-_out = click.option("-o", "--out", type=click.Path(path_type=Path), metavar="DIR",
+_out = click.option("-o", "--out", type=Place(path_type=Path), metavar="DIR",
                     help="Write summary.json, ops.csv, roofline, trace.json and report.html here.")  # fmt: skip
 _window = click.option("--trace-window", metavar="START:END", callback=window_option,
                        help="Core cycles of which trace.json holds every instruction.")  # fmt: skip
@@ -99,9 +100,9 @@ def run(model: str, hw: str, out: Path | None, check: bool, allow_approx: bool, 
 @main.command()
 @click.argument("model")
 @_hw
-@click.option("-o", "--out", "program_path", type=click.Path(path_type=Path), metavar="PROG", required=True,
+@click.option("-o", "--out", "program_path", type=Place(path_type=Path), metavar="PROG", required=True,
               help="The program file: assembly text when the name ends in .asm, else binary.")  # fmt: skip
-@click.option("--dump", type=click.Path(path_type=Path), metavar="DIR",
+@click.option("--dump", type=Place(path_type=Path), metavar="DIR",
               help="Write the graph after each pass, the tile programs and the assembly here.")  # fmt: skip
 @_options(_settings, _model_options, _seed, _quiet)
 def compile(model: str, program_path: Path, dump: Path | None, quiet: bool, **options: Any) -> None:
@@ -134,7 +135,7 @@ def compile(model: str, program_path: Path, dump: Path | None, quiet: bool, **op
 @main.command()
 @click.argument("program", metavar="PROG")
 @click.option("--hw", metavar="CHIP", default="", help="Preset name or YAML path; default: the program's machine.")
-@click.option("--inputs", type=click.Path(path_type=Path), metavar="X.npz",
+@click.option("--inputs", type=Place(path_type=Path), metavar="X.npz",
               help="Stored values by tensor name: inputs, weights, and expected outputs for --check.")  # fmt: skip
 @click.option("--check", is_flag=True, help="Execute for values (what --inputs lacks is seeded), compare the outputs "
               "that --inputs gives, and prove the synchronisation; exit 1 on a fault.")  # fmt: skip
@@ -174,8 +175,8 @@ def profile(target: str, hw: str, quiet: bool, **options: Any) -> None:
 
 
 @main.command()
-@click.argument("before", metavar="A", type=click.Path(path_type=Path))
-@click.argument("after", metavar="B", type=click.Path(path_type=Path))
+@click.argument("before", metavar="A", type=Place(path_type=Path))
+@click.argument("after", metavar="B", type=Place(path_type=Path))
 def compare(before: Path, after: Path) -> None:
     """Compare two runs, the folders A and B: what moved, by how much, why."""
     from npusim import report
@@ -206,11 +207,14 @@ def _judge(result: Result, allow_approx: bool) -> None:
 
 def _compared(check: CheckResult) -> str:
     """What `sim --check` compared and what it could not, in one line."""
-    names = ", ".join(check.outputs)
-    text = f"compared with the values that --inputs gives: {names}" if names else "no values compared"
-    if check.not_compared:
-        text += f"; executed but not compared, because --inputs gives no values: {', '.join(check.not_compared)}"
-    return text
+    missing = ", ".join(check.not_compared)
+    if not check.outputs:
+        return (
+            f"NOTHING WAS COMPARED: the program was executed, but --inputs gives no expected values of {missing}"
+            if missing else "NOTHING WAS COMPARED: the program has no outputs"
+        )  # fmt: skip
+    text = f"compared with the values that --inputs gives: {', '.join(check.outputs)}"
+    return text + (f"; executed but not compared, because --inputs gives no values: {missing}" if missing else "")
 
 
 def _failures(check: CheckResult, result: Result, allow_approx: bool) -> list[str]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from isa.errors import AssemblyError, CheckError, ConfigError, NpuError
+from npusim.cli_usage import LATER_COMMANDS, is_number, usage_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,13 +35,32 @@ class OutputError(NpuError):
 
 
 class Group(click.Group):
-    """A command group that turns an NpuError into lines on stderr and exit code 2 (1: a check failed), an interrupt
-    into 130."""
+    """A command group that turns an NpuError into lines on stderr and exit code 2 (1: a check failed), words that it
+    does not take into one line, an interrupt into 130."""
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        """Read the words up to the command; see click.Group."""
+        try:
+            return super().make_context(*args, **options)
+        except click.UsageError as error:
+            raise usage_line(error) from None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; see click.Group."""
+        if args[0] in LATER_COMMANDS and args[0] not in self.commands:
+            ctx.fail(f"the command {args[0]!r} is not in this version: it comes with {LATER_COMMANDS[args[0]]}")
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            ctx.fail(f"no such command {args[0]!r}; there are {', '.join(sorted(self.commands))}")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; see click.Group."""
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            raise usage_line(error, ctx) from None
         except NpuError as error:
             click.echo(error_text(error), err=True)
             ctx.exit(1 if isinstance(error, CheckError) else 2)
@@ -62,7 +82,7 @@ def shape_options(ctx: click.Context, param: click.Parameter, values: tuple[str,
     for value in values:
         name, equals, text = value.rpartition("=")
         parts = text.split("x")
-        if not equals or not name or not all(_is_number(p) and int(p) for p in parts):
+        if not equals or not name or not all(is_number(p) and int(p) for p in parts):
             raise click.BadParameter(f"{value!r} is not NAME=1x3x224x224 with positive extents", ctx, param)
         found[name] = tuple(int(p) for p in parts)
     return found
@@ -73,13 +93,9 @@ def window_option(ctx: click.Context, param: click.Parameter, value: str | None)
     if value is None:
         return None
     parts = value.split(":")
-    if len(parts) != 2 or not all(map(_is_number, parts)) or int(parts[0]) >= int(parts[1]):
+    if len(parts) != 2 or not all(map(is_number, parts)) or int(parts[0]) >= int(parts[1]):
         raise click.BadParameter(f"{value!r} is not START:END in core cycles, START below END", ctx, param)
     return int(parts[0]), int(parts[1])
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 18
 
 
 def stdout_console() -> Console:

@@ -11,8 +11,9 @@ from typing import Any
 import click
 
 from npusim.cli_support import Group, Progress, stdout_console, write_program, write_text
+from npusim.cli_usage import Place, Whole
 
-_out_file = click.option("-o", "--out", type=click.Path(path_type=Path), metavar="FILE", help="Write here.")
+_out_file = click.option("-o", "--out", type=Place(path_type=Path), metavar="FILE", help="Write here.")
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -28,8 +29,8 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 @click.command()
-@click.argument("source", metavar="FILE.asm", type=click.Path(path_type=Path))
-@click.option("-o", "--out", type=click.Path(path_type=Path), metavar="PROG", required=True, help="The binary program.")
+@click.argument("source", metavar="FILE.asm", type=Place(path_type=Path))
+@click.option("-o", "--out", type=Place(path_type=Path), metavar="PROG", required=True, help="The binary program.")
 @click.option("--hw", metavar="CHIP", default="", help="Also verify the program for this chip.")
 def asm(source: Path, out: Path, hw: str) -> None:
     """Assemble a program: text to binary."""
@@ -45,7 +46,7 @@ def asm(source: Path, out: Path, hw: str) -> None:
 
 
 @click.command()
-@click.argument("program", metavar="PROG", type=click.Path(path_type=Path))
+@click.argument("program", metavar="PROG", type=Place(path_type=Path))
 @_out_file
 def disasm(program: Path, out: Path | None) -> None:
     """Disassemble a program: binary to text, on stdout or into FILE."""
@@ -147,8 +148,8 @@ def warmup(quiet: bool) -> None:
 @click.option("--hw", metavar="CHIP", help="Preset name or YAML path; optional for --kind systolic.")
 @click.option("--table", metavar="NAME", help="One of the shipped tables; default: all of them.")
 @click.option("--kind", metavar="KIND", help="What the rows of --csv are: gemm, conv, vector, systolic, ...")
-@click.option("--csv", type=click.Path(path_type=Path), metavar="FILE", help="Your measurements.")
-@click.option("--rows", type=click.IntRange(min=1), metavar="N", help="Take N rows spread evenly over a table.")
+@click.option("--csv", type=Place(path_type=Path), metavar="FILE", help="Your measurements.")
+@click.option("--rows", type=Whole(1), metavar="N", help="Take N rows spread evenly over a table.")
 @click.option("--timing", default="", metavar="WORD", help="What the times of --csv cover: kernel, graph or eager.")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Override a machine field; repeatable.")
 @_out_file

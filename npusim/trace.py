@@ -97,27 +97,54 @@ def _operators(result: Result, clock: _Clock) -> Iterator[str]:
 
 
 def _counters(result: Result, clock: _Clock) -> Iterator[str]:
-    """DRAM bandwidth in GB/s a bin, then bytes reserved in each space of a core by the running kernel."""
-    bin_cycles = result.record.series_bin_cycles
-    if bin_cycles > 0:
-        to_gb_per_s = result.machine.clock_mhz * 1e6 / bin_cycles / 1e9
-        rates = (result.record.series * to_gb_per_s).T.round(3).tolist()
-        for i, (read, written) in enumerate(rates):
-            yield (
-                f'{{"ph":"C","name":"DRAM GB/s","pid":{CHIP_PID},"tid":0,"ts":{clock.text(i * bin_cycles)},'
-                f'"args":{{"read":{read},"write":{written}}}}}'
-            )
+    """DRAM bandwidth in GB/s, then bytes reserved in each space of a core by the running kernel: a line a change, and
+    zeros at the end of the run."""
+    end = result.record.total_cycles
+    starts, rates = _bandwidth(result)
+    rows = [(start, {"read": r, "write": w}) for start, (r, w) in zip(starts.tolist(), rates.tolist())]
+    yield from _counter("DRAM GB/s", rows, end, clock)
     kernels, launches = result.program.kernels, result.program.launches
     spaces = sorted({space for kernel in kernels for space in kernel.scratch_bytes})
     if not spaces:
         return
-    starts = result.record.launch_span[:, 0]
-    for i in np.argsort(starts, kind="stable").tolist():
+    reserved = []
+    for i in np.argsort(result.record.launch_span[:, 0], kind="stable").tolist():
         kernel = int(launches["kernel"][i])
         used = kernels[kernel].scratch_bytes if 0 <= kernel < len(kernels) else {}
-        args = json.dumps({space: int(used.get(space, 0)) for space in spaces})
-        ts = clock.text(int(starts[i]))
-        yield f'{{"ph":"C","name":"buffer bytes a core","pid":{CHIP_PID},"tid":0,"ts":{ts},"args":{args}}}'
+        reserved.append((float(result.record.launch_span[i, 0]), {space: int(used.get(space, 0)) for space in spaces}))
+    yield from _counter("buffer bytes a core", reserved, end, clock)
+
+
+def _bandwidth(result: Result) -> tuple[Array, Array]:
+    """The core cycle at which each bin of the series starts, and GB/s read and written in it [bins, 2].
+
+    Bins that start after the run's end hold nothing; less than half a bin at the end is taken with the bin before it.
+    """
+    record = result.record
+    if record.series_bin_cycles <= 0 or record.total_cycles <= 0:
+        return np.zeros(0), np.zeros((0, 2))
+    count = min(int(np.ceil(record.total_cycles / record.series_bin_cycles)), record.series.shape[1])
+    starts = np.arange(count) * record.series_bin_cycles
+    if count > 1 and record.total_cycles - starts[-1] < record.series_bin_cycles / 2:
+        starts = starts[:-1]
+    moved = np.add.reduceat(record.series, np.arange(len(starts)), axis=1)
+    seconds = np.diff(starts, append=record.total_cycles) / (result.machine.clock_mhz * 1e6)
+    return starts, (moved / seconds / 1e9).T.round(3)
+
+
+def _counter(name: str, rows: list[tuple[float, dict[str, Any]]], end: int, clock: _Clock) -> Iterator[str]:
+    """A counter event for every row that differs from the one before it, and zeros at `end`."""
+    last: dict[str, Any] = {}
+    for cycle, values in rows:
+        if values != last:
+            yield _counter_line(name, clock.text(cycle), values)
+        last = values
+    if any(last.values()):
+        yield _counter_line(name, clock.text(end), dict.fromkeys(last, 0))
+
+
+def _counter_line(name: str, ts: str, values: dict[str, Any]) -> str:
+    return f'{{"ph":"C","name":{json.dumps(name)},"pid":{CHIP_PID},"tid":0,"ts":{ts},"args":{json.dumps(values)}}}'
 
 
 def _instruction_names(result: Result) -> list[str]:

@@ -121,6 +121,8 @@ def _notes(profile: Profile, console: Console) -> None:
     if approximated:
         kinds = ", ".join(sorted({r.op_type for r in approximated}))
         console.print(Text(f"approximated: {len(approximated)} operator(s) in closed form ({kinds})"))
+    if profile.overfetch:
+        console.print(Text(f"DRAM bus: {profile.overfetch}"))
     if profile.host_macs:
         share = percent(profile.host_macs / max(1, result.graph_macs))
         console.print(Text(f"host: {si(profile.host_macs, 'MAC')} ({share} of the model) run there, not on the arrays"))
@@ -130,8 +132,8 @@ def _notes(profile: Profile, console: Console) -> None:
         check = result.check
         verdict = ("check: passed", "green") if check.ok else ("check: FAILED", "bold red")
         if check.ok and not check.rows and not check.outputs:  # nothing to compare with
-            ran = "executed, but " if check.executed_share else ""
-            console.print(Text(f"check: {ran}no values compared, {len(check.hazards)} hazard(s)"))
+            remedy = ": --inputs gives no expected outputs" if check.executed_share else ""
+            console.print(Text(f"check: no values compared{remedy}; {len(check.hazards)} hazard(s)", "yellow"))
             return
         console.print(Text.assemble(
             verdict, f", max error {check.max_err:.3g} (bound {check.bound:.3g}), {percent(check.executed_share)} of "

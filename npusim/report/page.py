@@ -104,6 +104,8 @@ def _run_facts(profile: Profile, summary: dict[str, Any]) -> list[tuple[str, str
     ]
     if summary["host_bytes"]:
         rows.append(("host link", size(summary["host_bytes"])))
+    if profile.overfetch:
+        rows.append(("DRAM bus", profile.overfetch))
     rows += [counter(name, int(n)) for name, n in profile.result.record.dram_counters.items()]
     return rows + [(f"energy, {name}", energy(joules)) for name, joules in energy_j(profile).items()]
 

@@ -18,8 +18,10 @@ from npusim.report import bounds, limits
 from npusim.report.alike import common_name, group_alike
 from npusim.report.limits import Level
 from npusim.report.stalls import PipeGroup, check_states, group_states, pipe_groups
+from npusim.report.text import percent, size
 
 Array = npt.NDArray[Any]
+OVERFETCH_SHOWN = 1.05  # bytes on the bus for a byte asked for: from here on reports say so
 
 # Families for colours and markers, by what an operator's name contains; the first match counts.
 FAMILIES = ("convolution", "matrix product", "attention", "normalise, reduce", "element-wise", "data movement")
@@ -201,6 +203,24 @@ class Profile:
     def host_bytes(self) -> int:
         """Bytes over the link to the host, both ways: by copy engines and for operators that the host runs."""
         return sum(int(n) for lv, n in zip(self.levels, self.launch_bytes.sum(axis=0)) if lv.kind == "host link")
+
+    @cached_property
+    def dram_bus_bytes(self) -> int | None:
+        """Bytes of all bursts on the DRAM buses, asked for or not; None without bursts (ideal memory, closed forms)."""
+        counters, memory = self.result.record.dram_counters, self.machine.memory
+        if memory.model == "ideal" or not {"read_bursts", "write_bursts"} <= counters.keys():
+            return None
+        return (counters["read_bursts"] + counters["write_bursts"]) * memory.dram.burst_bytes
+
+    @cached_property
+    def overfetch(self) -> str:
+        """A sentence when the bursts carry over 5 % more bytes than were asked for, else ''."""
+        payload, bus = int(self.result.record.dram_bytes.sum()), self.dram_bus_bytes
+        if bus is None or bus <= OVERFETCH_SHOWN * payload:
+            return ""
+        more = f", {percent(bus / payload - 1)} more" if payload else ""
+        burst = self.machine.memory.dram.burst_bytes
+        return f"{size(bus)} in bursts of {burst} B for {size(payload)} of data{more}"
 
     @cached_property
     def speed_of_light(self) -> list[Share]:

@@ -109,6 +109,8 @@ def summary_of(profile: Profile) -> dict[str, Any]:
         "wall_s": float(result.wall_s),
         "engine_cpu_s": float(record.engine_cpu_s),
     }
+    if profile.dram_bus_bytes is not None:
+        out["dram_bus_bytes"] = profile.dram_bus_bytes
     energy: Mapping[str, float] = energy_j(profile)
     if energy:
         out["energy_j"] = sum(energy.values())
@@ -121,6 +123,7 @@ def summary(result: Result) -> dict[str, Any]:
     `peak_flops` in FLOP/s, `utilization` as shares (0 to 1), `throughput` in samples (batch elements) per second,
     `pipes` in core cycles; each pipe's states sum to `total_cycles` x `instances`, else SimulationError. `host_macs`
     are those of `macs` that the host does, `host_bytes` what crossed the link to it. `warps` is empty on machines
-    without warps, `check` is None when no check was run, `energy_j` is left out without energies.
+    without warps, `dram_bus_bytes` (whole bursts) left out without bursts, `check` is None when no check was run,
+    `energy_j` is left out without energies.
     """
     return summary_of(Profile(result))

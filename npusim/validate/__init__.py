@@ -21,7 +21,10 @@ from npusim.validate.table import Column, Row, TableError, parse_table, read_tab
 __all__ = ["KINDS", "TABLES", "Outcome", "Summary", "TableError", "text_lines", "validate"]
 
 KINDS = ("systolic", "textbook", "gemm", "conv", "vector", "copy", "workload")
-LATER = ("attention_prefill", "attention_decode", "collective", "dram", "pointer_chase", "cache_bandwidth", "stream")
+LATER = {
+    "attention_prefill": "attention kernels", "attention_decode": "attention kernels", "collective": "several devices",
+    "dram": "a port to DRAM alone", "pointer_chase": "caches", "cache_bandwidth": "caches", "stream": "SIMT machines",
+}  # fmt: skip
 Progress = Callable[[str, int, int], None]  # what, rows done, rows in all
 
 
@@ -53,7 +56,8 @@ class _Job:
 def kind_of(name: str) -> Kind:
     """The module of a kind; raises TableError for one that is unknown or not in this version."""
     if name in LATER:
-        raise TableError(f"kind {name!r} is not in this version, which has {', '.join(KINDS)}")
+        known = ", ".join(KINDS)
+        raise TableError(f"kind {name!r} is not in this version: it comes with {LATER[name]}; there are {known}")
     if name not in KINDS:
         raise TableError(f"unknown kind {name!r}; there are {', '.join(KINDS)}")
     module: Kind = importlib.import_module(f"npusim.validate.{name}")  # type: ignore[assignment]
@@ -144,7 +148,7 @@ def _bench(kind: str, module: Kind, row: Row, hw: str | None, options: tuple[Seq
     if kind == "workload":
         from npusim.validate.workload import SOURCES
 
-        source = SOURCES.get(row.headers["measured"])
+        source = SOURCES.get(row.headers["measured"].lower())
         if source is not None:
             settings, dtype = (*source.settings, *settings), dtype or source.dtype
     machine, rest = machine_for(hw, settings)

@@ -101,9 +101,9 @@ def busy_fractions(row: Row, result: Result) -> dict[str, tuple[float, float]]:
     record = result.record
     states = record.states.sum(axis=(0, 1))
     for header, cell in row.raw.items():
-        stem = _letters(header.removesuffix("_busy_frac"))
+        stem = _letters(header.lower().removesuffix("_busy_frac"))
         pipes = [p.index for p in record.pipes if _letters(p.label) and stem.startswith(_letters(p.label))]
-        if not header.endswith("_busy_frac") or not pipes or not cell.strip():
+        if not header.lower().endswith("_busy_frac") or not pipes or not cell.strip():
             continue
         found[header] = (_share(header, cell), float(states[pipes, BUSY].sum() / max(1, states[pipes].sum())))
     return found

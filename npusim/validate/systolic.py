@@ -41,7 +41,7 @@ def measure(row: Row, bench: Bench) -> Outcome:
         raise TableError(f"column dataflow: {dataflow!r} is not one of ws, os, is")
     rows, cols = _extent(row, "array_rows"), _extent(row, "array_cols")
     product = Product(row.integer("m"), row.integer("n"), row.integer("k"))
-    options = RTL if row.headers["cycles"] == "rtl_cycles" else SCALE_SIM
+    options = RTL if row.headers["cycles"].lower() == "rtl_cycles" else SCALE_SIM
     counted = run_array(rows, cols, dataflow, product, options)
     cycles = row.integer("cycles")
     compared: dict[str, tuple[float, float]] = {"cycles": (cycles, counted.cycles)}

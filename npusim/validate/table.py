@@ -100,10 +100,10 @@ def parse_table(text: str, label: str, kind: str, columns: Sequence[Column]) -> 
 
 
 def _find(column: Column, header: Sequence[str]) -> str:
-    """The header that holds a column, or ''."""
+    """The header that holds a column, in capitals or not, or ''."""
     for pattern in (column.name, *column.aliases):
         for name in header:
-            if fnmatchcase(name, pattern):
+            if fnmatchcase(name.lower(), pattern.lower()):
                 return name
     return ""
 

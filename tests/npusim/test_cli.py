@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -147,11 +148,35 @@ def test_sim_compares_the_outputs_that_it_is_given(cli: Cli, tmp_path: Path) -> 
     assert cli("sim", program, "--check-hazards", "-q").exit_code == 0
     nothing = cli("sim", program, "--check")
     assert nothing.exit_code == 0 and "no values compared" in nothing.stdout
-    assert "not compared, because --inputs gives no values: y" in nothing.stderr
+    assert nothing.stderr.startswith("NOTHING WAS COMPARED") and nothing.stderr.rstrip().endswith("values of y")
     assert json.loads(cli("sim", program, "--check", "--json").stdout)["check"]["not_compared"] == ["y"]
     np.savez(values, **names)
     assert "compared with the values that --inputs gives: y\n" in cli(
         "sim", program, "--inputs", values, "--check").stderr  # fmt: skip
+
+
+def test_the_sample_of_the_guide_compares_its_values(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(__file__).resolve().parents[2]
+    guide = (root / "docs" / "user-guide.md").read_text(encoding="utf-8")
+    found = re.search(r'\$ python -c "\n(.*?)"\n\$ npusim (sim [^\n]*)\n', guide, re.DOTALL)
+    assert found is not None
+    monkeypatch.chdir(tmp_path)
+    subprocess.run([sys.executable, "-c", found[1]], check=True)
+    args = [str(root / word) if word.startswith("traces/") else word for word in found[2].split()]
+    passed = cli(*args)
+    assert passed.exit_code == 0 and "compared with the values that --inputs gives: c\n" in passed.stderr
+    with np.load("gemm.npz") as arrays:
+        values = dict(arrays)
+    assert len(np.unique(values["c"])) > 3
+    values["c"][7, 5] += 2
+    np.savez("gemm.npz", **values)
+    assert cli(*args).exit_code == 1
+    without = cli("sim", args[1], "--check", "-o", "out")
+    assert without.exit_code == 0 and "NOTHING WAS COMPARED" in without.stderr
+    page = Path("out/report.html").read_text(encoding="utf-8")
+    assert "nothing compared" in page and "heck passed" not in page
 
 
 @pytest.mark.parametrize("option", ["--check", "--check-hazards"])

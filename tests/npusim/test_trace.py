@@ -83,14 +83,42 @@ def test_pipes_of_one_label_are_told_apart(run: Result) -> None:
     assert names[3:5] == ["MXU 0", "MXU 1"] and names[5] == "VPU"
 
 
+def _counters(run: Result, name: str) -> list[dict[str, Any]]:
+    return [e for e in _trace(run)[0]["traceEvents"] if e["ph"] == "C" and e["name"] == name]
+
+
+def _moved_bytes(counters: list[dict[str, Any]]) -> float:
+    """The integral of the bandwidth counter, each value holding until the next event."""
+    return sum(sum(a["args"].values()) * 1e3 * (b["ts"] - a["ts"]) for a, b in itertools.pairwise(counters))
+
+
 def test_bandwidth_counter_integrates_to_the_recorded_bytes(run: Result) -> None:
-    trace, _, _ = _trace(run)
-    counters = [e for e in trace["traceEvents"] if e["name"] == "DRAM GB/s"]
-    seconds = run.record.series_bin_cycles / 940e6
-    moved = sum(sum(e["args"].values()) for e in counters) * 1e9 * seconds
-    assert moved == pytest.approx(run.record.series.sum(), rel=1e-4)
-    assert any(e["name"] == "buffer bytes a core" and e["args"] == {"acc": 1 << 20, "spm": 3 << 20}
-               for e in trace["traceEvents"])  # fmt: skip
+    counters = _counters(run, "DRAM GB/s")
+    assert _moved_bytes(counters) == pytest.approx(run.record.series.sum(), rel=1e-3)
+    assert any(e["args"] == {"acc": 1 << 20, "spm": 3 << 20} for e in _counters(run, "buffer bytes a core"))
+
+
+@pytest.mark.parametrize("bins", [1, 3, 400, 511.3, 511.7, 512])
+def test_counters_end_with_the_run(run: Result, bins: float) -> None:
+    """`bins` of the 512 lie before the end of the run; the last one, cut, still holds its bytes."""
+    total = run.record.total_cycles
+    series = np.zeros((2, 512))
+    series[:, : int(np.ceil(bins))] = 1e6 + np.arange(2)[:, None] * 5e5
+    changed = replace(run, record=replace(run.record, series=series, series_bin_cycles=total / bins))
+    end = total / run.machine.clock_mhz
+    for name in ("DRAM GB/s", "buffer bytes a core"):
+        counters = _counters(changed, name)
+        assert counters[-1]["ts"] == pytest.approx(end, abs=1e-3)
+        assert not any(counters[-1]["args"].values())
+        assert all(a["args"] != b["args"] and a["ts"] < b["ts"] for a, b in itertools.pairwise(counters))
+    counters = _counters(changed, "DRAM GB/s")
+    assert len(counters) <= 3
+    assert _moved_bytes(counters) == pytest.approx(series.sum(), rel=1e-3)
+
+
+def test_a_run_without_traffic_has_no_bandwidth_counter_events(run: Result) -> None:
+    idle = replace(run, record=replace(run.record, series=np.zeros((2, 512))))
+    assert [e["args"] for e in _counters(idle, "DRAM GB/s")] == [{"read": 0.0, "write": 0.0}]
 
 
 @pytest.mark.parametrize("limit", [250_000, 300_000, 350_000])
