@@ -208,7 +208,7 @@ def run(
     result = simulate(compilation, machine, fidelity, progress, trace_window, skew)
     if check and progress is not None:
         progress("checking", 0, 1)
-    checked = _check(compilation, graph, machine, (seed, skew), allow_approx) if check else None
+    checked = _check(compilation, (model, graph), machine, (seed, skew), allow_approx) if check else None
     result = replace(result, model=model if isinstance(model, str) else graph.name, check=checked,
                      wall_s=time.perf_counter() - started, extra={"batch": batch or 1})
     if out is not None:
@@ -268,15 +268,18 @@ def simulate_program(
 
 
 def _check(
-    compilation: Compilation, graph: Graph, machine: Machine, drawn: tuple[int, float], allow_approx: bool
-) -> CheckResult:
-    """Check with the inputs that `drawn` (seed and skew of the indices) generates."""
+    compilation: Compilation, source: tuple[str | Graph, Graph], machine: Machine, drawn: tuple[int, float],
+    allow_approx: bool,
+) -> CheckResult:  # fmt: skip
+    """Check a model and its graph with the inputs that `drawn` (seed and skew of the indices) generates."""
     from compiler.frontend.onnx_import import check_finite
     from npusim.check import check as compare
     from npusim.inputs import generate
 
+    model, graph = source
+    path = model if isinstance(model, str) and model.lower().endswith(".onnx") else None
     check_finite(graph)
-    return compare(compilation, machine, generate(graph, *drawn), allow_approx)
+    return compare(compilation, machine, generate(graph, *drawn), allow_approx, (path, graph))
 
 
 def validate(*args: Any, **kwargs: Any) -> Any:

@@ -24,6 +24,7 @@ from npusim.functional import execute
 from npusim.hazards import check_hazards
 from npusim.inputs import initial, real, stored
 from npusim.record import CheckResult
+from npusim.truth import compare_models
 
 Array = npt.NDArray[Any]
 CONTRACTIONS = ("Conv", "MatMul")
@@ -34,9 +35,14 @@ INTERNAL_EPS = 2.0**-16  # relative error of a normalisation's or softmax's fp32
 
 
 def check(
-    compilation: Compilation, machine: Machine, feeds: Mapping[str, Array], allow_approx: bool = False
-) -> CheckResult:
-    """Execute and compare; see the module's docstring. `feeds` are real-valued graph inputs."""
+    compilation: Compilation, machine: Machine, feeds: Mapping[str, Array], allow_approx: bool = False,
+    source: tuple[str | None, Graph] | None = None,
+) -> CheckResult:  # fmt: skip
+    """Execute and compare; see the module's docstring. `feeds` are real-valued graph inputs.
+
+    `source` is what was compiled, the path of its ONNX file (if it came from one) and the graph before any pass: the
+    passes' result is compared with it as `npusim.truth` says.
+    """
     built, graph = compilation.built, compilation.graph
     start = initial(built, dict(feeds))
     host = _host_function(built, graph, machine)
@@ -44,6 +50,8 @@ def check(
     tensors = _Tensors(built, start | values.tensors, machine.core.matrix.multiply_as)
     rows = [_compare(graph, group, tensors) for group in groups_of(graph)]
     rows = [r for r in rows if r]
+    if source is not None:
+        rows += compare_models(*source, compilation.reference, feeds)
     share, refused = executed_share(built, graph)
     outputs = _outputs(compilation, tensors, feeds)
     hazards = tuple(f.message for f in check_hazards(built.program, machine))
