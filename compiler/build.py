@@ -18,7 +18,7 @@ from compiler import lower
 from compiler.bundle import pack
 from compiler.codegen import Compiled, generate, pipelined
 from compiler.emit import DescriptorPool
-from compiler.graph import Constant, Graph, Node
+from compiler.graph import Constant, Graph, Node, printable
 from compiler.lower.context import RULES, Call, Choices, Context, NoKernel, narrows, row_major
 from compiler.nest import Nest, render
 from compiler.ops import op_def
@@ -267,7 +267,7 @@ class _Builder:
             vector = self.machine.core.vector
             lanes = vector.lanes * vector.sublanes * self.machine.cores if vector else self.machine.cores
             cycles = int(max(size / rate, operator.flops / lanes)) + self.machine.memory.request_latency_cycles
-            self.assumptions.append(f"{label(group.anchor)} is estimated: {reason}")
+            self.assumptions.append(f"{label(group.anchor)} is estimated: {printable(reason)}")
         names = tuple(n.name for n in group.nodes)
         inputs, outputs = (tuple(dict.fromkeys(self.root(n) for n in side)) for side in touched)
         self.launches.append(_Launch(

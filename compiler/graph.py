@@ -30,6 +30,11 @@ def free_name(hint: str, taken: Container[str], mark: str = ".") -> str:
     return name
 
 
+def printable(text: str) -> str:
+    """A text of one line for people: what is no visible character or blank (line ends, escapes) is written as `\\n`."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 @dataclass(frozen=True)
 class TensorType:
     """Shape (elements) and npusim dtype name of a tensor; a quantised one stands for (q - zero_point) * scale."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from compiler.graph import MAX_TENSOR_ELEMENTS, Array, Constant, Graph, Node, TensorType, free_name
+from compiler.graph import MAX_TENSOR_ELEMENTS, Array, Constant, Graph, Node, TensorType, free_name, printable
 from compiler.ops import op_def
 from isa.dtypes import dtype as dtype_of
 from isa.dtypes import round_to
@@ -41,8 +41,8 @@ class Builder:
     """
 
     def __init__(self, name: str) -> None:
-        """Start an empty graph called `name`."""
-        self.name = name
+        """Start an empty graph called `name`; names of graphs and nodes are shown, so they become printable."""
+        self.name = printable(name)
         self.nodes: list[Node] = []
         self.inputs: list[str] = []
         self.tensors: dict[str, TensorType] = {}
@@ -96,7 +96,7 @@ class Builder:
         """Add a node (or its folded result) and return its first output; trailing absent operands are dropped."""
         given = _trimmed(inputs)
         written = _trimmed(outputs) if outputs is not None else (self.fresh(f"{name}:out"),)
-        node = Node(free_name(name or op, self._node_names, "_"), op, given, written, attrs or {})
+        node = Node(free_name(printable(name) or op, self._node_names, "_"), op, given, written, attrs or {})
         if not written:
             raise ModelError(f"node {node.name!r} ({op}) writes nothing: remove it from the model")
         if not written[0]:  # every operator has its first output, read or not

@@ -6,7 +6,7 @@ Reshape chains), so that the graph that comes out is static and free of shape ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from compiler.frontend import onnx_composites, onnx_rules, onnx_windows  # noqa:
 from compiler.frontend.builder import Builder
 from compiler.frontend.call import RULES, Call
 from compiler.frontend.onnx_load import DTYPES, dtype_name, load_proto, tensor_constant
-from compiler.graph import Graph, TensorType
+from compiler.graph import Graph, TensorType, printable
 from compiler.ops import OPS, nearest
 from compiler.ops.custom import custom_attributes
 from isa.dtypes import dtype as dtype_of
@@ -66,8 +66,8 @@ def declare_inputs(b: Builder, graph: Any, shapes: Mapping[str, tuple[int, ...]]
             raise ModelError(f"--shape names input {name!r}; the model's inputs are {', '.join(names) or 'none'}")
     if batch is not None and batch < 1:
         raise ModelError(f"--batch {batch}: the batch must be at least 1")
-    declared = {v.name: _declared(v) for v in inputs}
-    first = next((dims[0] for dims in declared.values() if dims), None)
+    declared, read = {v.name: _declared(v) for v in inputs}, set(_read(graph))
+    first = next((dims[0] for name, dims in declared.items() if dims and name in read), None)
     exported = first if isinstance(first, int) and batch is not None else None
     missing = []
     for value in inputs:
@@ -78,8 +78,9 @@ def declare_inputs(b: Builder, graph: Any, shapes: Mapping[str, tuple[int, ...]]
         elif batch is not None and found:
             found = _batched(found, batch, exported)
         if found is None or not all(isinstance(d, int) for d in found):
-            missing.append((value.name, dims))
-            continue
+            if value.name in read:
+                missing.append((value.name, dims))
+            continue  # one that nobody reads may stay unknown: it takes no part
         dtype = dtype_name(value.type.tensor_type.elem_type, f"input {value.name!r}")
         b.input(value.name, TensorType(tuple(int(d) for d in found), dtype))
         if exported and found != declared[value.name]:
@@ -89,6 +90,16 @@ def declare_inputs(b: Builder, graph: Any, shapes: Mapping[str, tuple[int, ...]]
     return (batch, exported) if batch is not None and exported else (1, 1)
 
 
+def _read(graph: Any) -> Iterator[str]:
+    """Names that nodes of a graph or of its subgraphs read, or that it gives back."""
+    yield from (value.name for value in graph.output)
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _read(attribute.g)
+
+
 def _declared(value: Any) -> list[int | str] | None:
     """Extents of an input: integers, names where symbolic; None when even the rank is unknown."""
     if not value.type.HasField("tensor_type"):
@@ -96,7 +107,8 @@ def _declared(value: Any) -> list[int | str] | None:
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return None
-    return [int(d.dim_value) if d.HasField("dim_value") else (d.dim_param or "?") for d in tensor.shape.dim]
+    known = [int(d.dim_value) if d.HasField("dim_value") else -1 for d in tensor.shape.dim]
+    return [n if n >= 0 else (d.dim_param or "?") for n, d in zip(known, tensor.shape.dim)]
 
 
 def _overridden(name: str, wanted: Iterable[int], dims: list[int | str] | None) -> list[int | str]:
@@ -123,10 +135,11 @@ def _unknown_text(missing: list[tuple[str, list[int | str] | None]]) -> str:
     name, dims = missing[0]
     usual = [1, 3, 224, 224]
     example = "x".join(
-        str(d) if isinstance(d, int) else str(usual[i] if len(dims or usual) == 4 else (1, 128)[min(i, 1)])
+        str(d) if isinstance(d, int) and d > 0 else str(usual[i] if len(dims or usual) == 4 else (1, 128)[min(i, 1)])
         for i, d in enumerate(dims or usual)
     )
-    return f"inputs have unknown extents: {listed}; give them, for example --shape {name}={example} (or --batch N)"
+    text = f"inputs have unknown extents: {listed}; give them, for example --shape {name}={example} (or --batch N)"
+    return printable(text)
 
 
 class _Importer:

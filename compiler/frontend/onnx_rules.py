@@ -151,15 +151,17 @@ def squeeze(b: Builder, call: Call) -> None:
 
 
 _REDUCTIONS = ("Sum", "Mean", "Max", "Min", "Prod", "L1", "L2", "SumSquare", "LogSum", "LogSumExp")
+_SINGLE = {"L1": "Abs", "L2": "Abs", "SumSquare": "Mul", "LogSum": "Log"}  # of one element, else the element
 
 
 @rule(*(f"Reduce{kind}" for kind in _REDUCTIONS))
 def reduction(b: Builder, call: Call) -> None:
-    """Axes become a non-negative attribute; with noop_with_empty_axes none of them means nothing to do."""
+    """Axes become a non-negative attribute; with noop_with_empty_axes none of them leaves what is done to elements."""
     rank = len(b.type(call.inputs[0]).shape)
     axes = call.int_list(b, "axes", 1, ())
     if not axes and call.attrs.get("noop_with_empty_axes", 0):
-        b.emit(call.name, "Identity", call.inputs[:1], call.outputs)
+        op = _SINGLE.get(call.op.removeprefix("Reduce"), "Identity")
+        b.emit(call.name, op, call.inputs[:1] * (2 if op == "Mul" else 1), call.outputs)
         return
     wrapped = tuple(sorted(a + rank if a < 0 else a for a in axes)) or tuple(range(rank))
     attrs = {"axes": wrapped, "keepdims": int(call.attrs.get("keepdims", 1))}

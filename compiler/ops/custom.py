@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from compiler.graph import Array, Node, TensorType
+from compiler.graph import Array, Node, TensorType, printable
 from compiler.ops.base import Types, Values, ints, no_work, register
 from isa.dtypes import dtype as dtype_of
 
@@ -20,7 +20,7 @@ from isa.dtypes import dtype as dtype_of
 def custom_attributes(operator: str, types: Sequence[TensorType]) -> dict[str, Any]:
     """The attributes of a Custom node with these output types."""
     return {
-        "operator": operator,
+        "operator": printable(operator),
         "ranks": tuple(len(t.shape) for t in types),
         "extents": tuple(e for t in types for e in t.shape),
         "dtypes": tuple(t.dtype for t in types),

@@ -25,9 +25,8 @@ from compiler.ops.base import (
     same_type,
     want,
 )
-from isa.dtypes import DType
+from isa.dtypes import DType, round_to
 from isa.dtypes import dtype as dtype_of
-from isa.dtypes import round_to
 
 # Rational Chebyshev approximations of erf and erfc in float64, highest power first: W. J. Cody, Mathematics of
 # Computation 23 (1969), pp. 631-637; coefficients as in his CALERF (SPECFUN, netlib).

@@ -3,7 +3,8 @@
 Canonical attributes: `sizes` (output shape, every axis), `scales` (one factor an axis), `mode` ('nearest', 'linear',
 'cubic'), `coordinate_transformation_mode`, `nearest_mode`, `cubic_coeff_a`, `exclude_outside`, `antialias`; for
 tf_crop_and_resize also `roi` (a begin, then an end for every axis) and `extrapolation_value`. Formulas as in the ONNX
-operator text and its reference implementation.
+operator text and its reference implementation: where `scales` make a length that is not whole, align_corners and
+tf_crop_and_resize count with that length. onnxruntime takes the whole one, and its values differ there.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def lines(node: Node, shape: tuple[int, ...]) -> list[Line]:
 
 
 def _coordinates(kind: str, extent: int, size: int, factor: float, begin: float, end: float) -> Array:
-    """Position in the input of every output element along one axis, in float32 as onnxruntime: ties fall alike."""
+    """Position in the input of every output element along one axis, in float32, so that ties fall as in onnxruntime."""
     out, scale = np.arange(size, dtype=np.float32), np.float32(factor)
     length = factor * extent  # of the resized axis, before it is rounded down
     if kind == "align_corners":

@@ -65,6 +65,49 @@ def test_shape_arithmetic_leaves_only_the_reshape(tmp_path: Path) -> None:
     assert not graph.constants
 
 
+@pytest.mark.parametrize("shape", [(-1, 3, None, None), (-1, 3, -1, -1), ("N", 3, "H", "W")])
+def test_extents_below_zero_are_unknown_and_the_example_is_positive(tmp_path: Path, shape: Any) -> None:
+    path = relu(tmp_path, shape)
+    with pytest.raises(ModelError, match=r"--shape x=1x3x224x224 "):
+        import_onnx(path)
+    assert import_onnx(path, {"x": (1, 3, 4, 4)}).tensors["y"].shape == (1, 3, 4, 4)
+
+
+@pytest.mark.parametrize("unused", [("N",), (-1, 4), None])
+def test_an_input_that_nobody_reads_may_stay_unknown(tmp_path: Path, unused: Any) -> None:
+    node, inputs = helper.make_node("Relu", ["x"], ["y"]), [value("x", (2, 3)), value("u", unused)]
+    path = save(tmp_path, [node], inputs, ["y"])
+    assert import_onnx(path).inputs == ("x",)
+    assert import_onnx(path, {"u": (5, 4)[: len(unused or "u")]}).inputs == ("x", "u")
+    with pytest.raises(ModelError, match="unknown extents: u"):  # given back, so not unused
+        import_onnx(save(tmp_path, [node], inputs, ["y", "u"]))
+
+
+def test_an_input_of_a_branch_is_read(tmp_path: Path) -> None:
+    branches = {
+        f"{name}_branch": helper.make_graph([helper.make_node("Relu", ["u"], ["r"])], name, [], [value("r", None)])
+        for name in ("then", "else")
+    }
+    node = helper.make_node("If", ["c"], ["y"], **branches)
+    path = save(tmp_path, [node], [value("u", ("N",))], ["y"], [init("c", np.bool_(True))])
+    with pytest.raises(ModelError, match="unknown extents: u"):
+        import_onnx(path)
+
+
+def test_names_that_are_shown_have_no_control_characters(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"], name="a\nb\x1b[31m, Größe"),
+        helper.make_node("My\tOp", ["r"], ["y"], domain="custom"),
+    ]
+    path = save(tmp_path, nodes, [value("x", (2,))], ["y"])
+    model = onnx.load(str(path))
+    model.graph.output[0].CopyFrom(value("y", (2,)))  # nobody can infer it
+    onnx.save(model, str(path))
+    graph = import_onnx(path)
+    assert graph.nodes[0].name == r"a\nb\x1b[31m, Größe"
+    assert graph.nodes[1].attrs["operator"] == r"custom::My\tOp"
+
+
 def test_symbolic_extents_are_listed_with_an_example(tmp_path: Path) -> None:
     path = relu(tmp_path, ("N", 3, "H", "W"))
     with pytest.raises(ModelError, match=r"x\[N,3,H,W\].*--shape x=1x3x224x224"):

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from node_models import machine, program_faults
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from compiler.frontend import load_model
 from compiler.graph import Graph
@@ -122,3 +123,30 @@ def test_reductions_of_a_small_matrix(tmp_path: Path, hw: str, op: str) -> None:
     kind = TensorProto.INT64 if op.startswith("Arg") else FLOAT
     graph = model(tmp_path, [helper.make_node(op, ["x"], ["y"], keepdims=1)], {"x": (FLOAT, [4, 6])}, kind)
     assert program_faults(graph, {n: np.abs(v) for n, v in feeds(graph).items()}, hw) == ""
+
+
+KINDS = ("Sum", "Mean", "Max", "Min", "Prod", "L1", "L2", "SumSquare", "LogSum", "LogSumExp")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reduction_over_no_axes_still_does_what_it_does_to_elements(tmp_path: Path, kind: str) -> None:
+    node = helper.make_node(f"Reduce{kind}", ["x"], ["y"], noop_with_empty_axes=1)
+    graph = model(tmp_path, [node], {"x": (FLOAT, [2, 3])})
+    x = np.array([[0.5, 2, 3], [4, 5, 1]], np.float32) * (1 if "Log" in kind else np.float32([[1], [-1]]))
+    assert_as_reference(tmp_path, graph, x)
+    assert program_faults(graph, {"x": x}, "tiny") == ""
+
+
+@pytest.mark.parametrize("scale", [0.6, 1.7, 2.0])
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+def test_align_corners_counts_with_lengths_that_are_not_whole(tmp_path: Path, mode: str, scale: float) -> None:
+    attrs = {"mode": mode, "coordinate_transformation_mode": "align_corners"}
+    node = helper.make_node("Resize", ["x", "", "s"], ["y"], **attrs)
+    graph = model(tmp_path, [node], {"x": (FLOAT, [1, 1, 5, 4])}, constants={"s": np.float32([1, 1, scale, scale])})
+    assert_as_reference(tmp_path, graph, RANDOM.normal(size=(1, 1, 5, 4)).astype(np.float32))
+
+
+def assert_as_reference(folder: Path, graph: Graph, x: Any) -> None:
+    """Compare our values with those of the reference implementation of ONNX."""
+    wanted = ReferenceEvaluator(str(folder / "small.onnx")).run(None, {"x": x})[0]
+    np.testing.assert_allclose(run_graph(graph, {"x": x})["y"], wanted, rtol=1e-5, atol=1e-5)
