@@ -21,5 +21,7 @@ def test_a_result_holds_what_its_files_hold(tmp_path):
 def test_the_package_offers_the_commands_names():
     for name in ("run", "compile", "sim", "validate", "write_reports"):
         assert callable(getattr(npusim, name)) and name in dir(npusim)
+    for _ in range(2):  # the first call imports the package of the same name
+        assert len(npusim.validate(table="systolic_rtl", rows=1).lines) == 1
     with pytest.raises(AttributeError, match="it offers run, compile"):
         npusim.nothing  # noqa: B018
