@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,12 @@ from compiler.graph import Constant, Node, TensorType
 from compiler.kernels.contraction import Contraction, Epilogue, Operand, Tiling, build
 from compiler.lower.context import Call, Context, NoKernel, row_major, rule, scalar_value
 from compiler.tiling import search
+from isa.dtypes import dtype as dtype_of
 from isa.machine import Machine
 
 Array = npt.NDArray[Any]
+Batch = tuple[int, int, int, int]  # a batch dimension: extent, strides of A, B and the output
+MAX_LAUNCHES = 256  # of one product, for batch dimensions that no kernel has room for
 
 # Activations that commute with rounding, so that the drain may apply them before it rounds.
 FOLDED = {"Relu": "relu", "Clip": "clip", "LeakyRelu": "leaky_relu"}
@@ -137,8 +141,7 @@ def lower_matmul(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     if len(batch) == 1 and batch[0][2] == 0 and steady:
         row_a, row_o = (batch[0][1], batch[0][3]) if m == 1 else (row_a, row_o)
         m, batch = m * batch[0][0], []  # rows of all batches in one matrix
-    if len(batch) > 2:
-        raise NoKernel(f"{node.name}: {len(batch)} batch dimensions do not merge into two")
+    outer, batch = _outer_batch(node, batch)
     batch = [(1, 0, 0, 0)] * (2 - len(batch)) + batch
     extents = {"x": batch[0][0], "y": batch[1][0], "h": m, "w": 1, "n": n}
     a_strides = {"x": batch[0][1], "y": batch[1][1], "h": row_a, "c": k_a}
@@ -148,14 +151,47 @@ def lower_matmul(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     window = {"kh": 1, "kw": 1, "in_h": m, "in_w": 1, "stride": (1, 1), "pad": (0, 0), "dilation": (1, 1), "c": k}
     axes = _Axes(extents, final, o_strides)
     a, weight = _operand(context, left, a_strides), _operand(context, right, b_strides)
-    return _finish(context, nodes, a, weight, (left, right), axes, window)
+    calls = _finish(context, nodes, a, weight, (left, right), axes, window, whole=not outer)
+    return [_shifted(context, calls[0], at, final) for at in _offsets(outer)]
+
+
+def _outer_batch(node: Node, batch: list[Batch]) -> tuple[list[Batch], list[Batch]]:
+    """The batch dimensions that launches count, and the two longest, which a kernel does; raises NoKernel."""
+    longest = sorted(range(len(batch)), key=lambda i: -batch[i][0])[:2]
+    outer, inner = ([b for i, b in enumerate(batch) if (i in longest) == kept] for kept in (False, True))
+    launches = prod(extent for extent, *_ in outer)
+    if launches > MAX_LAUNCHES:
+        raise NoKernel(f"{node.name}: {len(batch)} batch dimensions take {launches} launches, over {MAX_LAUNCHES}")
+    return outer, inner
+
+
+def _offsets(outer: list[Batch]) -> list[tuple[int, int, int]]:
+    """Element offsets (A, B, out) of every place in the outer batch dimensions."""
+    places = np.ndindex(*(extent for extent, *_ in outer))
+    steps = [[row[operand] for row in outer] for operand in (1, 2, 3)]
+    return [(_dot(p, steps[0]), _dot(p, steps[1]), _dot(p, steps[2])) for p in places]
+
+
+def _dot(place: tuple[int, ...], steps: list[int]) -> int:
+    return sum(i * step for i, step in zip(place, steps))
+
+
+def _shifted(context: Context, call: Call, at: tuple[int, int, int], final: tuple[int, ...]) -> Call:
+    """A call with its operands moved by `at` elements (A, B, out); what is as large as the output moves with it."""
+    bind = {}
+    for key, (name, offset) in call.bind.items():
+        tensor = context.graph.tensors.get(name)
+        as_out = key == "out" or (key not in ("a", "weight") and tensor is not None and tensor.shape == final)
+        moved = at[0] if key == "a" else at[1] if key == "weight" else at[2] if as_out else 0
+        bind[key] = (name, offset + (moved * dtype_of(tensor.dtype).size_bytes if tensor and moved else 0))
+    return replace(call, bind=bind)
 
 
 def _merge_batch(out: tuple[int, ...], a: tuple[int, ...], a_strides: tuple[int, ...], b: tuple[int, ...],
-                 b_strides: tuple[int, ...], o_strides: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
+                 b_strides: tuple[int, ...], o_strides: tuple[int, ...]) -> list[Batch]:
     """Batch dimensions as (extent, strides of A, B, out), broadcast ones with stride 0, neighbours merged."""
     rank = len(out)
-    rows: list[tuple[int, int, int, int]] = []
+    rows: list[Batch] = []
     for i, extent in enumerate(out):
         if extent == 1:
             continue
@@ -177,8 +213,8 @@ def _operand(context: Context, name: str, strides: Mapping[str, int]) -> Operand
 
 
 def _finish(context: Context, nodes: tuple[Node, ...], a: Operand, weight: Operand, sources: tuple[str, str],
-            axes: _Axes, window: dict[str, Any]) -> list[Call]:
-    """Add the epilogue, choose the tiling, and return the call."""
+            axes: _Axes, window: dict[str, Any], whole: bool = True) -> list[Call]:
+    """Add the epilogue, choose the tiling, return the call; weights that it reads `whole` are stored by tiles."""
     node, matrix = nodes[0], context.machine.core.matrix
     if weight.space != "spm" and context.machine.path(weight.space, "wfifo") is None:
         if context.machine.path(weight.space, "spm") is None:
@@ -199,7 +235,7 @@ def _finish(context: Context, nodes: tuple[Node, ...], a: Operand, weight: Opera
     if epilogue.gated:  # the gate's tile takes no more than all the others
         budget["spm"] //= 2
     tiling = search(spec, context.machine, budget, context.choices.tile)
-    spec = _block_weights(context, spec, tiling, bind)
+    spec = _block_weights(context, spec, tiling, bind) if whole else spec
     make = partial(_make, spec, tiling, context.machine)
     return [Call(("contraction", repr(spec), tiling), make, bind)]
 

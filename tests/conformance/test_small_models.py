@@ -150,3 +150,30 @@ def assert_as_reference(folder: Path, graph: Graph, x: Any) -> None:
     """Compare our values with those of the reference implementation of ONNX."""
     wanted = ReferenceEvaluator(str(folder / "small.onnx")).run(None, {"x": x})[0]
     np.testing.assert_allclose(run_graph(graph, {"x": x})["y"], wanted, rtol=1e-5, atol=1e-5)
+
+
+BATCHES = [
+    ([2, 1, 2, 3, 4], [1, 3, 1, 4, 2]), ([2, 1, 2, 1, 3, 4], [1, 3, 1, 2, 4, 5]), ([3, 1, 2, 1, 4], [1, 2, 1, 4, 3]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("hw", MACHINES)
+@pytest.mark.parametrize("shapes", BATCHES, ids=str)
+@pytest.mark.parametrize("known", [False, True])
+def test_batches_that_broadcast_in_turns(tmp_path: Path, hw: str, shapes: tuple[list[int], ...], known: bool) -> None:
+    a, b = shapes
+    out = [*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1]]
+    weights = {"b": RANDOM.normal(size=b).astype(np.float32)} if known else {}
+    inputs = {"a": (FLOAT, a), "c": (FLOAT, out)} | ({} if known else {"b": (FLOAT, b)})
+    nodes = [helper.make_node("MatMul", ["a", "b"], ["m"]), helper.make_node("Add", ["m", "c"], ["y"])]
+    graph = model(tmp_path, nodes, inputs, constants=weights)
+    assert program_faults(graph, feeds(graph), hw) == ""
+
+
+@pytest.mark.parametrize("count", [16, 17])
+def test_a_product_has_a_limit_of_launches(tmp_path: Path, count: int) -> None:
+    a, b = [16, 1, 17, 1, 2, 2], [1, count, 1, 17, 2, 2]
+    graph = model(tmp_path, [helper.make_node("MatMul", ["a", "b"], ["y"])], {"a": (FLOAT, a), "b": (FLOAT, b)})
+    program = compile_model(graph, machine("tiny")).built.program
+    assert len(program.launches) == (16 * count if count == 16 else 1)
+    assert all(o.approximated == (count == 17) for o in program.operators)
