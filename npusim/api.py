@@ -214,7 +214,7 @@ def run(
     if out is not None:
         from npusim.report import write_reports
 
-        write_reports(result, Path(out))
+        write_reports(result, out)
     return result
 
 

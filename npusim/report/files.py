@@ -101,6 +101,8 @@ def write_reports(result: Result, out_dir: str | Path) -> list[Path]:
     system) and then renamed; on any error nothing is left behind and earlier files stay as they were.
     Raises ReportError when the folder cannot be written, SimulationError when the record does not add up.
     """
+    if out_dir == "":
+        raise ReportError("'' names no folder for the report; name one ('.' is the current folder)")
     out_dir = Path(out_dir)
     made = _new_folders(out_dir)
     done = False

@@ -6,6 +6,7 @@ import json
 import pytest
 
 import npusim
+from isa.errors import NpuError
 
 
 def test_a_result_holds_what_its_files_hold(tmp_path):
@@ -25,3 +26,10 @@ def test_the_package_offers_the_commands_names():
         assert len(npusim.validate(table="systolic_rtl", rows=1).lines) == 1
     with pytest.raises(AttributeError, match="it offers run, compile"):
         npusim.nothing  # noqa: B018
+
+
+def test_an_empty_folder_name_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NpuError, match="names no folder"):
+        npusim.run("gemm:8x8x8", "tiny", out="")
+    assert list(tmp_path.iterdir()) == []
