@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import pytest
 
 from npusim import jit
@@ -165,3 +166,19 @@ def test_kernels_cannot_allocate_and_do_not_leak_references():
     if hasattr(fresh, "signatures"):  # compiled, not plain Python
         with pytest.raises(Exception, match="nopython"):
             fresh(values)
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled")
+def test_literals_do_not_make_versions_of_their_own():
+    """A kernel that passes 0, 1 and a variable to another one has it compiled once."""
+
+    @jit.kernel
+    def inner(x):
+        return x + 1
+
+    @jit.kernel
+    def outer(x):
+        return inner(0) + inner(1) + inner(x)
+
+    assert outer(5) == 9
+    assert jit.specialisations(inner) == 1
