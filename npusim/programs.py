@@ -154,10 +154,11 @@ def _compare(tensor: Tensor, got: Array, expected: Array) -> dict[str, Any]:
         distance = np.nan_to_num(np.where(same, 0.0, np.abs(found - wanted)), nan=np.inf)
     at = np.unravel_index(int(np.argmax(distance - bound)), distance.shape) if distance.size else ()
     ok = not distance.size or bool(distance[at] <= bound[at])
+    where = f"{tensor.name}{[int(i) for i in at]}"
     return {
         "name": tensor.name, "op": "output", "ok": ok, "max_err": float(np.max(distance, initial=0.0)),
         "bound": float(bound[at]) if distance.size else 0.0,
-        "worst": "" if ok else f"{tensor.name}{[int(i) for i in at]}: {found[at]!r} instead of {wanted[at]!r}",
+        "worst": "" if ok else f"{where}: {float(found[at])!r} instead of {float(wanted[at])!r}",
     }  # fmt: skip
 
 

@@ -205,7 +205,7 @@ def test_a_loop_without_end_is_an_error(cycles: int, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(layout, "MAX_INSTRUCTIONS", 10_000)
     asm = Asm()
     asm.put("br", imm=0)
-    with pytest.raises(SimulationError, match=r"core 0, instruction 0 `br.*10000 instructions, the limit .*does not end.*run.tile"):
+    with pytest.raises(SimulationError, match=r"core 0, instruction 0 `br.*10000 inst.*limit.*not end.*run.tile"):
         faulty(asm, **{"core.scalar.cycles": cycles})
 
 
