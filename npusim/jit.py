@@ -114,22 +114,23 @@ def kernel(function: Function) -> Function:
     every division; divisors are checked once by the driver that builds the arguments. Bounds checks are left to
     NUMBA_BOUNDSCHECK.
     """
-    return _once(numba.njit(**_OPTIONS)(function))
+    return _once(numba.njit(**_OPTIONS)(function))  # type: ignore[no-any-return]
 
 
 def inlined(function: Function) -> Function:
     """A kernel that is copied into its callers: for small ones whose call would cost more than their work."""
-    return _once(numba.njit(**_OPTIONS, forceinline=True)(function))
+    return _once(numba.njit(**_OPTIONS, forceinline=True)(function))  # type: ignore[no-any-return]
 
 
-def _once(compiled: Any) -> Function:
+def _once(compiled: Any) -> Any:
     """Let kernels that pass a literal share the version for its type: each of those would be compiled anew."""
     if hasattr(compiled, "get_call_template"):
-        template, plain = compiled.get_call_template, numba.types.unliteral
+        template: Any = compiled.get_call_template
+        plain: Any = numba.types.unliteral
         compiled.get_call_template = lambda args, kws: template(
             tuple(plain(a) for a in args), {k: plain(a) for k, a in kws.items()}
         )
-    return compiled  # type: ignore[no-any-return]
+    return compiled
 
 
 def specialisations(function: Callable[..., Any]) -> int:
