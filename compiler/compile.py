@@ -18,6 +18,7 @@ from isa.dtypes import DTYPES
 from isa.errors import CompileError
 from isa.machine import Machine
 
+NOMINAL = "{} ranges are nominal; --check measures them, which may change a few instructions"
 Array = npt.NDArray[Any]
 Dump = Callable[[str, Graph], None]
 
@@ -85,4 +86,6 @@ def compile_graph(
     if dump is not None:
         dump(wanted, typed)
     built = build_program(typed, machine, graph.name, choices)
+    if not DTYPES[wanted].is_float and calibration is None:
+        built = replace(built, assumptions=(*built.assumptions, NOMINAL.format(wanted)))
     return Compilation(built, typed, optimised, wanted, (*stages, wanted))
