@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from node_models import machine, program_faults
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from rich.console import Console
 
 from compiler.frontend import load_model
 from compiler.graph import Graph
@@ -19,6 +21,10 @@ from compiler.ops import run_graph
 from isa.dtypes import dtype
 from isa.program import LAUNCH_HOST
 from npusim.api import compile as compile_model
+from npusim.api import run
+from npusim.report.console import terminal
+from npusim.report.files import write_ops_csv
+from npusim.report.profile import Profile
 
 MACHINES = ("tiny", "tpu-v3", "tpu-v1", "gemmini-16x16")
 FLOAT = TensorProto.FLOAT
@@ -177,3 +183,15 @@ def test_a_product_has_a_limit_of_launches(tmp_path: Path, count: int) -> None:
     program = compile_model(graph, machine("tiny")).built.program
     assert len(program.launches) == (16 * count if count == 16 else 1)
     assert all(o.approximated == (count == 17) for o in program.operators)
+
+
+def test_reports_show_names_on_one_line(tmp_path: Path) -> None:
+    node = helper.make_node("Relu", ["x"], ["y"], name="a\nb\t\x1b[31mc\r")
+    result = run(model(tmp_path, [node], {"x": (FLOAT, [4])}), "tiny")
+    table = io.StringIO()
+    write_ops_csv(Profile(result), table)
+    assert [line.split(",")[0] for line in table.getvalue().split("\n")] == ["name", r"a\nb\t\x1b[31mc\r", ""]
+    screen = io.StringIO()
+    terminal(result, Console(file=screen, width=120))
+    assert r"a\nb\t\x1b[31mc\r" in screen.getvalue()
+    assert not set(screen.getvalue()) & set("\x1b\t\r")
