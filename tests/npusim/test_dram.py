@@ -251,12 +251,15 @@ def test_rotated_channels_spread_a_power_of_two_pitch():
     assert rotated * 6 < plain
 
 
+COUNT = 1024  # requests
+
+
 def share_of_streams(count, *overrides):
     """Share of the peak of `count` sequential streams that take turns, in rows far apart."""
     machine = machine_with(*overrides)
-    rows = [(0, i // count * 512 + i % count * 40503 * 512, 512, 0) for i in range(4096)]
+    rows = [(0, i // count * 512 + i % count * 40503 * 512, 512, 0) for i in range(COUNT)]
     last = max(time for time, _ in serve(machine, rows, rotate_channels=True)[0])
-    return 4096 * 512 / machine.dram_bytes_per_second * 1e15 / last
+    return COUNT * 512 / machine.dram_bytes_per_second * 1e15 / last
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 6])
@@ -281,8 +284,8 @@ def test_a_read_is_passed_by_half_of_the_queue_at_most():
 @pytest.mark.parametrize("distance_bits", range(20, 28))
 def test_two_streams_at_a_power_of_two_distance_do_not_meet_in_one_bank(distance_bits):
     machine = machine_with()
-    alone = [(0, i * 512, 512, 0) for i in range(2048)]
-    both = [(0, (i // 2) * 512 + (i % 2 << distance_bits), 512, 0) for i in range(2048)]
+    alone = [(0, i * 512, 512, 0) for i in range(512)]
+    both = [(0, (i // 2) * 512 + (i % 2 << distance_bits), 512, 0) for i in range(512)]
     streams = [max(time for time, _ in serve(machine, rows, rotate_channels=True)[0]) for rows in (alone, both)]
     assert streams[1] < 1.35 * streams[0]
 
