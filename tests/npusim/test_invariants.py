@@ -28,7 +28,6 @@ from npusim.functional.control import Step, Walker
 from npusim.hazards.regions import Shapes
 from npusim.record import CAUSE_ID, Record
 
-pytestmark = pytest.mark.kernels
 CHIPS = ["tpu-v3", "tpu-v1", "gemmini-16x16"]  # bundles and flags; tiles from DRAM, interlocked; interlocked
 MODELS = [
     "gemm:200x96x300", "gemm:33x500x40", "conv:1x14x14x32x48x3x1x1", "mlp", "attention:2x64x32", "layernorm:100x200",
