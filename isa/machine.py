@@ -11,17 +11,12 @@ import difflib
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from isa.dtypes import DTYPES
+from isa.memory import Memory, memory_faults
+from isa.schema_types import Count, Natural, Part, PositiveFloat, Rate
 from isa.table import ACTIVATIONS, TABLE
-
-# Upper limits keep every product of a few figures inside int64, and every table that is sized by them small.
-Positive = Annotated[int, Field(gt=0, le=1 << 46)]
-Natural = Annotated[int, Field(ge=0, le=1 << 32)]
-Count = Annotated[int, Field(gt=0, le=65536)]
-PositiveFloat = Annotated[float, Field(gt=0, le=1e18)]
-Rate = Annotated[float, Field(ge=0.001, le=1e6)]  # isa.params keeps thousandths
 
 # Spaces that a core owns. `dram` and `host` belong to the chip and always exist.
 CORE_SPACES = ("spm", "acc", "wfifo", "l1", "l0a", "l0b", "l0c", "ub", "smem")
@@ -30,11 +25,7 @@ CHIP_SPACES = ("dram", "host")
 BUNDLE_SLOTS = ("scalar", "vector", "load", "store", "matrix", "dma", "misc")
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Scalar(_Part):
+class Scalar(Part):
     """The sequencer: `slots` scalar instructions a cycle, each `cycles` long (0: the host issues at no cost)."""
 
     slots: Count = 1
@@ -43,7 +34,7 @@ class Scalar(_Part):
     label: str = "SCALAR"
 
 
-class Space(_Part):
+class Space(Part):
     """One on-chip memory of a core. A pipe takes one of its `ports` while it works on it; more wait."""
 
     size_bytes: Annotated[int, Field(gt=0, le=1 << 32)]
@@ -53,7 +44,7 @@ class Space(_Part):
     label: str = ""
 
 
-class MatrixUnit(_Part):
+class MatrixUnit(Part):
     """A systolic array. `passes` gives, per operand dtype, the cycles that one streamed row occupies the array.
 
     Timing of one fold (isa.cost): load the stationary tile, stream, traverse. `psum_hop_cycles` and
@@ -87,7 +78,7 @@ class MatrixUnit(_Part):
     weights_label: str = "WLOAD"
 
 
-class VectorUnit(_Part):
+class VectorUnit(Part):
     """A vector unit of lanes x sublanes elements a cycle an ALU; `op_cycles` multiplies the cost of slow operations.
 
     `unpack_ops` and `pack_ops` are the ALU operations that a register of a dtype costs, on its way in and out, where
@@ -109,7 +100,7 @@ class VectorUnit(_Part):
     label: str = "VPU"
 
 
-class CrossLaneUnit(_Part):
+class CrossLaneUnit(Part):
     """Transpose / reduce / permute across lanes: `elements_per_cycle` throughput after `latency_cycles`.
 
     `reduce_elements_per_cycle` is that of reductions (v.l*) where it differs.
@@ -122,7 +113,7 @@ class CrossLaneUnit(_Part):
     label: str = "XLU"
 
 
-class DrainUnit(_Part):
+class DrainUnit(Part):
     """The fixed output path of accumulators (activation pipe); absent: the vector unit drains."""
 
     elements_per_cycle: Rate
@@ -132,7 +123,7 @@ class DrainUnit(_Part):
     label: str = "ACT"
 
 
-class DmaEngine(_Part):
+class DmaEngine(Part):
     """A copy engine: it splits copies into requests of at most `request_bytes`, `outstanding` of them in flight."""
 
     count: Annotated[int, Field(gt=0, le=64)] = 1
@@ -143,7 +134,7 @@ class DmaEngine(_Part):
     label: str = "DMA"
 
 
-class Path(_Part):
+class Path(Part):
     """A legal way from `src` to `dst`, on engine `pipe` (a key of `dma`, or `weights` for the array's weight port)."""
 
     src: str
@@ -153,7 +144,7 @@ class Path(_Part):
     latency_cycles: Natural = 0
 
 
-class Core(_Part):
+class Core(Part):
     """Everything that one core owns."""
 
     scalar: Scalar = Scalar()
@@ -169,77 +160,7 @@ class Core(_Part):
     paths: list[Path]
 
 
-class DramTiming(_Part):
-    """JEDEC-style timing in command-clock cycles (names of JESD235/JESD79 with n for cycles)."""
-
-    nCL: Positive
-    nCWL: Positive
-    nRCDRD: Positive
-    nRCDWR: Positive
-    nRP: Positive
-    nRAS: Positive
-    nRC: Positive
-    nWR: Positive
-    nRTP: Positive
-    nCCD_S: Positive
-    nCCD_L: Positive
-    nRRD_S: Positive
-    nRRD_L: Positive
-    nFAW: Positive
-    nWTR_S: Positive
-    nWTR_L: Positive
-    nRFC: Positive
-    nREFI: Positive
-
-
-class DramPart(_Part):
-    """One kind of DRAM: organisation of a (pseudo-)channel and its timing."""
-
-    tck_ps: Annotated[float, Field(ge=10, le=1e6)]
-    bus_bits: Count
-    data_rate: Count  # transfers a command clock
-    burst_length: Count  # transfers a burst
-    bank_groups: Annotated[int, Field(gt=0, le=64)]
-    banks_per_group: Annotated[int, Field(gt=0, le=64)]
-    page_bytes: Positive
-    rows: Positive
-    timing: DramTiming
-
-    @property
-    def burst_bytes(self) -> int:
-        """Bytes of one burst."""
-        return self.bus_bits * self.burst_length // 8
-
-    @property
-    def channel_bytes_per_second(self) -> float:
-        """Peak of one channel."""
-        return self.bus_bits / 8 * self.data_rate / (self.tck_ps * 1e-12)
-
-
-class Memory(_Part):
-    """The chip's DRAM: `channels` of `dram`; `model: ideal` keeps only bandwidth and latency, for closed-form tests.
-
-    A channel's controller holds up to `write_queue_runs` accepted writes (pieces of one interleave unit and page) and
-    writes them in batches, from 4/5 full down to 1/5, so that its bus turns seldom; reads go first. 0: strict order.
-    Reads are chosen among the `read_queue_runs` oldest pieces of a channel, those of open rows first. 1: in order.
-    """
-
-    dram: DramPart
-    channels: Annotated[int, Field(gt=0, le=4096)]
-    capacity_bytes: Positive
-    interleave_bytes: Positive = 256
-    private_channels: bool = False  # every core owns its share of the channels
-    rotate_channels: bool = True  # a round of units by the address bits above: power-of-two pitches spread
-    model: Literal["cycle", "ideal"] = "cycle"
-    request_latency_cycles: Positive = 1  # core clock, core to controller; also the engine's lookahead window
-    response_latency_cycles: Natural = 0  # core clock, controller to core
-    ideal_bytes_per_cycle: PositiveFloat | None = None  # core clock, whole chip; default: the part's peak
-    write_queue_runs: Annotated[int, Field(ge=0, le=1024)] = 32
-    read_queue_runs: Annotated[int, Field(ge=1, le=1024)] = 32
-    label: str = "HBM"
-
-
-class Host(_Part):
+class Host(Part):
     """The host: its link and its cost for operators that the chip leaves to it (`ops`, ONNX names).
 
     `MatMul:computed` and `Conv:computed` are products without constant weights, `Cast:narrowing` is a Cast that
@@ -252,7 +173,7 @@ class Host(_Part):
     ops: list[str] = Field(default_factory=list)
 
 
-class Machine(_Part):
+class Machine(Part):
     """One chip, complete: the only thing the compiler and the simulator know about it."""
 
     name: str
@@ -271,7 +192,7 @@ class Machine(_Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Machine:
-        faults = [*_space_faults(self), *_path_faults(self), *_name_faults(self), *_memory_faults(self.memory)]
+        faults = [*_space_faults(self), *_path_faults(self), *_name_faults(self), *memory_faults(self.memory)]
         if faults:
             raise ValueError("\n".join(faults))
         return self
@@ -368,24 +289,3 @@ def _name_faults(machine: Machine) -> Iterator[str]:
             yield f"core.matrix.accumulate: no accumulator type for operands of {name!r}"
     if (machine.issue == "vliw") != (core.bundle is not None):
         yield "core.bundle: issue slots are needed by, and only by, `issue: vliw`"
-
-
-def _memory_faults(memory: Memory) -> Iterator[str]:
-    part, timing = memory.dram, memory.dram.timing
-    if part.bus_bits * part.burst_length % 8:
-        yield f"memory.dram.burst_length: a burst of {part.bus_bits * part.burst_length} bits is not whole bytes"
-    elif part.page_bytes % part.burst_bytes:
-        yield f"memory.dram.page_bytes: {part.page_bytes} is not a multiple of a burst ({part.burst_bytes} bytes)"
-    elif memory.interleave_bytes % part.burst_bytes:
-        yield f"memory.interleave_bytes: {memory.interleave_bytes} is not a multiple of a burst of {part.burst_bytes}"
-    if timing.nRC < timing.nRAS + timing.nRP:
-        yield f"memory.dram.timing.nRC: {timing.nRC} is less than nRAS + nRP = {timing.nRAS + timing.nRP}"
-    if timing.nREFI <= timing.nRFC:
-        yield f"memory.dram.timing.nREFI: {timing.nREFI} is not more than nRFC = {timing.nRFC}: nothing else runs"
-    total = memory.channels * part.bank_groups * part.banks_per_group * part.rows * part.page_bytes
-    if memory.capacity_bytes > total:
-        yield (
-            f"memory.capacity_bytes: {memory.capacity_bytes} is more than {memory.channels} channels of memory.dram "
-            f"hold ({total}): set memory.capacity_bytes to {total} or less (--set memory.capacity_bytes={total}), or "
-            "memory.channels to more"
-        )

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from isa.errors import ConfigError
-from isa.machine import DramPart, Machine
+from isa.machine import Machine
+from isa.memory import DramPart
 
 Array = npt.NDArray[Any]
 

@@ -6,7 +6,7 @@ from math import ceil
 import pytest
 
 from isa.loader import list_machines, load_machine
-from isa.machine import DramPart
+from isa.memory import DramPart
 from isa.params import resolve
 
 NAMES = [name for name, _ in list_machines()]

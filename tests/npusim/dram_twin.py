@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from isa.machine import DramPart, Machine
+from isa.machine import Machine
+from isa.memory import DramPart
 
 
 @dataclass

@@ -10,7 +10,8 @@ from functional_fixture import Asm
 
 from isa.dtypes import DTYPES
 from isa.errors import DeadlockError
-from isa.machine import DramTiming, Machine
+from isa.machine import Machine
+from isa.memory import DramTiming
 from isa.params import Params, resolve
 from isa.program import Program
 from isa.table import DMA, STOP

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from isa.dtypes import DTYPES, dtype
-from isa.machine import DramTiming, Machine
+from isa.machine import Machine
+from isa.memory import DramTiming
 from isa.program import DESC, INSTR, LAUNCH, Kernel, Operator, Program, Tensor, descriptor, instruction
 from isa.table import code
 

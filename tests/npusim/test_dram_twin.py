@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isa.loader import load_machine
-from isa.machine import DramPart, DramTiming, Machine
+from isa.machine import Machine
+from isa.memory import DramPart, DramTiming
 from npusim.memory.dram import OK, advance
 from npusim.memory.port import HEAP_SIZE, RSP_TAG, RSP_TIME_FS, heap_pop, make_port, ring_push
 from npusim.memory.state import C_MISSES, P_STEADY, MemoryState, make_memory

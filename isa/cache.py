@@ -1,0 +1,50 @@
+"""Caches of the machine description."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from isa.schema_types import Count, Natural, Part, Positive
+
+
+class Cache(Part):
+    """One cache, or one slice of a sliced one: set-associative lines of sectors.
+
+    A miss of a present line fetches the sectors that are asked for only. `mshrs` lines may be on their way at once,
+    each with up to `mshr_targets` requests that wait for it.
+    """
+
+    size_bytes: Annotated[int, Field(gt=0, le=1 << 34)]
+    ways: Annotated[int, Field(gt=0, le=1024)]
+    line_bytes: Annotated[int, Field(gt=0, le=4096)] = 128
+    sector_bytes: Annotated[int, Field(gt=0, le=4096)] = 32
+    replacement: Literal["lru", "plru", "fifo", "random"] = "lru"
+    write: Literal["back", "through"] = "back"
+    write_allocate: bool = True
+    banks: Count = 1
+    hit_latency_cycles: Positive
+    bytes_per_cycle: Positive  # of a slice
+    mshrs: Count = 64
+    mshr_targets: Count = 8
+    hash_sets: bool = True  # index sets by XOR-folded address bits
+
+
+class SharedCache(Cache):
+    """A cache that all cores share: `slices` equal parts, chosen by hashed address bits, in `partitions`.
+
+    A core reaches its own partition at `hit_latency_cycles`; a line that lives in another partition costs
+    `far_latency_cycles` more and is kept in both (`replicate`).
+    """
+
+    slices: Count
+    partitions: Annotated[int, Field(gt=0, le=8)] = 1
+    far_latency_cycles: Natural = 0
+    far_bytes_per_cycle: Positive | None = None  # of the link between two partitions, each way
+    replicate: bool = True
+    slice_bytes: Positive = 4096  # of consecutive addresses in one slice before hashing chooses the next
+    miss_latency_cycles: Positive = 1  # from the slice to the memory controller
+    fill_latency_cycles: Positive = 1  # and back
+    clock_mhz: Annotated[float, Field(ge=1, le=1e5)] | None = None  # default: the core clock
+    label: str = "L2"

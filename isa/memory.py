@@ -1,0 +1,105 @@
+"""The memory side of the machine description: DRAM parts, channels and how the chip reaches them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from isa.cache import SharedCache
+from isa.network import Network
+from isa.schema_types import Count, Natural, Part, Positive, PositiveFloat
+
+
+class DramTiming(Part):
+    """JEDEC-style timing in command-clock cycles (names of JESD235/JESD79 with n for cycles)."""
+
+    nCL: Positive
+    nCWL: Positive
+    nRCDRD: Positive
+    nRCDWR: Positive
+    nRP: Positive
+    nRAS: Positive
+    nRC: Positive
+    nWR: Positive
+    nRTP: Positive
+    nCCD_S: Positive
+    nCCD_L: Positive
+    nRRD_S: Positive
+    nRRD_L: Positive
+    nFAW: Positive
+    nWTR_S: Positive
+    nWTR_L: Positive
+    nRFC: Positive
+    nREFI: Positive
+
+
+class DramPart(Part):
+    """One kind of DRAM: organisation of a (pseudo-)channel and its timing."""
+
+    tck_ps: Annotated[float, Field(ge=10, le=1e6)]
+    bus_bits: Count
+    data_rate: Count  # transfers a command clock
+    burst_length: Count  # transfers a burst
+    bank_groups: Annotated[int, Field(gt=0, le=64)]
+    banks_per_group: Annotated[int, Field(gt=0, le=64)]
+    page_bytes: Positive
+    rows: Positive
+    timing: DramTiming
+
+    @property
+    def burst_bytes(self) -> int:
+        """Bytes of one burst."""
+        return self.bus_bits * self.burst_length // 8
+
+    @property
+    def channel_bytes_per_second(self) -> float:
+        """Peak of one channel."""
+        return self.bus_bits / 8 * self.data_rate / (self.tck_ps * 1e-12)
+
+
+class Memory(Part):
+    """The chip's DRAM: `channels` of `dram`; `model: ideal` keeps only bandwidth and latency, for closed-form tests.
+
+    A channel's controller holds up to `write_queue_runs` accepted writes (pieces of one interleave unit and page) and
+    writes them in batches, from 4/5 full down to 1/5, so that its bus turns seldom; reads go first. 0: strict order.
+    Reads are chosen among the `read_queue_runs` oldest pieces of a channel, those of open rows first. 1: in order.
+    """
+
+    dram: DramPart
+    channels: Annotated[int, Field(gt=0, le=4096)]
+    capacity_bytes: Positive
+    interleave_bytes: Positive = 256
+    private_channels: bool = False  # every core owns its share of the channels
+    rotate_channels: bool = True  # a round of units by the address bits above: power-of-two pitches spread
+    model: Literal["cycle", "ideal"] = "cycle"
+    request_latency_cycles: Positive = 1  # core clock, core to controller; also the engine's lookahead window
+    response_latency_cycles: Natural = 0  # core clock, controller to core
+    ideal_bytes_per_cycle: PositiveFloat | None = None  # core clock, whole chip; default: the part's peak
+    write_queue_runs: Annotated[int, Field(ge=0, le=1024)] = 32
+    read_queue_runs: Annotated[int, Field(ge=1, le=1024)] = 32
+    label: str = "HBM"
+    l2: SharedCache | None = None  # between the cores and the channels
+    network: Network | None = None  # between the cores and the L2 slices or the channels; none: latencies alone
+
+
+def memory_faults(memory: Memory) -> Iterator[str]:
+    part, timing = memory.dram, memory.dram.timing
+    if part.bus_bits * part.burst_length % 8:
+        yield f"memory.dram.burst_length: a burst of {part.bus_bits * part.burst_length} bits is not whole bytes"
+    elif part.page_bytes % part.burst_bytes:
+        yield f"memory.dram.page_bytes: {part.page_bytes} is not a multiple of a burst ({part.burst_bytes} bytes)"
+    elif memory.interleave_bytes % part.burst_bytes:
+        yield f"memory.interleave_bytes: {memory.interleave_bytes} is not a multiple of a burst of {part.burst_bytes}"
+    if timing.nRC < timing.nRAS + timing.nRP:
+        yield f"memory.dram.timing.nRC: {timing.nRC} is less than nRAS + nRP = {timing.nRAS + timing.nRP}"
+    if timing.nREFI <= timing.nRFC:
+        yield f"memory.dram.timing.nREFI: {timing.nREFI} is not more than nRFC = {timing.nRFC}: nothing else runs"
+    total = memory.channels * part.bank_groups * part.banks_per_group * part.rows * part.page_bytes
+    if memory.capacity_bytes > total:
+        yield (
+            f"memory.capacity_bytes: {memory.capacity_bytes} is more than {memory.channels} channels of memory.dram "
+            f"hold ({total}): set memory.capacity_bytes to {total} or less (--set memory.capacity_bytes={total}), or "
+            "memory.channels to more"
+        )
