@@ -31,12 +31,26 @@ class DramTiming(Part):
     nFAW: Positive
     nWTR_S: Positive
     nWTR_L: Positive
-    nRFC: Positive
+    nRFC: Positive  # all banks
     nREFI: Positive
+    nRTW: Positive | None = None  # read command to write command; default: nCL + burst + 2 - nCWL
+    nCCD_S_WR: Positive | None = None  # write to write, where it differs from nCCD_S
+    nCCD_L_WR: Positive | None = None
+    nCCD_R: Positive | None = None  # read to read, between stack ids
+    nPPD: Natural = 0  # precharge to precharge
+    nRPab: Positive | None = None  # precharge of all banks; default: nRP
+    nRFCpb: Positive | None = None  # refresh of one bank; none: the part refreshes all banks at once
+    nRREFD: Natural = 0  # between refreshes of different banks
+    nAAD: Natural = 0  # LPDDR5: an activation is two commands, at most so far apart; 0: one
+    nWCKPST: Natural = 0  # LPDDR5: the data clock stops so long after a burst and must then be synchronised by CAS
 
 
 class DramPart(Part):
-    """One kind of DRAM: organisation of a (pseudo-)channel and its timing."""
+    """One kind of DRAM: organisation of a channel and its timing.
+
+    The channel is what owns a command bus. Where pseudo-channels share one, `bus_bits`, banks and rows are those of
+    one of the `pseudo_channels`; a part that gives each a controller of its own leaves that at 1.
+    """
 
     tck_ps: Annotated[float, Field(ge=10, le=1e6)]
     bus_bits: Count
@@ -46,6 +60,12 @@ class DramPart(Part):
     banks_per_group: Annotated[int, Field(gt=0, le=64)]
     page_bytes: Positive
     rows: Positive
+    pseudo_channels: Annotated[int, Field(gt=0, le=4)] = 1
+    stack_ids: Annotated[int, Field(gt=0, le=8)] = 1
+    command_buses: Literal[1, 2] = 1  # 2: rows and columns have buses of their own (HBM)
+    act_cycles: Annotated[float, Field(ge=1, le=4)] = 1  # of the command bus, for an activation
+    half_cycle_commands: bool = False  # HBM3: precharges may go out on falling edges
+    wck_sync: bool = False  # LPDDR5: the data clock is synchronised before bursts
     timing: DramTiming
 
     @property
@@ -56,7 +76,12 @@ class DramPart(Part):
     @property
     def channel_bytes_per_second(self) -> float:
         """Peak of one channel."""
-        return self.bus_bits / 8 * self.data_rate / (self.tck_ps * 1e-12)
+        return self.pseudo_channels * self.bus_bits / 8 * self.data_rate / (self.tck_ps * 1e-12)
+
+    @property
+    def banks(self) -> int:
+        """Banks of one channel."""
+        return self.pseudo_channels * self.stack_ids * self.bank_groups * self.banks_per_group
 
 
 class Memory(Part):
@@ -96,7 +121,7 @@ def memory_faults(memory: Memory) -> Iterator[str]:
         yield f"memory.dram.timing.nRC: {timing.nRC} is less than nRAS + nRP = {timing.nRAS + timing.nRP}"
     if timing.nREFI <= timing.nRFC:
         yield f"memory.dram.timing.nREFI: {timing.nREFI} is not more than nRFC = {timing.nRFC}: nothing else runs"
-    total = memory.channels * part.bank_groups * part.banks_per_group * part.rows * part.page_bytes
+    total = memory.channels * part.banks * part.rows * part.page_bytes
     if memory.capacity_bytes > total:
         yield (
             f"memory.capacity_bytes: {memory.capacity_bytes} is more than {memory.channels} channels of memory.dram "
