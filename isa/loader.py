@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from isa.errors import ConfigError
 from isa.machine import Machine
 from isa.schema import CONFIDENCES, close_match, describe, error_text, machine_schema, unknown_key, valid_keys
-from isa.yaml12 import MAX_BYTES, Branch, Fault, Items, Leaf, Position, Tree, parse
+from isa.yaml12 import MAX_BYTES, Branch, Fault, Items, Leaf, Position, Tree, parse, plain
 
 __all__ = ["LoadedMachine", "Provenance", "list_machines", "load_machine", "machine_schema"]
 
@@ -326,7 +326,7 @@ def _validate(tree: Tree, faults: list[Fault], base: Tree | None, overrides: Seq
     Faults of a machine that is sound without its overrides (`base`) are theirs, wherever the figure stands.
     """
     try:
-        machine = Machine.model_validate(_plain(tree), strict=True)
+        machine = Machine.model_validate(plain(tree), strict=True)
     except ValidationError as error:
         found = [fault for one in error.errors() for fault in _faults_of(one, tree)]
         if base is not None and not faults and _is_sound(base):
@@ -348,7 +348,7 @@ def _validate(tree: Tree, faults: list[Fault], base: Tree | None, overrides: Seq
 
 def _is_sound(tree: Tree) -> bool:
     try:
-        Machine.model_validate(_plain(tree), strict=True)
+        Machine.model_validate(plain(tree), strict=True)
     except ValidationError:
         return False
     return True
@@ -366,16 +366,6 @@ def _blamed(fault: Fault, overrides: Sequence[str]) -> Fault:
     most = max(map(shared, overrides))
     named = ", ".join(repr(text) for text in overrides if shared(text) == most)
     return replace(fault, position=Position(f"override {named}"))
-
-
-def _plain(tree: Tree) -> Any:
-    if isinstance(tree, Branch):
-        return {k: _plain(v) for k, v in tree.entries.items()}
-    if isinstance(tree, Items):
-        return [_plain(item) for item in tree.items]
-    value = tree.value
-    # 32e9 is a whole number of bytes, whatever YAML calls it.
-    return int(value) if isinstance(value, float) and abs(value) < 2**63 and value == int(value) else value
 
 
 def _leaves(tree: Tree, key: str) -> Iterator[tuple[str, Leaf]]:

@@ -37,6 +37,7 @@ class DramTiming(Part):
     nCCD_S_WR: Positive | None = None  # write to write, where it differs from nCCD_S
     nCCD_L_WR: Positive | None = None
     nCCD_R: Positive | None = None  # read to read, between stack ids
+    nBL_max: Positive | None = None  # LPDDR5: a burst as its own bank group sees it, for nWTR_L
     nPPD: Natural = 0  # precharge to precharge
     nRPab: Positive | None = None  # precharge of all banks; default: nRP
     nRFCpb: Positive | None = None  # refresh of one bank; none: the part refreshes all banks at once
@@ -82,6 +83,30 @@ class DramPart(Part):
     def banks(self) -> int:
         """Banks of one channel."""
         return self.pseudo_channels * self.stack_ids * self.bank_groups * self.banks_per_group
+
+
+class Controller(Part):
+    """How a channel's controller chooses among what waits; each field is an option, part `ramulator2` is that simulator.
+
+    Reads go first until more than `write_high` of the write queue is taken; then writes, until less than `write_low`.
+    """
+
+    read_queue: Annotated[int, Field(ge=1, le=1024)] = 32
+    write_queue: Annotated[int, Field(ge=1, le=1024)] = 32
+    write_high: Annotated[float, Field(gt=0, le=1)] = 0.8
+    write_low: Annotated[float, Field(ge=0, le=1)] = 0.2
+    protect_hits: Literal["none", "older", "all"] = "all"  # a row stays open for: nobody, older entries, every entry
+    age_limit_ns: Annotated[float, Field(gt=0, le=1e9)] | None = 2000  # the oldest entry is passed no longer than that
+    columns_first: bool = True  # on a shared command bus; false: by age alone
+    trains: bool = True  # the row hits of one run go out in one piece
+    opened_leave_queue: bool = False  # an entry gives up its place when its row is opened
+    row_policy: Literal["open", "closed"] = "open"  # closed: rows that no entry wants are precharged
+    refresh: Literal["auto", "all_bank", "per_bank", "none"] = "auto"  # auto: by bank where the part can
+    refresh_postpone: Annotated[int, Field(ge=0, le=8)] = 8  # refreshes that may be owed while entries wait
+    refresh_blocks: bool = False  # a refresh that is due stops all new work of its channel
+    write_done: Literal["data", "command"] = "data"  # when a write counts as done
+    mapping: str = "RoBaCoChCo3Bg"  # fields from the highest address bit to the lowest above a burst
+    hashing: Literal["none", "rotate", "xor"] = "rotate"
 
 
 class Memory(Part):

@@ -139,6 +139,25 @@ def parse(text: str, file: str) -> tuple[Tree, list[Fault]]:
     return reader.tree(root, "", reader.position(root), 0), reader.faults
 
 
+def load_plain(text: str) -> dict[str, Any]:
+    """A shipped file's mapping as plain values; raises ConfigError for the first fault."""
+    tree, faults = parse(text, "shipped file")
+    if faults or not isinstance(tree, Branch):
+        raise ConfigError(str(faults[0]) if faults else "shipped file: not a mapping")
+    return {key: plain(value) for key, value in tree.entries.items()}
+
+
+def plain(tree: Tree) -> Any:
+    """A tree as dicts, lists and scalars."""
+    if isinstance(tree, Branch):
+        return {k: plain(v) for k, v in tree.entries.items()}
+    if isinstance(tree, Items):
+        return [plain(item) for item in tree.items]
+    value = tree.value
+    # 32e9 is a whole number of bytes, whatever YAML calls it.
+    return int(value) if isinstance(value, float) and abs(value) < 2**63 and value == int(value) else value
+
+
 class _Reader:
     """Turns PyYAML nodes into Trees, expanding aliases under a bound."""
 

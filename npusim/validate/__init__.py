@@ -22,10 +22,10 @@ from npusim.validate.table import Column, Row, TableError, parse_table, read_tab
 
 __all__ = ["KINDS", "TABLES", "Outcome", "Summary", "TableError", "text_lines", "validate"]
 
-KINDS = ("systolic", "textbook", "gemm", "conv", "vector", "copy", "workload")
+KINDS = ("systolic", "dram", "textbook", "gemm", "conv", "vector", "copy", "workload")
 LATER = {
     "attention_prefill": "attention kernels", "attention_decode": "attention kernels", "collective": "several devices",
-    "dram": "a port to DRAM alone", "pointer_chase": "caches", "cache_bandwidth": "caches", "stream": "SIMT machines",
+    "pointer_chase": "caches", "cache_bandwidth": "caches", "stream": "SIMT machines",
 }  # fmt: skip
 Progress = Callable[[str, int, int], None]  # what, rows done, rows in all
 

@@ -1,0 +1,156 @@
+"""Commands of a channel: when one may go out, and what it changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy.typing as npt
+
+from npusim.jit import inlined, kernel
+from npusim.memory.controller.layout import (
+    AT_BANK,
+    AT_FAW,
+    AT_READY,
+    B_ROW,
+    B_WORDS,
+    CH_ACTS,
+    CH_PAIR_BANK,
+    CH_PAIR_COMMAND,
+    CH_PAIR_NODE,
+    CH_PAIR_TICK,
+    CH_PREAS,
+    CH_PRES,
+    CLOSED,
+    FAW_WORDS,
+    P_BANKS,
+    P_FAW,
+    P_HALF,
+    P_PSEUDO,
+    P_SIBLING,
+    P_STACKS,
+)
+from npusim.memory.controller.timing import (
+    ACT,
+    BANK,
+    CHANNEL,
+    COMMAND_COUNT,
+    GROUP,
+    LEVEL_COUNT,
+    PRE,
+    PREA,
+    PSEUDO,
+    RD,
+    REFA,
+    STACK,
+    WR,
+)
+
+Array = npt.NDArray[Any]
+
+
+@inlined
+def earliest(params: Array, nodes: Array, s: Array, command: int, bank: int) -> int:
+    """The first tick at which a command to a bank breaks no rule; command slots aside."""
+    at = params[AT_READY] + command
+    tick = s[at + COMMAND_COUNT * nodes[bank, BANK]]
+    tick = max(tick, s[at + COMMAND_COUNT * nodes[bank, GROUP]])
+    tick = max(tick, s[at + COMMAND_COUNT * nodes[bank, PSEUDO]])
+    if params[P_STACKS] > 1:
+        tick = max(tick, s[at + COMMAND_COUNT * nodes[bank, STACK]])
+    return int(max(tick, s[at]))
+
+
+@inlined
+def earliest_of_all(params: Array, s: Array, command: int, pseudo: int) -> int:
+    """The first tick at which a command to all banks of a pseudo-channel breaks no rule."""
+    at = params[AT_READY] + command
+    return int(max(s[at], s[at + COMMAND_COUNT * (1 + pseudo)]))
+
+
+@inlined
+def slot_from(params: Array, s: Array, command: int, bank: int, pseudo: int, tick: int) -> int:
+    """The first tick from `tick` on whose clock edge takes the command (JESD238: row commands pair with the last one)."""
+    if params[P_HALF] == 0:
+        return tick
+    if command != PRE and command != PREA:
+        return tick | 1
+    if tick & 1 == 0 and tick == s[CH_PAIR_TICK] and pseudo == s[CH_PAIR_NODE]:
+        last = s[CH_PAIR_COMMAND]
+        if last == PREA or last == REFA or command == PREA or bank == s[CH_PAIR_BANK]:
+            return tick + 1
+    return tick
+
+
+@kernel
+def apply_rules(params: Array, rules: Array, nodes: Array, s: Array, command: int, bank: int, now: int) -> None:
+    """Let a command that goes out `now` push back what must wait for it; of all banks: `bank` is one of them."""
+    levels = 2 if command == PREA or command == REFA else LEVEL_COUNT
+    for level in range(levels):
+        count = rules[level, command, 0]
+        if count == 0:
+            continue
+        at = params[AT_READY] + COMMAND_COUNT * nodes[bank, level]
+        for i in range(count):
+            word = at + rules[level, command, 1 + 2 * i]
+            s[word] = max(s[word], now + rules[level, command, 2 + 2 * i])
+    if command == ACT:
+        _count_activation(params, nodes, s, bank, now)
+    elif command == RD and params[P_SIBLING] > 0:
+        _tell_siblings(params, nodes, s, bank, now)
+
+
+@kernel
+def _count_activation(params: Array, nodes: Array, s: Array, bank: int, now: int) -> None:
+    pseudo = nodes[bank, PSEUDO]
+    at = params[AT_FAW] + FAW_WORDS * (pseudo - 1)
+    slot = s[at]
+    s[at + 1 + slot] = now
+    s[at] = (slot + 1) & 3
+    word = params[AT_READY] + COMMAND_COUNT * pseudo + ACT
+    s[word] = max(s[word], s[at + 1 + s[at]] + params[P_FAW])
+
+
+@kernel
+def _tell_siblings(params: Array, nodes: Array, s: Array, bank: int, now: int) -> None:
+    mine, stacks = nodes[bank, STACK], params[P_STACKS]
+    first = 1 + params[P_PSEUDO] + (nodes[bank, PSEUDO] - 1) * stacks
+    for stack in range(first, first + stacks):
+        if stack != mine:
+            word = params[AT_READY] + COMMAND_COUNT * stack + RD
+            s[word] = max(s[word], now + params[P_SIBLING])
+
+
+@inlined
+def note_pair(s: Array, command: int, bank: int, pseudo: int, now: int) -> None:
+    """Remember a row command of a rising edge: which falling edge lies in it."""
+    if now & 1:
+        s[CH_PAIR_TICK] = now + (3 if command == ACT else 1)
+        s[CH_PAIR_NODE] = pseudo
+        s[CH_PAIR_COMMAND] = command
+        s[CH_PAIR_BANK] = bank
+
+
+@kernel
+def send_row(params: Array, rules: Array, nodes: Array, s: Array, command: int, bank: int, row: int, now: int) -> None:
+    """Send ACT (opening `row`) or PRE to a bank."""
+    apply_rules(params, rules, nodes, s, command, bank, now)
+    if params[P_HALF]:
+        note_pair(s, command, bank, nodes[bank, PSEUDO] - 1, now)
+    s[params[AT_BANK] + B_WORDS * bank + B_ROW] = row
+    s[CH_ACTS if command == ACT else CH_PRES] += 1
+
+
+@kernel
+def send_to_all(params: Array, rules: Array, nodes: Array, s: Array, command: int, pseudo: int, now: int) -> None:
+    """Send PREA or REFA to a pseudo-channel."""
+    bank = pseudo * (params[P_BANKS] // params[P_PSEUDO])
+    apply_rules(params, rules, nodes, s, command, bank, now)
+    if params[P_HALF]:
+        note_pair(s, command, -1, pseudo, now)
+    if command == PREA:
+        s[CH_PREAS] += 1
+        for other in range(bank, bank + params[P_BANKS] // params[P_PSEUDO]):
+            s[params[AT_BANK] + B_WORDS * other + B_ROW] = CLOSED
+
+
+__all__ = ["CHANNEL", "WR", "apply_rules", "earliest", "earliest_of_all", "send_row", "send_to_all", "slot_from"]

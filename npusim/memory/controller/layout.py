@@ -1,0 +1,56 @@
+"""Where every figure and every state word of a channel's controller lies.
+
+A channel is one row of int64 words: the header CH_*, then, at offsets in the parameters, the earliest tick of each
+command at each node of the organisation, the state of each bank, the last activations of each pseudo-channel, and the
+queues (lists of rows of the table of entries). Times are ticks.
+"""
+
+from __future__ import annotations
+
+# fmt: off
+# Parameters of a controller, int64 [P_WORDS].
+(P_BANKS, P_PSEUDO, P_STACKS, P_GROUPS, P_BANKS_A_GROUP,
+ P_FAW, P_SIBLING,                         # ticks: four activations; reads between stack ids
+ P_READ_LATENCY, P_WRITE_LATENCY,          # RD or WR to the end of its data
+ P_BUSES, P_HALF, P_AAD, P_WCK, P_WCK_READ, P_WCK_WRITE,  # command slots, as in isa.memory.DramPart
+ P_REFI, P_REFRESH, P_POSTPONE, P_REFRESH_BLOCKS,  # ticks; REFRESH_*; refreshes that may be owed; 1: no new work then
+ P_HIGH, P_LOW,                            # writes go first above, until fewer than
+ P_PROTECT, P_AGE,                         # PROTECT_*; ticks after which the oldest entry is no longer passed
+ P_COLUMN_FIRST,                           # 1: columns before rows on a shared bus; 0: by age alone
+ P_ACTIVE,                                 # 1: an entry whose row was opened leaves its queue for the active list
+ P_CLOSED,                                 # 1: rows that nobody waits for are closed
+ P_ROTATE,                                 # 1: a run's bursts go round the bank groups
+ P_TRAIN, P_COLUMN_TICKS,                  # 1: a run's row hits go out in one piece, so many ticks apart
+ P_READ_QUEUE, P_WRITE_QUEUE, P_SLOTS,     # places; of each list
+ AT_READY, AT_BANK, AT_FAW, AT_LIST, P_WORDS) = range(37)
+NO_REFRESH, ALL_BANK, PER_BANK = range(3)
+PROTECT_NONE, PROTECT_OLDER, PROTECT_ALL = range(3)
+
+# Header of a channel. CH_SIZE0..2: entries in the read, write and active list.
+(CH_SIZE0, CH_SIZE1, CH_SIZE2, CH_WRITE_MODE,
+ CH_NEXT_REFRESH, CH_OWED, CH_SERVED,      # refreshes: the next one's tick, that wait, that were done
+ CH_PAIR_TICK, CH_PAIR_NODE, CH_PAIR_COMMAND, CH_PAIR_BANK,  # half cycles: the last row command of a rising edge
+ CH_ACTIVATING, CH_DEADLINE,               # 1 + the entry whose second activation command is due
+ CH_WCK_UNTIL, CH_COMMITTED, CH_COMMITTED_LIST,  # data clock; 1 + the entry that follows its CAS, and its list
+ CH_COLUMN_FREE, CH_TRAIN_FIRST,           # no column decision before; first tick of the last train
+ CH_LAST_WRITE,                            # end of the last write's data
+ CH_FINISHED,                              # 1 + the first of the entries that are done
+ CH_WAIT_FIRST, CH_WAIT_WRITE, CH_WAIT_LAST, CH_WAIT_LAST_WRITE,  # 1 + entry: reads and writes without a place
+ CH_NEXT,                                  # tick of the next thing to do
+ CH_TURNS, CH_LAST_KIND, CH_BUSY,
+ CH_HITS, CH_MISSES, CH_CONFLICTS, CH_ACTS, CH_PRES, CH_PREAS, CH_READS, CH_WRITES,
+ CH_COUNT) = range(37)
+READ_LIST, WRITE_LIST, ACTIVE_LIST = range(3)
+
+# A bank: the open row, CLOSED or OPENING; entries of it in the active list; writes queued for it.
+B_ROW, B_ACTIVE, B_WRITES, B_WORDS = range(4)
+CLOSED, OPENING = -1, -2
+FAW_WORDS = 5  # slot of the oldest, four times
+
+# A row of the table of entries: a run of bursts in one row (of all bank groups in turn, where the map rotates them).
+(E_NEXT, E_ARRIVAL, E_BANK, E_ROW, E_COUNT, E_WRITE, E_REQUEST, E_SEEN, E_DONE, E_BYTES, E_ADDRESS, E_OWN,
+ E_WORDS) = range(13)
+# fmt: on
+FAR = 1 << 60  # a tick that never comes
+LONG_AGO = -(1 << 40)  # "never happened"
+COLUMN, ROW, ANY = range(3)  # which commands a slot takes

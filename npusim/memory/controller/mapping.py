@@ -1,0 +1,164 @@
+"""Address maps: which channel, bank, row and column a burst lies in.
+
+A channel takes `interleave_bytes` at a time. What is left of the address is cut into fields, named from the highest bits
+to the lowest: Ro row, Ba bank of a group, Bg bank group, Si stack id, Pc pseudo-channel, Co column; a number takes only
+that many bits of the field, lowest first (`RoCoBaBgCo2`). Hashing spreads power-of-two pitches: `rotate` adds all bits
+above to channel and bank (permutation-based interleaving, Zhang et al., MICRO 2000); `xor` combines each field with
+bits of the column, as the map MOP4CLXOR of Ramulator.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from isa.errors import ConfigError
+from isa.memory import DramPart
+from npusim.jit import inlined, kernel
+
+Array = npt.NDArray[Any]
+FIELDS = ("Co", "Pc", "Si", "Bg", "Ba", "Ro")
+CO, PC, SI, BG, BA, RO = range(6)
+# Words of a map: header, then pieces of (field, bits), lowest first.
+(M_BURST_BITS, M_UNIT_BITS, M_CHANNELS, M_CHANNEL_BITS, M_HASH, M_ROTATE, M_RUN_BITS, M_PIECES, M_BANK_BITS,
+ M_GROUP_BITS, M_STACK_BITS, M_PSEUDO_BITS, M_ROW_BITS, M_PIECE0) = range(14)  # fmt: skip
+MAX_PIECES = 12
+HASHES = ("none", "rotate", "xor")
+ROTATE, XOR = 1, 2
+_PIECE = re.compile(r"(Ro|Ba|Bg|Si|Pc|Co)(\d*)")
+
+
+def make_map(part: DramPart, channels: int, interleave_bytes: int, mapping: str, hashing: str) -> Array:
+    """Return the map as int64 words; raises ConfigError for a map that leaves a field out or names one twice."""
+    bits = {
+        "Co": _log2(part.page_bytes // part.burst_bytes, "columns of a row"), "Bg": _log2(part.bank_groups, "bank_groups"),
+        "Ba": _log2(part.banks_per_group, "banks_per_group"), "Si": _log2(part.stack_ids, "stack_ids"),
+        "Pc": _log2(part.pseudo_channels, "pseudo_channels"), "Ro": 62,
+    }  # fmt: skip
+    pieces = _pieces(mapping, bits)
+    words = np.zeros(M_PIECE0 + 2 * MAX_PIECES, np.int64)
+    words[M_BURST_BITS] = _log2(part.burst_bytes, "bytes of a burst")
+    words[M_UNIT_BITS] = _log2(max(1, interleave_bytes // part.burst_bytes), "interleave_bytes over the burst")
+    words[M_CHANNELS], words[M_CHANNEL_BITS] = channels, max(1, (channels - 1).bit_length())
+    words[M_HASH] = HASHES.index(hashing)
+    words[M_BANK_BITS], words[M_GROUP_BITS] = bits["Ba"], bits["Bg"]
+    words[M_STACK_BITS], words[M_PSEUDO_BITS] = bits["Si"], bits["Pc"]
+    words[M_ROW_BITS] = max(1, (part.rows - 1).bit_length())
+    words[M_PIECES] = len(pieces)
+    for i, (name, size) in enumerate(pieces):
+        words[M_PIECE0 + 2 * i], words[M_PIECE0 + 2 * i + 1] = FIELDS.index(name), size
+    if hashing != "xor" and pieces[0][0] == "Bg" and len(pieces) > 1 and pieces[1][0] == "Co" and bits["Bg"]:
+        words[M_ROTATE], words[M_RUN_BITS] = int(pieces[0][1] == bits["Bg"]), pieces[0][1] + pieces[1][1]
+    elif hashing != "xor" and pieces[0][0] == "Co":
+        words[M_RUN_BITS] = pieces[0][1]
+    return words
+
+
+def _pieces(mapping: str, bits: dict[str, int]) -> list[tuple[str, int]]:
+    found = list(_PIECE.finditer(mapping))
+    if "".join(m.group(0) for m in found) != mapping or not found:
+        raise ConfigError(
+            f"memory.controller.mapping: {mapping!r} is not a row of {', '.join(FIELDS)} (with a number of bits, or "
+            "none for all that are left), highest first, as in RoBaCoBg"
+        )
+    left, pieces = dict(bits), []
+    for match in reversed(found):
+        name, count = match.group(1), match.group(2)
+        size = left[name] if not count else int(count)
+        if size > left[name]:
+            raise ConfigError(f"memory.controller.mapping: {mapping!r} takes {size} bits of {name}, {left[name]} are left")
+        left[name] -= size
+        if size:
+            pieces.append((name, size))
+    missing = [name for name, size in left.items() if size and name != "Ro"] + ["Ro"] * (pieces[-1][0] != "Ro")
+    if missing or len(pieces) > MAX_PIECES:
+        raise ConfigError(f"memory.controller.mapping: {mapping!r} leaves out {', '.join(missing)}; Ro is the first")
+    return pieces
+
+
+def _log2(value: int, name: str) -> int:
+    if value <= 0 or value & (value - 1):
+        raise ConfigError(f"memory: {name} is {value}; it must be a power of two")
+    return value.bit_length() - 1
+
+
+@inlined
+def folded(value: int, bits: int) -> int:
+    """Return the sum of `value` and of what is left of it each time that `bits` low bits are dropped."""
+    total = 0
+    while value > 0:
+        total += value
+        value >>= bits
+    return total
+
+
+@inlined
+def channel_of(where: Array, unit: int) -> tuple[int, int]:
+    """Return the channel of an interleave unit, and the unit's number in that channel."""
+    channels = where[M_CHANNELS]
+    upper = unit // channels
+    c = unit - upper * channels
+    if where[M_HASH] == ROTATE:
+        c = (c + folded(upper, where[M_CHANNEL_BITS])) % channels
+    return int(c), int(upper)
+
+
+@kernel
+def locate(where: Array, local: int) -> tuple[int, int, int]:
+    """Return bank, row and column of a burst of a channel, counted as if the channel's own were all there is."""
+    column, pseudo, stack, group, bank, row = 0, 0, 0, 0, 0, 0
+    column_bits, bank_bits = 0, 0
+    for i in range(where[M_PIECES]):
+        field, bits = where[M_PIECE0 + 2 * i], where[M_PIECE0 + 2 * i + 1]
+        value = local & ((1 << bits) - 1)
+        local >>= bits
+        if field == CO:
+            column |= value << column_bits
+            column_bits += bits
+        elif field == BG:
+            group = value
+        elif field == BA:
+            bank |= value << bank_bits
+            bank_bits += bits
+        elif field == RO:
+            row = value
+        elif field == PC:
+            pseudo = value
+        else:
+            stack = value
+    if where[M_HASH] == ROTATE and where[M_BANK_BITS] > 1:
+        bank = (bank + folded(row, where[M_BANK_BITS])) & ((1 << where[M_BANK_BITS]) - 1)
+    elif where[M_HASH] == XOR:
+        pseudo, stack, group, bank, row = _xored(where, column, pseudo, stack, group, bank, row)
+    index = (((pseudo << where[M_STACK_BITS]) + stack) << where[M_GROUP_BITS]) + group
+    return (index << where[M_BANK_BITS]) + bank, row, column
+
+
+@kernel
+def _xored(
+    where: Array, column: int, pseudo: int, stack: int, group: int, bank: int, row: int
+) -> tuple[int, int, int, int, int]:
+    pseudo ^= column & ((1 << where[M_PSEUDO_BITS]) - 1)
+    column >>= where[M_PSEUDO_BITS]
+    stack ^= column & ((1 << where[M_STACK_BITS]) - 1)
+    column >>= where[M_STACK_BITS]
+    group ^= column & ((1 << where[M_GROUP_BITS]) - 1)
+    column >>= where[M_GROUP_BITS]
+    bank ^= column & ((1 << where[M_BANK_BITS]) - 1)
+    column >>= where[M_BANK_BITS]
+    return pseudo, stack, group, bank, row ^ (column & ((1 << where[M_ROW_BITS]) - 1))
+
+
+@kernel
+def locate_all(where: Array, address: Array, channel: Array, bank: Array, row: Array) -> None:
+    """Fill channel, bank and row of each byte address."""
+    for i in range(address.shape[0]):
+        burst = address[i] >> where[M_BURST_BITS]
+        unit = burst >> where[M_UNIT_BITS]
+        c, upper = channel_of(where, unit)
+        local = (upper << where[M_UNIT_BITS]) + (burst & ((1 << where[M_UNIT_BITS]) - 1))
+        channel[i] = c
+        bank[i], row[i], _ = locate(where, local)

@@ -1,0 +1,206 @@
+"""Sending what was chosen: entries move between lists, are counted, and are done after their last burst."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy.typing as npt
+
+from npusim.jit import inlined, kernel
+from npusim.memory.controller.choose import next_bank
+from npusim.memory.controller.commands import apply_rules, earliest, send_row
+from npusim.memory.controller.layout import (
+    ACTIVE_LIST,
+    AT_BANK,
+    AT_LIST,
+    B_ACTIVE,
+    B_ROW,
+    B_WORDS,
+    B_WRITES,
+    CH_ACTIVATING,
+    CH_COLUMN_FREE,
+    CH_COMMITTED,
+    CH_COMMITTED_LIST,
+    CH_CONFLICTS,
+    CH_DEADLINE,
+    CH_FINISHED,
+    CH_HITS,
+    CH_LAST_KIND,
+    CH_LAST_WRITE,
+    CH_MISSES,
+    CH_READS,
+    CH_SIZE0,
+    CH_SIZE2,
+    CH_TRAIN_FIRST,
+    CH_TURNS,
+    CH_WCK_UNTIL,
+    CLOSED,
+    E_ARRIVAL,
+    E_BANK,
+    E_COUNT,
+    E_DONE,
+    E_NEXT,
+    E_ROW,
+    E_SEEN,
+    E_WRITE,
+    OPENING,
+    P_AAD,
+    P_ACTIVE,
+    P_COLUMN_TICKS,
+    P_GROUPS,
+    P_READ_LATENCY,
+    P_ROTATE,
+    P_SLOTS,
+    P_TRAIN,
+    P_WCK,
+    P_WCK_READ,
+    P_WCK_WRITE,
+    P_WRITE_LATENCY,
+)
+from npusim.memory.controller.timing import ACT, PRE, RD, WR
+
+Array = npt.NDArray[Any]
+
+
+@inlined
+def append(params: Array, s: Array, queue: int, entry: int) -> None:
+    """Put an entry at the end of a list; the caller knows that there is room."""
+    s[params[AT_LIST] + queue * params[P_SLOTS] + s[CH_SIZE0 + queue]] = entry
+    s[CH_SIZE0 + queue] += 1
+
+
+@kernel
+def remove(params: Array, s: Array, queue: int, position: int) -> None:
+    """Take an entry out of a list; the others keep their order."""
+    at, size = params[AT_LIST] + queue * params[P_SLOTS], s[CH_SIZE0 + queue] - 1
+    s[CH_SIZE0 + queue] = size
+    for i in range(position, size):
+        s[at + i] = s[at + i + 1]
+
+
+@inlined
+def _classify(params: Array, s: Array, runs: Array, entry: int, bank: int) -> None:
+    """Count a request by the state in which its first command finds its bank."""
+    runs[entry, E_SEEN] = 1
+    row = s[params[AT_BANK] + B_WORDS * bank + B_ROW]
+    if row == runs[entry, E_ROW]:
+        s[CH_HITS] += 1
+    elif row == CLOSED:
+        s[CH_MISSES] += 1
+    else:
+        s[CH_CONFLICTS] += 1
+
+
+@kernel
+def send(
+    params: Array, rules: Array, nodes: Array, s: Array, runs: Array, queue: int, position: int, command: int, bank: int,
+    now: int,
+) -> None:  # fmt: skip
+    """Send the command that was chosen for an entry."""
+    entry = s[params[AT_LIST] + queue * params[P_SLOTS] + position]
+    if runs[entry, E_SEEN] == 0:
+        _classify(params, s, runs, entry, bank)
+    if command == PRE:
+        send_row(params, rules, nodes, s, PRE, bank, CLOSED, now)
+    elif command == ACT:
+        send_row(params, rules, nodes, s, ACT, bank, OPENING if params[P_AAD] else runs[entry, E_ROW], now)
+        if params[P_AAD]:
+            s[CH_ACTIVATING], s[CH_DEADLINE] = 1 + entry, now + params[P_AAD]
+        if params[P_ACTIVE]:
+            remove(params, s, queue, position)
+            if params[P_AAD] == 0:
+                _activated(params, s, runs, entry, bank)
+    elif params[P_WCK] and now >= s[CH_WCK_UNTIL]:
+        if s[CH_ACTIVATING] and s[CH_DEADLINE] <= now + 1:
+            second_activate(params, s, runs)
+        else:  # this tick sends CAS; the column follows
+            s[CH_COMMITTED], s[CH_COMMITTED_LIST] = 1 + entry, queue
+    else:
+        send_columns(params, rules, nodes, s, runs, queue, position, command, now)
+
+
+@inlined
+def _activated(params: Array, s: Array, runs: Array, entry: int, bank: int) -> None:
+    """Put an entry into the active list, which is in the order of arrival, as the others are."""
+    place = params[AT_LIST] + ACTIVE_LIST * params[P_SLOTS] + s[CH_SIZE2]
+    first = place - s[CH_SIZE2]
+    while place > first and runs[s[place - 1], E_ARRIVAL] > runs[entry, E_ARRIVAL]:
+        s[place] = s[place - 1]
+        place -= 1
+    s[place] = entry
+    s[CH_SIZE2] += 1
+    s[params[AT_BANK] + B_WORDS * bank + B_ACTIVE] += 1
+
+
+@kernel
+def second_activate(params: Array, s: Array, runs: Array) -> None:
+    """Send the second command of an activation (LPDDR5): the row is open."""
+    entry = s[CH_ACTIVATING] - 1
+    bank = runs[entry, E_BANK]
+    s[CH_ACTIVATING] = 0
+    s[params[AT_BANK] + B_WORDS * bank + B_ROW] = runs[entry, E_ROW]
+    if params[P_ACTIVE]:
+        _activated(params, s, runs, entry, bank)
+
+
+@kernel
+def send_columns(
+    params: Array, rules: Array, nodes: Array, s: Array, runs: Array, queue: int, position: int, command: int, now: int
+) -> None:
+    """Send the next burst of an entry, and with it the row hits that follow at full rate."""
+    entry = s[params[AT_LIST] + queue * params[P_SLOTS] + position]
+    count, bank, row, last = runs[entry, E_COUNT], runs[entry, E_BANK], runs[entry, E_ROW], now
+    apply_rules(params, rules, nodes, s, command, bank, now)
+    left = count - 1
+    bank = next_bank(params, bank) if params[P_ROTATE] else bank
+    if params[P_TRAIN]:
+        checked = 1
+        while left > 0:
+            tick = last + params[P_COLUMN_TICKS]
+            if checked < params[P_GROUPS]:
+                is_open = s[params[AT_BANK] + B_WORDS * bank + B_ROW] == row
+                if not is_open or earliest(params, nodes, s, command, bank) > tick:
+                    break
+                checked += 1
+            elif left > params[P_GROUPS]:  # of each bank only the last burst leaves a trace
+                skipped = left - params[P_GROUPS]
+                left -= skipped
+                tick += skipped * params[P_COLUMN_TICKS]
+                for _ in range(skipped % params[P_GROUPS]):
+                    bank = next_bank(params, bank)
+            apply_rules(params, rules, nodes, s, command, bank, tick)
+            bank = next_bank(params, bank)
+            last, left = tick, left - 1
+    _count_columns(params, s, command, count - left, now, last)
+    runs[entry, E_COUNT], runs[entry, E_BANK] = left, bank
+    if left == 0:
+        remove(params, s, queue, position)
+        if queue == ACTIVE_LIST:
+            s[params[AT_BANK] + B_WORDS * bank + B_ACTIVE] -= 1
+        _finish(params, s, runs, entry, command, last)
+
+
+@inlined
+def _count_columns(params: Array, s: Array, command: int, bursts: int, first: int, last: int) -> None:
+    s[CH_READS if command == RD else CH_READS + 1] += bursts
+    s[CH_TURNS] += 1 if s[CH_LAST_KIND] != command else 0
+    s[CH_LAST_KIND] = command
+    s[CH_COLUMN_FREE], s[CH_TRAIN_FIRST] = last + 1, first
+    if params[P_WCK]:
+        keep = params[P_WCK_READ] if command == RD else params[P_WCK_WRITE]
+        s[CH_WCK_UNTIL] = max(s[CH_WCK_UNTIL], last + keep)
+
+
+@inlined
+def _finish(params: Array, s: Array, runs: Array, entry: int, command: int, last: int) -> None:
+    """Note when an entry is done, and chain it to those that are to be answered."""
+    if command == WR:
+        runs[entry, E_DONE] = last + params[P_WRITE_LATENCY]
+        s[CH_LAST_WRITE] = max(s[CH_LAST_WRITE], runs[entry, E_DONE])
+    else:
+        runs[entry, E_DONE] = last + params[P_READ_LATENCY]
+    runs[entry, E_NEXT] = s[CH_FINISHED]
+    s[CH_FINISHED] = 1 + entry
+
+
+__all__ = ["B_WRITES", "E_WRITE", "append", "remove", "second_activate", "send", "send_columns"]

@@ -1,0 +1,104 @@
+"""From a DRAM part and a controller's options to the arrays of its channels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from isa.memory import Controller, DramPart
+from npusim.memory.controller import layout as at
+from npusim.memory.controller.timing import COMMAND_COUNT, Rule, burst_cycles, constraints, rule_table, ticks_a_cycle
+
+Array = npt.NDArray[Any]
+
+
+@dataclass
+class Channels:
+    """The controllers of some channels: `params`, `rules`, `nodes` [banks, levels] and `state` [channels, words]."""
+
+    params: Array
+    rules: Array
+    nodes: Array
+    state: Array
+
+
+def make_channels(part: DramPart, options: Controller, count: int, omitted: frozenset[tuple[int, int]] = frozenset()) -> Channels:
+    """Return `count` idle channels; rules from one command to another that are `omitted` do not hold."""
+    rules = [r for r in constraints(part) if (r.preceding, r.following) not in omitted]
+    table, (window, sibling) = rule_table(rules)
+    params = np.zeros(at.P_WORDS, np.int64)
+    params[at.P_FAW], params[at.P_SIBLING] = window, sibling
+    _fill_part(params, part)
+    _fill_options(params, part, options, rules)
+    nodes = _nodes(part)
+    words = _place(params, int(nodes.max()) + 1)
+    state = np.zeros((count, words), np.int64)
+    state[:, params[at.AT_READY] : params[at.AT_BANK]] = at.LONG_AGO
+    banks = state[:, params[at.AT_BANK] : params[at.AT_FAW]].reshape(count, part.banks, at.B_WORDS)
+    banks[:, :, at.B_ROW] = at.CLOSED
+    faw = state[:, params[at.AT_FAW] : params[at.AT_LIST]].reshape(count, part.pseudo_channels, at.FAW_WORDS)
+    faw[:, :, 1:] = at.LONG_AGO
+    state[:, [at.CH_WCK_UNTIL, at.CH_PAIR_TICK]] = at.LONG_AGO
+    state[:, at.CH_NEXT_REFRESH] = params[at.P_REFI]
+    state[:, at.CH_NEXT] = params[at.P_REFI] if params[at.P_REFRESH] else at.FAR
+    return Channels(params, table, nodes, state)
+
+
+def _nodes(part: DramPart) -> Array:
+    """The node of each bank at each level; nodes are numbered channel first, banks last."""
+    pseudo, stacks, groups = part.pseudo_channels, part.stack_ids, part.bank_groups
+    bank = np.arange(part.banks)
+    group = bank // part.banks_per_group
+    stack, channel = group // groups, np.zeros(part.banks, np.int64)
+    first = np.cumsum([0, 1, pseudo, pseudo * stacks, pseudo * stacks * groups])
+    levels = (channel, stack // stacks, stack, group, bank)
+    return np.ascontiguousarray(np.stack([level + at_ for level, at_ in zip(levels, first)], axis=1).astype(np.int64))
+
+
+def _fill_part(params: Array, part: DramPart) -> None:
+    t, scale, burst = part.timing, ticks_a_cycle(part), burst_cycles(part)
+    figures = {
+        at.P_BANKS: part.banks, at.P_PSEUDO: part.pseudo_channels, at.P_STACKS: part.stack_ids,
+        at.P_GROUPS: part.bank_groups, at.P_BANKS_A_GROUP: part.banks_per_group,
+        at.P_READ_LATENCY: (t.nCL + burst) * scale, at.P_WRITE_LATENCY: (t.nCWL + burst) * scale,
+        at.P_BUSES: part.command_buses, at.P_HALF: int(part.half_cycle_commands), at.P_AAD: t.nAAD * scale,
+        at.P_WCK: int(part.wck_sync), at.P_WCK_READ: (t.nCL + burst + t.nWCKPST) * scale,
+        at.P_WCK_WRITE: (t.nCWL + burst + t.nWCKPST) * scale, at.P_REFI: t.nREFI * scale,
+    }  # fmt: skip
+    for word, value in figures.items():
+        params[word] = value
+
+
+def _fill_options(params: Array, part: DramPart, options: Controller, rules: list[Rule]) -> None:
+    tick_ps = part.tck_ps / ticks_a_cycle(part)
+    protect = {"none": at.PROTECT_NONE, "older": at.PROTECT_OLDER, "all": at.PROTECT_ALL}
+    refresh = {"none": at.NO_REFRESH, "all_bank": at.ALL_BANK, "per_bank": at.PER_BANK}
+    kind = options.refresh if options.refresh != "auto" else ("per_bank" if part.timing.nRFCpb else "all_bank")
+    limit = options.age_limit_ns
+    params[at.P_REFRESH], params[at.P_REFRESH_BLOCKS] = refresh[kind], int(options.refresh_blocks)
+    params[at.P_POSTPONE] = options.refresh_postpone
+    params[at.P_HIGH] = math.floor(options.write_high * options.write_queue)
+    params[at.P_LOW] = math.ceil(options.write_low * options.write_queue)
+    params[at.P_PROTECT] = protect[options.protect_hits]
+    params[at.P_AGE] = at.FAR if limit is None else math.ceil(limit * 1000 / tick_ps)
+    params[at.P_COLUMN_FIRST], params[at.P_ACTIVE] = int(options.columns_first), int(options.opened_leave_queue)
+    params[at.P_CLOSED] = int(options.row_policy == "closed")
+    params[at.P_READ_QUEUE], params[at.P_WRITE_QUEUE] = options.read_queue, options.write_queue
+    params[at.P_SLOTS] = max(options.read_queue, options.write_queue, part.banks)
+    if options.write_done == "command":
+        params[at.P_WRITE_LATENCY] = 0
+    spacing = max(r.ticks for r in rules if r.level == 1 and r.preceding == r.following and r.preceding in (3, 4))
+    params[at.P_COLUMN_TICKS] = spacing
+
+
+def _place(params: Array, nodes: int) -> int:
+    """Lay out the words of a channel; return how many there are."""
+    params[at.AT_READY] = at.CH_COUNT
+    params[at.AT_BANK] = params[at.AT_READY] + nodes * COMMAND_COUNT
+    params[at.AT_FAW] = params[at.AT_BANK] + params[at.P_BANKS] * at.B_WORDS
+    params[at.AT_LIST] = params[at.AT_FAW] + params[at.P_PSEUDO] * at.FAW_WORDS
+    return int(params[at.AT_LIST] + 3 * params[at.P_SLOTS])
