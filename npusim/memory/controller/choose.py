@@ -17,8 +17,11 @@ from npusim.memory.controller.layout import (
     AT_BANK,
     AT_LIST,
     B_ACTIVE,
+    B_READ_FROM,
     B_ROW,
+    B_ROW_FROM,
     B_WORDS,
+    B_WRITE_FROM,
     CH_ACTIVATING,
     CH_SIZE0,
     CLOSED,
@@ -29,6 +32,9 @@ from npusim.memory.controller.layout import (
     E_ROW,
     E_WRITE,
     FAR,
+    L_BANK,
+    L_ROW,
+    L_WORDS,
     OPENING,
     P_AGE,
     P_BANKS_A_GROUP,
@@ -79,26 +85,35 @@ def protected(params: Array, s: Array, runs: Array, queue: int, position: int, b
     at, row = params[AT_LIST] + queue * params[P_SLOTS], s[params[AT_BANK] + B_WORDS * bank + B_ROW]
     last = s[CH_SIZE0 + queue]
     if params[P_PROTECT] == PROTECT_OLDER:  # those that came in the same tick count as older
-        while last > position + 1 and runs[s[at + last - 1], E_ARRIVAL] > runs[s[at + position], E_ARRIVAL]:
+        arrival = runs[s[at + L_WORDS * position], E_ARRIVAL]
+        while last > position + 1 and runs[s[at + L_WORDS * (last - 1)], E_ARRIVAL] > arrival:
             last -= 1
     for i in range(last):
-        if i != position and touches(params, runs, s[at + i], bank, row):
+        place = at + L_WORDS * i
+        if s[place + L_ROW] == row and i != position and touches(params, runs, s[place], bank, row):
             return True
     return False
 
 
-@inlined
-def wanted(params: Array, s: Array, runs: Array, entry: int, bank: int, slot: int) -> int:
-    """The command that an entry needs next in a bank, or NOTHING that the slot takes."""
+@kernel
+def row_command(params: Array, s: Array, bank: int) -> int:
+    """ACT or PRE, as a bank that has not the wanted row open needs; NOTHING while it can have neither."""
     at = params[AT_BANK] + B_WORDS * bank
-    row = s[at + B_ROW]
-    if row == runs[entry, E_ROW]:
-        return NOTHING if slot == ROW else (WR if runs[entry, E_WRITE] else RD)
-    if slot == COLUMN or row == OPENING:
+    if s[at + B_ROW] == OPENING or s[at + B_ACTIVE]:
         return NOTHING
-    if row == CLOSED:
+    if s[at + B_ROW] == CLOSED:
         return NOTHING if s[CH_ACTIVATING] else ACT
-    return NOTHING if s[at + B_ACTIVE] else PRE
+    return PRE
+
+
+@inlined
+def eligible(params: Array, s: Array, runs: Array, queue: int, now: int) -> tuple[int, int]:
+    """How many entries of a queue may be served, the oldest first, and the tick at which fewer may."""
+    size = s[CH_SIZE0 + queue]
+    if params[P_AGE] == FAR or size == 0:
+        return size, FAR
+    tired = runs[s[params[AT_LIST] + queue * params[P_SLOTS]], E_ARRIVAL] + params[P_AGE]
+    return (1, FAR) if now >= tired else (size, tired)
 
 
 @kernel
@@ -107,38 +122,80 @@ def choose(
 ) -> tuple[int, int, int, int]:
     """Return (position in the queue, command, bank, tick): the command that goes out now, or NOTHING and when to look.
 
-    `slot`: COLUMN, ROW or ANY. Of a bank only the first entry that wants a command is looked at: the rules are the
-    same for the next.
+    `slot`: COLUMN, ROW or ANY.
     """
-    at, size, due = params[AT_LIST] + queue * params[P_SLOTS], s[CH_SIZE0 + queue], FAR
-    if size > 0 and params[P_AGE] < FAR:
-        tired = runs[s[at], E_ARRIVAL] + params[P_AGE]
-        if now >= tired:
-            size = 1
-        else:
-            due = tired
-    seen_hits, seen_others = 0, 0
+    place, banks = params[AT_LIST] + queue * params[P_SLOTS], params[AT_BANK]
+    size, due = eligible(params, s, runs, queue, now)
     for i in range(size):
-        entry = s[at + i]
-        bank = runs[entry, E_BANK]
-        for _ in range(banks_of(params, runs, entry) if slot == ROW else 1):
-            hit = s[params[AT_BANK] + B_WORDS * bank + B_ROW] == runs[entry, E_ROW]
-            bit = 1 << (bank & 63)
-            fresh = ((seen_hits if hit else seen_others) & bit) == 0
-            if fresh:
-                if hit:
-                    seen_hits |= bit
-                else:
-                    seen_others |= bit
-                command = wanted(params, s, runs, entry, bank, slot)
-                if command != NOTHING:
-                    tick = max(now, earliest(params, nodes, s, command, bank))
-                    tick = slot_from(params, s, command, bank, nodes[bank, PSEUDO] - 1, tick)
-                    if command == PRE and size > 1 and params[P_PROTECT] != PROTECT_NONE:
-                        if tick <= now and protected(params, s, runs, queue, i, bank):
-                            tick = FAR
-                    if tick <= now:
-                        return i, command, bank, now
-                    due = min(due, tick)
-            bank = next_bank(params, bank)
+        bank, row = s[place + L_BANK], s[place + L_ROW]
+        at = banks + B_WORDS * bank
+        if s[at + B_ROW] == row:
+            if slot != ROW:
+                command, tick = column_tick(params, nodes, s, runs, s[place], at, bank, now)
+                if tick <= now:
+                    return i, command, bank, now
+                due = min(due, tick)
+                place += L_WORDS
+                continue
+        elif slot != COLUMN:
+            command, tick = row_tick(params, nodes, s, runs, queue, i, at, bank, now)
+            if tick <= now:
+                return i, command, bank, now
+            due = min(due, tick)
+        if slot == ROW and params[P_ROTATE]:
+            command, bank, tick = other_rows(params, nodes, s, runs, queue, i, now)
+            if tick <= now:
+                return i, command, bank, now
+            due = min(due, tick)
+        place += L_WORDS
     return NOTHING, NOTHING, NOTHING, due
+
+
+@inlined
+def column_tick(
+    params: Array, nodes: Array, s: Array, runs: Array, entry: int, at: int, bank: int, now: int
+) -> tuple[int, int]:
+    """The column command of an entry whose row is open, and the first tick from `now` on that takes it."""
+    command = WR if runs[entry, E_WRITE] else RD
+    word = at + (B_WRITE_FROM if command == WR else B_READ_FROM)
+    if s[word] <= now:
+        s[word] = earliest(params, nodes, s, command, bank)
+    tick = max(now, s[word])
+    return command, slot_from(params, s, command, bank, 0, tick)
+
+
+@inlined
+def row_tick(
+    params: Array, nodes: Array, s: Array, runs: Array, queue: int, position: int, at: int, bank: int, now: int
+) -> tuple[int, int]:
+    """The command that gets an entry's row opened, and the first tick from `now` on that takes it; FAR: not yet known."""
+    if s[at + B_ROW_FROM] > now:
+        return NOTHING, s[at + B_ROW_FROM]
+    command = row_command(params, s, bank)
+    if command == NOTHING:
+        return NOTHING, FAR
+    s[at + B_ROW_FROM] = earliest(params, nodes, s, command, bank)
+    tick = max(now, s[at + B_ROW_FROM])
+    tick = slot_from(params, s, command, bank, nodes[bank, PSEUDO] - 1, tick)
+    if tick <= now and command == PRE and params[P_PROTECT] != PROTECT_NONE:
+        if eligible(params, s, runs, queue, now)[0] > 1 and protected(params, s, runs, queue, position, bank):
+            return NOTHING, FAR
+    return command, tick
+
+
+@kernel
+def other_rows(
+    params: Array, nodes: Array, s: Array, runs: Array, queue: int, position: int, now: int
+) -> tuple[int, int, int]:
+    """As row_tick, for the banks of an entry's later bursts: (command, bank, tick)."""
+    entry = s[params[AT_LIST] + queue * params[P_SLOTS] + L_WORDS * position]
+    bank, row, due = runs[entry, E_BANK], runs[entry, E_ROW], FAR
+    for _ in range(1, banks_of(params, runs, entry)):
+        bank = next_bank(params, bank)
+        at = params[AT_BANK] + B_WORDS * bank
+        if s[at + B_ROW] != row:
+            command, tick = row_tick(params, nodes, s, runs, queue, position, at, bank, now)
+            if tick <= now:
+                return command, bank, tick
+            due = min(due, tick)
+    return NOTHING, NOTHING, due

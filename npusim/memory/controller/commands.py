@@ -11,8 +11,11 @@ from npusim.memory.controller.layout import (
     AT_BANK,
     AT_FAW,
     AT_READY,
+    B_READ_FROM,
     B_ROW,
+    B_ROW_FROM,
     B_WORDS,
+    B_WRITE_FROM,
     CH_ACTS,
     CH_PAIR_BANK,
     CH_PAIR_COMMAND,
@@ -22,6 +25,7 @@ from npusim.memory.controller.layout import (
     CH_PRES,
     CLOSED,
     FAW_WORDS,
+    LONG_AGO,
     P_BANKS,
     P_FAW,
     P_HALF,
@@ -130,13 +134,21 @@ def note_pair(s: Array, command: int, bank: int, pseudo: int, now: int) -> None:
         s[CH_PAIR_BANK] = bank
 
 
+@inlined
+def set_row(params: Array, s: Array, bank: int, row: int) -> None:
+    """Change the row that a bank has open; what was known of its next commands is void."""
+    at = params[AT_BANK] + B_WORDS * bank
+    s[at + B_ROW] = row
+    s[at + B_READ_FROM] = s[at + B_WRITE_FROM] = s[at + B_ROW_FROM] = LONG_AGO
+
+
 @kernel
 def send_row(params: Array, rules: Array, nodes: Array, s: Array, command: int, bank: int, row: int, now: int) -> None:
     """Send ACT (opening `row`) or PRE to a bank."""
     apply_rules(params, rules, nodes, s, command, bank, now)
     if params[P_HALF]:
         note_pair(s, command, bank, nodes[bank, PSEUDO] - 1, now)
-    s[params[AT_BANK] + B_WORDS * bank + B_ROW] = row
+    set_row(params, s, bank, row)
     s[CH_ACTS if command == ACT else CH_PRES] += 1
 
 
@@ -150,7 +162,7 @@ def send_to_all(params: Array, rules: Array, nodes: Array, s: Array, command: in
     if command == PREA:
         s[CH_PREAS] += 1
         for other in range(bank, bank + params[P_BANKS] // params[P_PSEUDO]):
-            s[params[AT_BANK] + B_WORDS * other + B_ROW] = CLOSED
+            set_row(params, s, other, CLOSED)
 
 
 __all__ = ["CHANNEL", "WR", "apply_rules", "earliest", "earliest_of_all", "send_row", "send_to_all", "slot_from"]

@@ -21,7 +21,7 @@ from __future__ import annotations
  P_CLOSED,                                 # 1: rows that nobody waits for are closed
  P_ROTATE,                                 # 1: a run's bursts go round the bank groups
  P_TRAIN, P_COLUMN_TICKS,                  # 1: a run's row hits go out in one piece, so many ticks apart
- P_READ_QUEUE, P_WRITE_QUEUE, P_SLOTS,     # places; of each list
+ P_READ_QUEUE, P_WRITE_QUEUE, P_SLOTS,     # places; words of each list
  AT_READY, AT_BANK, AT_FAW, AT_LIST, P_WORDS) = range(37)
 NO_REFRESH, ALL_BANK, PER_BANK = range(3)
 PROTECT_NONE, PROTECT_OLDER, PROTECT_ALL = range(3)
@@ -42,9 +42,12 @@ PROTECT_NONE, PROTECT_OLDER, PROTECT_ALL = range(3)
  CH_COUNT) = range(37)
 READ_LIST, WRITE_LIST, ACTIVE_LIST = range(3)
 
-# A bank: the open row, CLOSED or OPENING; entries of it in the active list; writes queued for it.
-B_ROW, B_ACTIVE, B_WRITES, B_WORDS = range(4)
+# A bank: the open row, CLOSED or OPENING; entries of it in the active list; writes queued for it; and ticks before which
+# no RD, no WR, and neither the ACT nor the PRE that its state asks for can go out (bounds, so that few are worked out).
+B_ROW, B_ACTIVE, B_WRITES, B_READ_FROM, B_WRITE_FROM, B_ROW_FROM, B_WORDS = range(7)
 CLOSED, OPENING = -1, -2
+# A place of a list: the entry, and of it the bank and the row of the next burst.
+L_ENTRY, L_BANK, L_ROW, L_WORDS = range(4)
 FAW_WORDS = 5  # slot of the oldest, four times
 
 # A row of the table of entries: a run of bursts in one row (of all bank groups in turn, where the map rotates them).

@@ -33,7 +33,7 @@ def inject(params: Array, state: Array, runs: Array, channel_of: Array, due: Arr
         if s[CH_SIZE0 + queue] >= (params[P_WRITE_QUEUE] if runs[i, E_WRITE] else params[P_READ_QUEUE]):
             break
         runs[i, E_ARRIVAL] = clock
-        append(params, s, queue, i)
+        append(params, s, runs, queue, i)
         s[CH_NEXT] = clock + 1
         i += 1
     return i

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from npusim.jit import inlined, kernel
 from npusim.memory.controller.choose import next_bank
-from npusim.memory.controller.commands import apply_rules, earliest, send_row
+from npusim.memory.controller.commands import apply_rules, earliest, send_row, set_row
 from npusim.memory.controller.layout import (
     ACTIVE_LIST,
     AT_BANK,
@@ -44,6 +44,10 @@ from npusim.memory.controller.layout import (
     E_SEEN,
     E_WRITE,
     OPENING,
+    L_BANK,
+    L_ENTRY,
+    L_ROW,
+    L_WORDS,
     P_AAD,
     P_ACTIVE,
     P_COLUMN_TICKS,
@@ -63,9 +67,10 @@ Array = npt.NDArray[Any]
 
 
 @inlined
-def append(params: Array, s: Array, queue: int, entry: int) -> None:
+def append(params: Array, s: Array, runs: Array, queue: int, entry: int) -> None:
     """Put an entry at the end of a list; the caller knows that there is room."""
-    s[params[AT_LIST] + queue * params[P_SLOTS] + s[CH_SIZE0 + queue]] = entry
+    place = params[AT_LIST] + queue * params[P_SLOTS] + L_WORDS * s[CH_SIZE0 + queue]
+    s[place + L_ENTRY], s[place + L_BANK], s[place + L_ROW] = entry, runs[entry, E_BANK], runs[entry, E_ROW]
     s[CH_SIZE0 + queue] += 1
 
 
@@ -74,8 +79,8 @@ def remove(params: Array, s: Array, queue: int, position: int) -> None:
     """Take an entry out of a list; the others keep their order."""
     at, size = params[AT_LIST] + queue * params[P_SLOTS], s[CH_SIZE0 + queue] - 1
     s[CH_SIZE0 + queue] = size
-    for i in range(position, size):
-        s[at + i] = s[at + i + 1]
+    for word in range(at + L_WORDS * position, at + L_WORDS * size):
+        s[word] = s[word + L_WORDS]
 
 
 @inlined
@@ -97,7 +102,7 @@ def send(
     now: int,
 ) -> None:  # fmt: skip
     """Send the command that was chosen for an entry."""
-    entry = s[params[AT_LIST] + queue * params[P_SLOTS] + position]
+    entry = s[params[AT_LIST] + queue * params[P_SLOTS] + L_WORDS * position]
     if runs[entry, E_SEEN] == 0:
         _classify(params, s, runs, entry, bank)
     if command == PRE:
@@ -122,12 +127,13 @@ def send(
 @inlined
 def _activated(params: Array, s: Array, runs: Array, entry: int, bank: int) -> None:
     """Put an entry into the active list, which is in the order of arrival, as the others are."""
-    place = params[AT_LIST] + ACTIVE_LIST * params[P_SLOTS] + s[CH_SIZE2]
-    first = place - s[CH_SIZE2]
-    while place > first and runs[s[place - 1], E_ARRIVAL] > runs[entry, E_ARRIVAL]:
-        s[place] = s[place - 1]
-        place -= 1
-    s[place] = entry
+    first, i = params[AT_LIST] + ACTIVE_LIST * params[P_SLOTS], s[CH_SIZE2]
+    while i > 0 and runs[s[first + L_WORDS * (i - 1)], E_ARRIVAL] > runs[entry, E_ARRIVAL]:
+        i -= 1
+        for word in range(first + L_WORDS * i, first + L_WORDS * (i + 1)):
+            s[word + L_WORDS] = s[word]
+    place = first + L_WORDS * i
+    s[place + L_ENTRY], s[place + L_BANK], s[place + L_ROW] = entry, bank, runs[entry, E_ROW]
     s[CH_SIZE2] += 1
     s[params[AT_BANK] + B_WORDS * bank + B_ACTIVE] += 1
 
@@ -138,7 +144,7 @@ def second_activate(params: Array, s: Array, runs: Array) -> None:
     entry = s[CH_ACTIVATING] - 1
     bank = runs[entry, E_BANK]
     s[CH_ACTIVATING] = 0
-    s[params[AT_BANK] + B_WORDS * bank + B_ROW] = runs[entry, E_ROW]
+    set_row(params, s, bank, runs[entry, E_ROW])
     if params[P_ACTIVE]:
         _activated(params, s, runs, entry, bank)
 
@@ -148,7 +154,7 @@ def send_columns(
     params: Array, rules: Array, nodes: Array, s: Array, runs: Array, queue: int, position: int, command: int, now: int
 ) -> None:
     """Send the next burst of an entry, and with it the row hits that follow at full rate."""
-    entry = s[params[AT_LIST] + queue * params[P_SLOTS] + position]
+    entry = s[params[AT_LIST] + queue * params[P_SLOTS] + L_WORDS * position]
     count, bank, row, last = runs[entry, E_COUNT], runs[entry, E_BANK], runs[entry, E_ROW], now
     apply_rules(params, rules, nodes, s, command, bank, now)
     left = count - 1
@@ -173,6 +179,7 @@ def send_columns(
             last, left = tick, left - 1
     _count_columns(params, s, command, count - left, now, last)
     runs[entry, E_COUNT], runs[entry, E_BANK] = left, bank
+    s[params[AT_LIST] + queue * params[P_SLOTS] + L_WORDS * position + L_BANK] = bank
     if left == 0:
         remove(params, s, queue, position)
         if queue == ACTIVE_LIST:

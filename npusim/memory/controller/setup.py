@@ -40,6 +40,7 @@ def make_channels(part: DramPart, options: Controller, count: int, omitted: froz
     state[:, params[at.AT_READY] : params[at.AT_BANK]] = at.LONG_AGO
     banks = state[:, params[at.AT_BANK] : params[at.AT_FAW]].reshape(count, part.banks, at.B_WORDS)
     banks[:, :, at.B_ROW] = at.CLOSED
+    banks[:, :, at.B_READ_FROM :] = at.LONG_AGO
     faw = state[:, params[at.AT_FAW] : params[at.AT_LIST]].reshape(count, part.pseudo_channels, at.FAW_WORDS)
     faw[:, :, 1:] = at.LONG_AGO
     state[:, [at.CH_WCK_UNTIL, at.CH_PAIR_TICK]] = at.LONG_AGO
@@ -88,7 +89,7 @@ def _fill_options(params: Array, part: DramPart, options: Controller, rules: lis
     params[at.P_COLUMN_FIRST], params[at.P_ACTIVE] = int(options.columns_first), int(options.opened_leave_queue)
     params[at.P_CLOSED] = int(options.row_policy == "closed")
     params[at.P_READ_QUEUE], params[at.P_WRITE_QUEUE] = options.read_queue, options.write_queue
-    params[at.P_SLOTS] = max(options.read_queue, options.write_queue, part.banks)
+    params[at.P_SLOTS] = at.L_WORDS * max(options.read_queue, options.write_queue, part.banks)
     if options.write_done == "command":
         params[at.P_WRITE_LATENCY] = 0
     spacing = max(r.ticks for r in rules if r.level == 1 and r.preceding == r.following and r.preceding in (3, 4))

@@ -32,6 +32,7 @@ from npusim.memory.controller.layout import (
     E_BANK,
     E_WRITE,
     FAR,
+    L_WORDS,
     P_AAD,
     P_ACTIVE,
     P_BANKS,
@@ -128,7 +129,7 @@ def _follow_cas(params: Array, rules: Array, nodes: Array, s: Array, runs: Array
     if tick > now:
         return int(tick)
     position, at = 0, params[AT_LIST] + queue * params[P_SLOTS]
-    while s[at + position] != entry:
+    while s[at + L_WORDS * position] != entry:
         position += 1
     s[CH_COMMITTED] = 0
     send_columns(params, rules, nodes, s, runs, queue, position, command, now)
