@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from isa.binary import save as save
     from isa.disasm import disassemble as disassemble
     from isa.disasm import instr_text as instr_text
+    from isa.loader import list_chips as list_chips
     from isa.loader import list_machines as list_machines
+    from isa.loader import load_chip as load_chip
     from isa.loader import load_machine as load_machine
     from isa.machine import Machine as Machine
     from isa.program import Program as Program
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     "assemble": "asm", "disassemble": "disasm", "instr_text": "disasm", "load": "binary", "save": "binary",
-    "list_machines": "loader", "load_machine": "loader", "Machine": "machine", "Program": "program",
-    "TABLE": "table",
+    "list_chips": "loader", "list_machines": "loader", "load_chip": "loader", "load_machine": "loader",
+    "Machine": "machine", "Program": "program", "TABLE": "table",
 }  # fmt: skip
 __all__ = sorted(_HOME)
 

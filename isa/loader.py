@@ -2,7 +2,8 @@
 
 A mapping may carry `source` and `confidence`; they cover every figure inside it. A nested mapping, or a figure written
 `{value, source, confidence}`, states its own. `parent: NAME` makes a file a delta on another (mappings merge, lists and
-scalars replace); `memory.dram` is the name of a part, or a mapping with `part: NAME` and single figures changed.
+scalars replace); `memory.dram` and `memory.controller` are the name of a part, or a mapping with `part: NAME` and
+figures changed.
 All faults of a file are reported at once, each with file:line:column and key path.
 """
 
@@ -19,12 +20,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from isa.chip import MemoryChip
 from isa.errors import ConfigError
 from isa.machine import Machine
-from isa.schema import CONFIDENCES, close_match, describe, error_text, machine_schema, unknown_key, valid_keys
+from isa.schema import CONFIDENCES, close_match, describe, error_text, machine_schema, root_of, unknown_key, valid_keys
 from isa.yaml12 import MAX_BYTES, Branch, Fault, Items, Leaf, Position, Tree, parse, plain
 
-__all__ = ["LoadedMachine", "Provenance", "list_machines", "load_machine", "machine_schema"]
+__all__ = [
+    "LoadedChip", "LoadedMachine", "Provenance", "list_chips", "list_machines", "load_chip", "load_machine",
+    "machine_schema",
+]  # fmt: skip
 
 NOT_STATED = "not stated"
 MISSING = "missing; this key is required"
@@ -53,8 +58,27 @@ class LoadedMachine:
     provenance: Mapping[str, Provenance]
 
 
+@dataclass(frozen=True)
+class LoadedChip:
+    """A validated chip, programmable or not, and the provenance of every numeric figure in it."""
+
+    chip: Machine | MemoryChip
+    provenance: Mapping[str, Provenance]
+
+
 def load_machine(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedMachine:
-    """Load a shipped machine by name, or a YAML file by path, and apply `key.path=value` overrides in order.
+    """Load a machine that runs programs: a shipped one by name, or a YAML file by path; see `load_chip`.
+
+    Raises ConfigError, which lists every fault found, one a line, or says that the chip runs no programs.
+    """
+    loaded = load_chip(name_or_path, overrides)
+    if isinstance(loaded.chip, MemoryChip):
+        raise ConfigError(loaded.chip.why_no_programs)
+    return LoadedMachine(loaded.chip, loaded.provenance)
+
+
+def load_chip(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedChip:
+    """Load a chip of any kind and apply `key.path=value` overrides in order.
 
     Raises ConfigError, which lists every fault found, one a line.
     """
@@ -67,13 +91,23 @@ def load_machine(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedMach
 
 
 def list_machines() -> list[tuple[str, str]]:
-    """Return (name, one-line description) of every shipped machine, sorted by name."""
-    found = []
+    """Return (name, one-line description) of every shipped machine that runs programs, sorted by name."""
+    return [(name, line) for name, line, root in _presets() if root is Machine]
+
+
+def list_chips() -> list[tuple[str, str]]:
+    """Return (name, one-line description) of every shipped chip, sorted by name."""
+    return [(name, line) for name, line, _ in _presets()]
+
+
+def _presets() -> Iterator[tuple[str, str, type[Machine] | type[MemoryChip]]]:
     for name in _shipped_names():
         tree, _ = parse(_preset(name).text, name)
-        line = tree.entries.get("description") if isinstance(tree, Branch) else None
-        found.append((name, str(line.value) if isinstance(line, Leaf) else ""))
-    return found
+        entries = tree.entries if isinstance(tree, Branch) else {}
+        line = entries.get("description")
+        # `issue` may stand in a parent, the description never does.
+        root = root_of(tree) if "issue" in entries else root_of(_resolve(_preset(name), (), []))
+        yield name, str(line.value) if isinstance(line, Leaf) else "", root
 
 
 # ---- files
@@ -170,7 +204,7 @@ def _resolve(source: _Source, chain: tuple[str, ...], faults: list[Fault]) -> Tr
         raise ConfigError(f"{tree.position}: a machine is a mapping of keys, this is {describe(tree)}")
     entries = dict(tree.entries)
     parent = entries.pop("parent", None)
-    tree = _expand_part(_cover(replace(tree, entries=entries), "", source, faults), source, faults)
+    tree = _expand_parts(_cover(replace(tree, entries=entries), "", source, faults), source, faults)
     if parent is None:
         return tree
     if source.label in chain or len(chain) >= _MAX_PARENTS:
@@ -180,26 +214,34 @@ def _resolve(source: _Source, chain: tuple[str, ...], faults: list[Fault]) -> Tr
     return tree if below is None else _merge(_resolve(below, (*chain, source.label), faults), tree)
 
 
-def _expand_part(tree: Tree, source: _Source | None, faults: list[Fault]) -> Tree:
-    """Replace `memory.dram` (a name, or a mapping with `part`) by the figures of the part."""
+def _expand_parts(tree: Tree, source: _Source | None, faults: list[Fault]) -> Tree:
+    """Replace `memory.dram` and `memory.controller` (a name, or a mapping with `part`) by the figures of the part."""
+    for kind in ("dram", "controller"):
+        tree = _expand_part(tree, kind, source, faults)
+    return tree
+
+
+def _expand_part(tree: Tree, kind: str, source: _Source | None, faults: list[Fault]) -> Tree:
     memory = tree.entries.get("memory") if isinstance(tree, Branch) else None
-    dram = memory.entries.get("dram") if isinstance(memory, Branch) else None
-    if not isinstance(tree, Branch) or not isinstance(memory, Branch) or dram is None:
+    given = memory.entries.get(kind) if isinstance(memory, Branch) else None
+    if not isinstance(tree, Branch) or not isinstance(memory, Branch) or given is None:
         return tree
-    changes = Branch({}, dram.position)
-    name: Tree = dram
-    if isinstance(dram, Branch):
-        if "part" not in dram.entries:
+    changes = Branch({}, given.position)
+    name: Tree = given
+    if isinstance(given, Branch):
+        if "part" not in given.entries:
             return tree
-        changes = replace(dram, entries={k: v for k, v in dram.entries.items() if k != "part"})
-        name = dram.entries["part"]
-    part = _referred(name, "memory.dram", ("parts", "dram"), source, faults)
+        changes = replace(given, entries={k: v for k, v in given.entries.items() if k != "part"})
+        name = given.entries["part"]
+    part = _referred(name, f"memory.{kind}", ("parts", kind), source, faults)
     if part is None:
-        return _with(tree, "memory", _without(memory, "dram"))
+        return _with(tree, "memory", _without(memory, kind))
     found, more = parse(part.text, part.label)
     faults += more
-    merged = _merge(_cover(found, "memory.dram", part, faults), changes)
-    return _with(tree, "memory", _with(memory, "dram", merged))
+    merged = _merge(_cover(found, f"memory.{kind}", part, faults), changes)
+    if isinstance(merged, Branch):  # nothing of another part that a parent names may shine through
+        merged = replace(merged, whole=True)
+    return _with(tree, "memory", _with(memory, kind, merged))
 
 
 def _with(branch: Branch, key: str, value: Tree) -> Branch:
@@ -212,7 +254,7 @@ def _without(branch: Branch, key: str) -> Branch:
 
 def _merge(base: Tree, delta: Tree) -> Tree:
     """Lay `delta` over `base`: mappings merge, a mapping of indices changes items of a list, anything else replaces."""
-    if not isinstance(delta, Branch) or isinstance(base, Leaf):
+    if not isinstance(delta, Branch) or isinstance(base, Leaf) or delta.whole:
         return delta
     if isinstance(base, Items):
         numbered = {str(i): item for i, item in enumerate(base.items)}
@@ -290,14 +332,14 @@ def _override(tree: Tree, text: str, faults: list[Fault]) -> Tree:
     delta = _placed(value, place)
     for key in reversed(keys):
         delta = Branch({key: delta}, place)
-    return _merge(tree, _expand_part(delta, None, faults))
+    return _merge(tree, _expand_parts(delta, None, faults))
 
 
 def _wrong_key(tree: Tree, keys: Sequence[str], place: Position) -> list[Fault]:
     """The first key on the way along `keys` that the machine tree cannot have."""
     here: Tree | None = tree
     for depth, key in enumerate(keys):
-        path, known = ".".join(keys[: depth + 1]), valid_keys(keys[:depth])
+        path, known = ".".join(keys[: depth + 1]), valid_keys(keys[:depth], root_of(tree))
         if known == []:
             return [Fault(place, path, f"{'.'.join(keys[:depth])} is a value, it has no keys")]
         if known is not None and key not in known:
@@ -320,13 +362,13 @@ def _placed(tree: Tree, place: Position) -> Tree:
 # ---- validation
 
 
-def _validate(tree: Tree, faults: list[Fault], base: Tree | None, overrides: Sequence[str]) -> LoadedMachine:
-    """Build the machine; raise ConfigError with `faults` and those found here.
+def _validate(tree: Tree, faults: list[Fault], base: Tree | None, overrides: Sequence[str]) -> LoadedChip:
+    """Build the chip; raise ConfigError with `faults` and those found here.
 
     Faults of a machine that is sound without its overrides (`base`) are theirs, wherever the figure stands.
     """
     try:
-        machine = Machine.model_validate(plain(tree), strict=True)
+        chip = root_of(tree).model_validate(plain(tree), strict=True)
     except ValidationError as error:
         found = [fault for one in error.errors() for fault in _faults_of(one, tree)]
         if base is not None and not faults and _is_sound(base):
@@ -341,14 +383,14 @@ def _validate(tree: Tree, faults: list[Fault], base: Tree | None, overrides: Seq
         for key, leaf in _leaves(tree, "")
         if isinstance(leaf.value, (int, float)) and not isinstance(leaf.value, bool)
     }
-    for key, value in _numbers(machine.model_dump(), ""):
+    for key, value in _numbers(chip.model_dump(), ""):
         stated.setdefault(key, Provenance(value, SCHEMA_DEFAULT, "inferred", "isa/machine.py", 0))
-    return LoadedMachine(machine, MappingProxyType(stated))
+    return LoadedChip(chip, MappingProxyType(stated))
 
 
 def _is_sound(tree: Tree) -> bool:
     try:
-        Machine.model_validate(plain(tree), strict=True)
+        root_of(tree).model_validate(plain(tree), strict=True)
     except ValidationError:
         return False
     return True
@@ -392,7 +434,7 @@ def _faults_of(error: Any, tree: Tree) -> list[Fault]:
         return [Fault(_place(tree, key.split(".")), key, message) for key, _, message in lines]
     keys = [str(key) for key in error["loc"] if key != "[key]"]
     if error["type"] == "extra_forbidden":
-        message = unknown_key(keys[-1], valid_keys(tuple(keys[:-1])) or [])
+        message = unknown_key(keys[-1], valid_keys(tuple(keys[:-1]), root_of(tree)) or [])
     elif error["type"] == "missing":
         message = MISSING
     else:

@@ -10,8 +10,9 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from isa.chip import MEMORY_ONLY, MemoryChip
 from isa.machine import Machine
-from isa.yaml12 import Branch, Items, Tree
+from isa.yaml12 import Branch, Items, Leaf, Tree
 
 CONFIDENCES = ("specified", "measured", "inferred")
 _UNITS = {
@@ -30,9 +31,15 @@ _TYPES = {
 }  # fmt: skip
 
 
-def valid_keys(path: Sequence[str]) -> list[str] | None:
-    """Keys that the machine tree has at `path`; None where any key is free (a dict or a list), [] at a value."""
-    kind: Any = Machine
+def root_of(tree: Tree) -> type[Machine] | type[MemoryChip]:
+    """What a file describes, by its `issue`: a machine that runs programs, or a chip known by its memory."""
+    issue = tree.entries.get("issue") if isinstance(tree, Branch) else None
+    return MemoryChip if isinstance(issue, Leaf) and issue.value in MEMORY_ONLY else Machine
+
+
+def valid_keys(path: Sequence[str], root: type[Machine] | type[MemoryChip] = Machine) -> list[str] | None:
+    """Keys that the tree of `root` has at `path`; None where any key is free (a dict or a list), [] at a value."""
+    kind: Any = root
     for key in path:
         kind = _bare(kind)
         if _is_model(kind):
@@ -102,12 +109,12 @@ def _unit_hint(value: object, key: str) -> str:
     return f"; the unit is in the key ({unit}), write a plain number" if unit else "; write a plain number"
 
 
-def machine_schema() -> dict[str, Any]:
+def machine_schema(root: type[Machine] | type[MemoryChip] = Machine) -> dict[str, Any]:
     """JSON Schema of a machine file, for editors: figures may state their source, `parent` and parts are allowed.
 
     Nothing is `required`, because a file with a parent gives only what differs; the loader checks the whole.
     """
-    schema = Machine.model_json_schema()
+    schema = root.model_json_schema()
     stated = {"source": {"type": "string"}, "confidence": {"enum": list(CONFIDENCES)}}
     result: dict[str, Any] = _with_provenance(schema, stated)
     result["properties"]["parent"] = {"type": "string", "description": "the machine on which this file is a delta"}

@@ -61,10 +61,11 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Branch:
-    """A mapping with string keys."""
+    """A mapping with string keys; one that is `whole` takes the place of a mapping below it instead of merging."""
 
     entries: dict[str, Tree]
     position: Position
+    whole: bool = False
 
 
 @dataclass(frozen=True)

@@ -71,9 +71,9 @@ def chips(ctx: click.Context) -> None:
 @chips.command("list")
 def chips_list() -> None:
     """List the presets."""
-    from isa.loader import list_machines
+    from isa.loader import list_chips
 
-    _table(("chip", "description"), list_machines())
+    _table(("chip", "description"), list_chips())
 
 
 @chips.command("show")
@@ -82,18 +82,21 @@ def chips_list() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the resolved machine as JSON.")
 def chips_show(chip: str, settings: tuple[str, ...], as_json: bool) -> None:
     """Show one chip resolved, with the source of every number."""
-    from isa.loader import load_machine
+    from isa.loader import load_chip
+    from isa.machine import Machine
     from npusim.report.limits import operation
 
-    loaded = load_machine(chip, settings)
-    machine = loaded.machine
+    loaded = load_chip(chip, settings)
+    machine = loaded.chip
     if as_json:
         click.echo(json.dumps(machine.model_dump(), indent=2))
         return
     click.echo(f"{machine.name}: {machine.description}")
-    click.echo(f"issue {machine.issue}, {machine.cores} core(s), {machine.clock_mhz:g} MHz, {machine.default_dtype}: "
-               f"{machine.macs_per_cycle(machine.default_dtype) * machine.clock_mhz * 2e-6:.4g} "
-               f"T{operation(machine.default_dtype)}/s, "
+    peak = "only its memory is modelled so far"
+    if isinstance(machine, Machine):
+        tera = machine.macs_per_cycle(machine.default_dtype) * machine.clock_mhz * 2e-6
+        peak = f"{machine.default_dtype}: {tera:.4g} T{operation(machine.default_dtype)}/s"
+    click.echo(f"issue {machine.issue}, {machine.cores} core(s), {machine.clock_mhz:g} MHz, {peak}, "
                f"{machine.dram_bytes_per_second / 1e9:.4g} GB/s\n")  # fmt: skip
     rows = ((key, f"{p.value:g}" if isinstance(p.value, float) else str(p.value), p.confidence, p.source)
             for key, p in sorted(loaded.provenance.items()))  # fmt: skip
@@ -101,11 +104,14 @@ def chips_show(chip: str, settings: tuple[str, ...], as_json: bool) -> None:
 
 
 @chips.command("schema")
-def chips_schema() -> None:
+@click.option("--memory-only", is_flag=True, help="Of a chip of which only the memory is described.")
+def chips_schema(memory_only: bool) -> None:
     """Print the JSON Schema of a machine file, for editors."""
-    from isa.loader import machine_schema
+    from isa.chip import MemoryChip
+    from isa.machine import Machine
+    from isa.schema import machine_schema
 
-    click.echo(json.dumps(machine_schema(), indent=2))
+    click.echo(json.dumps(machine_schema(MemoryChip if memory_only else Machine), indent=2))
 
 
 @click.command()
