@@ -1,0 +1,159 @@
+"""A window of the generator: answers and units in the order of their cycles, up to the end of the window."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy.typing as npt
+
+from npusim.jit import kernel
+from npusim.memory.generator.copiers import copier_answer, copier_step
+from npusim.memory.generator.events import EV_CYCLE, EV_UNIT, event_pop
+from npusim.memory.generator.l1 import l1_fill, sectors_of
+from npusim.memory.generator.layout import (
+    C_IN_FREE,
+    C_LOADS,
+    C_STORES,
+    COPY,
+    F_ADDRESS,
+    F_BYTES,
+    F_CORE,
+    F_KIND,
+    F_NEXT,
+    F_WAITERS,
+    FULL,
+    LOAD,
+    N_NEXT,
+    N_WARP,
+    NONE,
+    OK,
+    P_CORES,
+    P_F,
+    P_HAS_L1,
+    P_LINE,
+    P_PORT_RATE,
+    P_Q,
+    P_R,
+    P_RETURN_CYCLES,
+    P_SECTOR,
+    P_WARPS,
+    W_DATA,
+    W_LOADS,
+    W_PC,
+    W_STATE,
+    WAITING,
+    X_FREE_FLIGHT,
+    X_FREE_NODE,
+    X_NOW,
+)
+from npusim.memory.generator.patterns import OP_WAIT, ROW_OP
+from npusim.memory.generator.unit import unit_step, wake
+from npusim.memory.generator.warps import resume, warp_step
+from npusim.memory.port import HEAP_SIZE, RSP_TAG, RSP_TIME_FS, heap_pop, ring_free
+
+Array = npt.NDArray[Any]
+
+
+@kernel
+def generator_advance(
+    params: Array, program: Array, chain: Array, warps: Array, cores: Array, slots: Array, copiers: Array,
+    flights: Array, nodes: Array, events: Array, size: Array, other: Array, counters: Array, lines: Array,
+    requests: Array, ring: Array, responses: Array, heap_state: Array, until: int,
+) -> int:  # fmt: skip
+    """Do all that is due before core cycle `until`; returns OK, or FULL when the ring has no room for a request."""
+    answer = _answer_cycle(params, responses, heap_state, other[X_NOW])
+    while True:
+        event = events[0, EV_CYCLE] if size[0] > 0 else until
+        if min(event, answer) >= until:
+            break
+        if answer <= event:
+            other[X_NOW] = answer
+            _answer(
+                params, program, warps, cores, copiers, flights, nodes, events, size, other, counters, lines,
+                responses[0, RSP_TAG], answer,
+            )  # fmt: skip
+            heap_pop(responses, heap_state)
+            answer = _answer_cycle(params, responses, heap_state, answer)
+            continue
+        if ring_free(requests, ring) < 1:
+            return FULL
+        other[X_NOW] = event
+        unit = events[0, EV_UNIT]
+        event_pop(events, size)
+        if unit < params[P_WARPS]:
+            warp_step(params, program, chain, warps, cores, slots, events, size, other, counters, unit, event)
+        elif unit < params[P_WARPS] + params[P_CORES]:
+            unit_step(
+                params, program, chain, warps, cores, flights, nodes, events, size, other, counters, lines, requests,
+                ring, unit - params[P_WARPS], event,
+            )  # fmt: skip
+        else:
+            e = unit - params[P_WARPS] - params[P_CORES]
+            copier_step(params, copiers, flights, events, size, other, counters, requests, ring, e, event)
+    return OK
+
+
+@kernel
+def _answer_cycle(params: Array, responses: Array, heap_state: Array, now: int) -> int:
+    """The core cycle in which the earliest answer is back, or the end of time."""
+    if heap_state[HEAP_SIZE] == 0:
+        return 1 << 62
+    time_fs = responses[0, RSP_TIME_FS]
+    q, r, f = params[P_Q], params[P_R], params[P_F]
+    k = time_fs // (q + 1)  # at most the edge wanted; the remainder is small
+    gap = time_fs - (k * q + (k * r) // f)
+    while gap > 0:
+        k += max(1, gap // (q + 1))
+        gap = time_fs - (k * q + (k * r) // f)
+    return int(max(now, k + params[P_RETURN_CYCLES]))
+
+
+@kernel
+def _answer(
+    params: Array, program: Array, warps: Array, cores: Array, copiers: Array, flights: Array, nodes: Array,
+    events: Array, size: Array, other: Array, counters: Array, lines: Array, flight: int, cycle: int,
+) -> None:  # fmt: skip
+    """A request is answered: fill the L1, hand the data to who waits, let the unit go on."""
+    c, kind = flights[flight, F_CORE], flights[flight, F_KIND]
+    address, size_bytes = flights[flight, F_ADDRESS], flights[flight, F_BYTES]
+    flights[flight, F_NEXT] = other[X_FREE_FLIGHT]
+    other[X_FREE_FLIGHT] = flight
+    if kind >= COPY:
+        copier_answer(params, copiers, events, size, counters, c, size_bytes, cycle)
+        return
+    if kind == LOAD:
+        cores[c, C_LOADS] -= 1
+        line = address // params[P_LINE]
+        if params[P_HAS_L1]:
+            l1_fill(lines, c, line, sectors_of(address - line * params[P_LINE], size_bytes, params[P_SECTOR]))
+        rate = params[P_PORT_RATE]
+        there = max(cycle, cores[c, C_IN_FREE]) + (size_bytes + rate - 1) // rate
+        cores[c, C_IN_FREE] = there
+        _hand_over(program, warps, nodes, events, size, other, counters, flights[flight, F_WAITERS], cycle, there - 1)
+    else:
+        sector = params[P_SECTOR]
+        cores[c, C_STORES] -= (address % sector + size_bytes + sector - 1) // sector
+    wake(params, cores, events, size, c, cycle)
+
+
+@kernel
+def _hand_over(
+    program: Array, warps: Array, nodes: Array, events: Array, size: Array, other: Array, counters: Array, node: int,
+    cycle: int, there: int,
+) -> None:  # fmt: skip
+    """The data of a request are in the core at cycle `there`; warps that waited for nothing else go on then."""
+    while node != NONE:
+        w, following = nodes[node, N_WARP], nodes[node, N_NEXT]
+        nodes[node, N_NEXT] = other[X_FREE_NODE]
+        other[X_FREE_NODE] = node
+        node = following
+        warps[w, W_LOADS] -= 1
+        warps[w, W_DATA] = max(warps[w, W_DATA], there)
+        if warps[w, W_LOADS] > 0 or warps[w, W_STATE] != WAITING:
+            continue
+        row = warps[w, W_PC]
+        if program[row, ROW_OP] == OP_WAIT:
+            warps[w, W_PC] = row + 1
+        else:
+            row -= 1  # a chase has moved on already
+        resume(program, warps, events, size, counters, w, cycle, row)

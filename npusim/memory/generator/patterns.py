@@ -1,0 +1,143 @@
+"""What the threads of a benchmark do to memory, as a table: a short program that every warp runs.
+
+Rows are int64; a warp goes through them from the top. Addresses are affine in block, warp, repetition and loop count:
+
+    address = base + (block % blocks * block_stride + warp * warp_stride + (loop * count + i) * step) % size
+
+for the i-th of `count` accesses of a row, each `bytes` long over the whole warp; `blocks` or `size` of 0: no wrap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+# What a row does.
+OP_LOAD = 0  # loads, which the warp does not wait for
+OP_STORE = 1  # stores, which nobody waits for
+OP_WAIT = 2  # until all loads of the warp are back, and ROW_COUNT cycles more
+OP_CHASE = 3  # a load of the next element of the chain; the warp waits for it
+OP_LOOP = 4  # back to row ROW_BASE, ROW_COUNT times (0: for ever)
+OP_END = 5  # the warp is done
+
+# Columns of a row.
+ROW_OP = 0
+ROW_BASE = 1  # bytes
+ROW_BYTES = 2
+ROW_BLOCKS = 3
+ROW_BLOCK_STRIDE = 4
+ROW_WARP_STRIDE = 5
+ROW_COUNT = 6
+ROW_STEP = 7
+ROW_SIZE = 8
+ROW_COLUMNS = 9
+
+ARRAY_GAP = 3 << 12  # bytes between arrays: their starts must not meet in one bank
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """The program of every warp, the blocks it comes in, and the chain that chases follow (element numbers)."""
+
+    rows: Array
+    warps_per_block: int
+    blocks_per_core: int  # resident at once
+    cores: int = 0  # that take part; 0: all
+    chain: Array = field(default_factory=lambda: np.zeros(1, np.int64))
+    chain_bytes: int = 64  # between two elements
+
+
+def program(*rows: dict[str, int]) -> Array:
+    """Rows from their named columns (`op=..., base=...`)."""
+    names = ("op", "base", "bytes", "blocks", "block_stride", "warp_stride", "count", "step", "size")
+    table = np.zeros((len(rows), ROW_COLUMNS), np.int64)
+    for i, row in enumerate(rows):
+        unknown = set(row) - set(names)
+        if unknown:
+            named = ", ".join(sorted(unknown))
+            raise ValueError(f"row {i} of a pattern: no column {named}; there are {', '.join(names)}")
+        table[i] = [row.get(name, 1 if name == "count" and row["op"] in (OP_LOAD, OP_STORE) else 0) for name in names]
+    return table
+
+
+# Streams of gpu-stream: arrays read (with their offsets in elements) and written, and cycles from the last operand to
+# the store: double-precision operations in a row, 8 cycles each on V100 (isa sheet), 6 on A100.
+STREAMS: dict[str, tuple[tuple[tuple[int, int], ...], bool, int]] = {
+    "init": ((), True, 0),
+    "read": (((0, 0),), False, 1),
+    "scale": (((0, 0),), True, 1),
+    "triad": (((0, 0), (1, 0)), True, 1),
+    "3pt": (((0, -1), (0, 0), (0, 1)), True, 3),
+    "5pt": (((0, -2), (0, -1), (0, 0), (0, 1), (0, 2)), True, 5),
+}
+STREAM_ELEMENTS = (128 << 20) + 2  # of each array, doubles
+FLOAT64_CYCLES = 8
+
+
+def stream(kernel: str, block_size: int, blocks_per_core: int, warp_size: int, align: int = 256) -> Pattern:
+    """One element a thread of arrays of 1 GiB: `init`, `read`, `scale`, `triad`, `3pt`, `5pt` of gpu-stream."""
+    reads, writes, operations = STREAMS[kernel]
+    array = (STREAM_ELEMENTS * 8 + ARRAY_GAP + align - 1) // align * align
+    place = {"bytes": 8 * warp_size, "block_stride": 8 * block_size, "warp_stride": 8 * warp_size}
+    rows = [{"op": OP_LOAD, "base": array * (1 + which) + 8 * offset, **place} for which, offset in reads]
+    if reads:
+        rows.append({"op": OP_WAIT, "count": operations * FLOAT64_CYCLES})
+    if writes:
+        rows.append({"op": OP_STORE, "base": 0, **place})
+    rows.append({"op": OP_END})
+    return Pattern(program(*rows), -(-block_size // warp_size), blocks_per_core)
+
+
+ADD_CYCLES = 4  # of one dependent single-precision addition
+CACHE_BLOCK = 256  # threads a block of gpu-cache
+L2_BLOCK = 1024  # and of gpu-l2-cache
+UNROLL = 32  # loads of a thread in flight in gpu-cache
+L2_UNROLL = 16
+
+
+def private_reads(size_bytes: int, element_bytes: int, warp_size: int) -> Pattern:
+    """One block of 256 threads a core, all of which read the same `size_bytes` over and over (gpu-cache)."""
+    step = CACHE_BLOCK * element_bytes
+    rows = program(
+        {"op": OP_LOAD, "bytes": warp_size * element_bytes, "warp_stride": warp_size * element_bytes, "count": UNROLL,
+         "step": step, "size": size_bytes},
+        {"op": OP_WAIT, "count": ADD_CYCLES},
+        {"op": OP_LOOP, "base": 0},
+    )  # fmt: skip
+    return Pattern(rows, CACHE_BLOCK // warp_size, 1)
+
+
+def shared_reads(block_bytes: int, data_bytes: int, element_bytes: int, warp_size: int, threads: int) -> Pattern:
+    """Blocks of 1024 threads that read `block_bytes` each, out of `data_bytes` that they share (gpu-l2-cache)."""
+    step = L2_BLOCK * element_bytes
+    loads, runs = max(1, block_bytes // step), max(1, data_bytes // block_bytes)
+    place = {"bytes": warp_size * element_bytes, "warp_stride": warp_size * element_bytes, "blocks": runs}
+    unroll = min(L2_UNROLL, loads)
+    rows = program(
+        {"op": OP_LOAD, "block_stride": step, "count": unroll, "step": step * runs, **place},
+        {"op": OP_WAIT, "count": ADD_CYCLES},
+        {"op": OP_LOOP, "base": 0, "count": max(1, loads // unroll)},
+        {"op": OP_END},
+    )
+    return Pattern(rows, L2_BLOCK // warp_size, max(1, threads // L2_BLOCK))
+
+
+CHASE_BYTES = 64  # between elements of gpu-latency: 8 pointers of 8 bytes
+CHASE_THREADS = 64
+
+
+def chase(size_bytes: int, warp_size: int, seed: int, most: int) -> Pattern:
+    """A random cycle through all elements of a buffer, followed by one block on one core (gpu-latency).
+
+    Of a buffer of more than `most` elements, the chain holds that many, drawn over the whole buffer.
+    """
+    elements = max(1, size_bytes // CHASE_BYTES)
+    random = np.random.default_rng(seed)
+    chain = random.permutation(elements) if elements <= most else random.integers(0, elements, most)
+    rows = program({"op": OP_CHASE, "bytes": 8}, {"op": OP_LOOP, "base": 0})
+    return Pattern(rows, max(1, CHASE_THREADS // warp_size), 1, 1, chain.astype(np.int64), CHASE_BYTES)

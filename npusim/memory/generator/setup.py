@@ -1,0 +1,224 @@
+"""From a chip and a pattern to the arrays of the generator. The only place of the package where units convert."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from isa.chip import Copier, MemoryChip, RequestCore
+from isa.errors import ConfigError
+from npusim.memory.generator.events import EV_COLUMNS, event_push
+from npusim.memory.generator.l1 import MAX_SECTORS, make_l1
+from npusim.memory.generator.layout import (
+    C_COLUMNS,
+    C_HEAD,
+    C_TAIL,
+    E_ADDRESS,
+    E_BYTES,
+    E_COLUMNS,
+    E_CORE,
+    E_LEFT,
+    E_LIMIT,
+    E_MILLI,
+    E_STATE,
+    E_STEP,
+    E_WRITE,
+    F_COLUMNS,
+    F_NEXT,
+    K_COUNT,
+    N_COLUMNS,
+    N_NEXT,
+    NONE,
+    P_BLOCK_CYCLES,
+    P_BLOCK_LIMIT,
+    P_CHAIN_BYTES,
+    P_COPIERS,
+    P_CORES,
+    P_COUNT,
+    P_F,
+    P_HAS_L1,
+    P_HIT_CYCLES,
+    P_ISSUE_CYCLES,
+    P_LINE,
+    P_LOAD_RATE,
+    P_LOADS,
+    P_PORT_RATE,
+    P_Q,
+    P_R,
+    P_RETURN_CYCLES,
+    P_SECTOR,
+    P_SEND_CYCLES,
+    P_SLOT_WARPS,
+    P_SLOTS,
+    P_STORES,
+    P_WARP_CYCLES,
+    P_WARPS,
+    UNIT_BUSY,
+    W_COLUMNS,
+    W_CORE,
+    W_INDEX,
+    W_SLOT,
+    X_COUNT,
+    X_FREE_FLIGHT,
+    X_FREE_NODE,
+    GeneratorState,
+)
+from npusim.memory.generator.patterns import Pattern
+from npusim.memory.generator.warps import start_block
+
+Array = npt.NDArray[Any]
+FS_PER_KHZ_PERIOD = 10**12
+MAX_WARPS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A stream of one copy engine: engine `engine` of core `core` moves `size_bytes` from (or to) `address` on."""
+
+    core: int
+    engine: Copier
+    address: int
+    size_bytes: int
+
+
+def clock_of(chip: MemoryChip) -> tuple[int, int, int]:
+    """(q, r, f) of the core clock: edge k lies at k q + k r // f femtoseconds."""
+    khz = round(chip.clock_mhz * 1000)
+    return FS_PER_KHZ_PERIOD // khz, FS_PER_KHZ_PERIOD % khz, khz
+
+
+def make_generator(
+    chip: MemoryChip, pattern: Pattern, *, block_limit: int = 0, send_cycles: int = 0, return_cycles: int = 0
+) -> tuple[GeneratorState, Array]:
+    """The arrays of a generator whose cores all run `pattern` from cycle 0 on, and the lines of its L1s.
+
+    `send_cycles` pass between a request's cycle and its time at the port, `return_cycles` between the time of its
+    answer and the core. Blocks are given out until `block_limit` of them (0: for ever). Raises ConfigError.
+    """
+    core = chip.core
+    if core.warps is None or core.load_store is None:
+        raise ConfigError(f"{chip.name}: its cores have no warps, so no benchmark of threads runs on it")
+    cores = pattern.cores or chip.cores
+    warps = pattern.warps_per_block * pattern.blocks_per_core
+    if warps > core.warps.resident or pattern.blocks_per_core > core.warps.blocks or cores > chip.cores:
+        raise ConfigError(
+            f"{chip.name}: {pattern.blocks_per_core} blocks of {pattern.warps_per_block} warps on {cores} cores; a "
+            f"core has room for {core.warps.blocks} blocks and {core.warps.resident} warps, and there are {chip.cores} "
+            "cores: give fewer or smaller blocks"
+        )
+    params = _params(chip, core, cores, warps, pattern)
+    params[P_BLOCK_LIMIT], params[P_SEND_CYCLES] = block_limit, params[P_HIT_CYCLES] + send_cycles
+    params[P_RETURN_CYCLES] = return_cycles
+    state, lines = _arrays(params, pattern, (), _flights(core) * cores)
+    if core.l1 is not None:
+        lines = make_l1(core.l1, cores)
+    _start_warps(state, pattern, cores)
+    return state, lines
+
+
+def make_copiers(
+    chip: MemoryChip, copies: Sequence[Copy], *, send_cycles: int = 0, return_cycles: int = 0
+) -> tuple[GeneratorState, Array]:
+    """The arrays of a generator of copy engines alone, all of which start at cycle 0."""
+    params = np.zeros(P_COUNT, np.int64)
+    params[P_Q], params[P_R], params[P_F] = clock_of(chip)
+    params[P_COPIERS] = len(copies)
+    params[P_LINE] = params[P_SECTOR] = params[P_LOAD_RATE] = params[P_PORT_RATE] = 1
+    params[P_SEND_CYCLES], params[P_RETURN_CYCLES] = send_cycles, return_cycles
+    flights = sum(copy.engine.outstanding for copy in copies)
+    state, lines = _arrays(params, Pattern(np.zeros((1, 9), np.int64), 1, 0), copies, flights)
+    for e, copy in enumerate(copies):
+        event_push(state.events, state.size, copy.engine.startup_cycles, e)
+    return state, lines
+
+
+def engines_of(chip: MemoryChip, direction: str) -> Iterator[tuple[int, Copier]]:
+    """(core, engine) of every copy engine of a direction, over all kinds of cores."""
+    first = 0
+    others = ((group.count, group) for group in chip.other_cores.values())
+    groups: list[tuple[int, RequestCore]] = [(chip.cores, chip.core), *others]
+    for count, core in groups:
+        for c in range(first, first + count):
+            for engine in core.copiers.values():
+                if engine.direction == direction:
+                    yield from ((c, engine) for _ in range(engine.count))
+        first += count
+
+
+def _flights(core: RequestCore) -> int:
+    """Requests that a core can have in flight."""
+    assert core.load_store is not None  # make_generator has looked
+    loads = core.l1.mshrs if core.l1 is not None else core.load_store.stores
+    return loads + core.load_store.stores
+
+
+def _params(chip: MemoryChip, core: RequestCore, cores: int, warps: int, pattern: Pattern) -> Array:
+    unit, threads, l1 = core.load_store, core.warps, core.l1
+    assert unit is not None and threads is not None  # make_generator has looked
+    line = l1.line_bytes if l1 is not None else unit.port_bytes_per_cycle
+    sector = l1.sector_bytes if l1 is not None else line
+    if line // sector > MAX_SECTORS:
+        raise ConfigError(f"{chip.name}: core.l1 has lines of {line // sector} sectors; at most {MAX_SECTORS}")
+    if cores * warps > MAX_WARPS:
+        raise ConfigError(f"{chip.name}: {cores * warps} warps; at most {MAX_WARPS}")
+    params = np.zeros(P_COUNT, np.int64)
+    params[P_CORES], params[P_WARPS] = cores, cores * warps
+    params[P_SLOTS], params[P_SLOT_WARPS] = cores * pattern.blocks_per_core, pattern.warps_per_block
+    params[P_BLOCK_CYCLES], params[P_WARP_CYCLES] = threads.block_cycles, threads.warp_cycles
+    params[P_ISSUE_CYCLES], params[P_LOAD_RATE] = unit.issue_cycles, unit.bytes_per_cycle
+    params[P_PORT_RATE], params[P_LINE], params[P_SECTOR] = unit.port_bytes_per_cycle, line, sector
+    params[P_HIT_CYCLES] = l1.hit_latency_cycles if l1 is not None else 0
+    params[P_STORES], params[P_LOADS] = unit.stores, l1.mshrs if l1 is not None else unit.stores
+    params[P_CHAIN_BYTES], params[P_HAS_L1] = pattern.chain_bytes, int(l1 is not None)
+    params[P_Q], params[P_R], params[P_F] = clock_of(chip)
+    return params
+
+
+def _arrays(params: Array, pattern: Pattern, copies: Sequence[Copy], flights: int) -> tuple[GeneratorState, Array]:
+    warps, cores = int(params[P_WARPS]), int(params[P_CORES])
+    nodes = max(1, 4 * flights)
+    state = GeneratorState(
+        params=params,
+        program=np.ascontiguousarray(pattern.rows),
+        chain=np.ascontiguousarray(pattern.chain),
+        warps=np.zeros((max(1, warps), W_COLUMNS), np.int64),
+        cores=np.zeros((max(1, cores), C_COLUMNS), np.int64),
+        slots=np.zeros(max(1, int(params[P_SLOTS])), np.int64),
+        copiers=np.zeros((max(1, len(copies)), E_COLUMNS), np.int64),
+        flights=np.zeros((max(1, flights), F_COLUMNS), np.int64),
+        nodes=np.zeros((nodes, N_COLUMNS), np.int64),
+        events=np.zeros((warps + cores + len(copies) + 1, EV_COLUMNS), np.int64),
+        size=np.zeros(1, np.int64),
+        other=np.zeros(X_COUNT, np.int64),
+        counters=np.zeros(K_COUNT, np.int64),
+    )
+    state.cores[:, C_HEAD] = state.cores[:, C_TAIL] = NONE
+    state.flights[:, F_NEXT] = np.append(np.arange(1, len(state.flights)), NONE)
+    state.nodes[:, N_NEXT] = np.append(np.arange(1, nodes), NONE)
+    state.other[X_FREE_FLIGHT] = state.other[X_FREE_NODE] = 0
+    for e, copy in enumerate(copies):
+        row, engine = state.copiers[e], copy.engine
+        row[E_CORE], row[E_ADDRESS], row[E_LEFT] = copy.core, copy.address, copy.size_bytes
+        row[E_BYTES] = row[E_STEP] = engine.request_bytes
+        row[E_WRITE] = engine.direction == "write"
+        row[E_LIMIT], row[E_MILLI] = engine.outstanding, round(1000 * engine.request_bytes / engine.bytes_per_cycle)
+        row[E_STATE] = UNIT_BUSY
+    return state, np.zeros((1, 1, 1), np.int64)
+
+
+def _start_warps(state: GeneratorState, pattern: Pattern, cores: int) -> None:
+    """Fill the slots of all cores with blocks, the first slot of every core first."""
+    per_core = pattern.blocks_per_core
+    number = np.arange(len(state.warps))
+    state.warps[:, W_SLOT] = number // pattern.warps_per_block
+    state.warps[:, W_INDEX] = number % pattern.warps_per_block
+    state.warps[:, W_CORE] = number // (pattern.warps_per_block * per_core)
+    for slot in range(per_core):
+        for c in range(cores):
+            start_block(
+                state.params, state.warps, state.slots, state.events, state.size, state.other, c * per_core + slot, 0
+            )

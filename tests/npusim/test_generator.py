@@ -1,0 +1,338 @@
+"""The request generator: warps, load/store unit, L1 and copy engines against figures that can be counted by hand."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isa.chip import Copier, MemoryChip
+from isa.errors import ConfigError
+from isa.loader import load_chip
+from npusim.memory.generator import patterns
+from npusim.memory.generator.backend import DramBackend
+from npusim.memory.generator.events import event_pop, event_push
+from npusim.memory.generator.l1 import HIT, MERGED, MISS, STALL, l1_fill, l1_load, l1_store, make_l1, sectors_of
+from npusim.memory.generator.layout import (
+    K_BLOCKS,
+    K_CHASES,
+    K_COPIED,
+    K_HITS,
+    K_LOAD_BYTES,
+    K_MERGED,
+    K_MISSES,
+    K_READS,
+    K_STORE_BYTES,
+    K_WARPS,
+    K_WRITES,
+    X_BLOCK,
+)
+from npusim.memory.generator.patterns import OP_END, OP_LOAD, OP_LOOP, OP_STORE, OP_WAIT, Pattern, program
+from npusim.memory.generator.run import Run
+from npusim.memory.generator.setup import Copy, engines_of, make_copiers, make_generator
+from npusim.memory.port import make_port
+from npusim.memory.state import make_memory
+
+pytestmark = pytest.mark.kernels
+HIT_CYCLES, WAY, BACK, BLOCK_CYCLES = 20, 15, 10, 50
+
+
+@functools.cache
+def chip(*changes: str) -> MemoryChip:
+    """Two cores of four warps at 1 GHz in front of an ideal memory of 1024 bytes a cycle."""
+    fields = (
+        "clock_mhz=1000", "cores=2", "core.warps.resident=8", "core.warps.blocks=4", "core.warps.warp_cycles=0",
+        f"core.warps.block_cycles={BLOCK_CYCLES}", "core.l1.size_bytes=8192", "core.l1.ways=4", "core.l1.mshrs=64",
+        f"core.l1.hit_latency_cycles={HIT_CYCLES}", "memory.model=ideal", "memory.ideal_bytes_per_cycle=1024",
+        f"memory.request_latency_cycles={WAY}", f"memory.response_latency_cycles={BACK}",
+    )  # fmt: skip
+    found = load_chip("v100", (*fields, *changes)).chip
+    assert isinstance(found, MemoryChip)
+    return found
+
+
+def behind(machine: MemoryChip, window: int = WAY) -> DramBackend:
+    return DramBackend(make_memory(machine), make_port(8, 8), WAY, BACK, window)
+
+
+def start(pattern: Pattern, *changes: str, window: int = WAY, limit: int = 0) -> Run:
+    machine = chip(*changes)
+    state, lines = make_generator(machine, pattern, block_limit=limit, send_cycles=WAY, return_cycles=BACK)
+    return Run(state, lines, behind(machine, window))
+
+
+def loads(*rows: dict[str, int], warps: int = 1, blocks: int = 1, cores: int = 1) -> Pattern:
+    return Pattern(program(*rows), warps, blocks, cores)
+
+
+# ---- latency
+
+
+def test_a_chase_in_the_l1_takes_the_hit_latency_a_step() -> None:
+    run = start(Pattern(patterns.chase(1024, 32, 1, 99).rows, 1, 1, 1, np.arange(16), 64))
+    run.advance(2000)  # sixteen misses and the way to the cycle at which the timed steps begin
+    before = run.state.counters[K_CHASES]
+    run.advance(100 * HIT_CYCLES)
+    assert run.state.counters[K_CHASES] - before == 100
+
+
+def test_a_chase_beyond_the_l1_adds_the_ways_and_the_memory() -> None:
+    """hit latency + way + 32 B at 1024 a cycle, within one cycle + way back + 32 B of the port within one cycle."""
+    run = start(Pattern(patterns.chase(1 << 20, 32, 1, 1 << 20).rows, 1, 1, 1, np.arange(1 << 12) * 4, 64))
+    run.advance(1)
+    before, step = run.state.counters[K_CHASES], HIT_CYCLES + WAY + 1 + BACK
+    run.advance(50 * step)
+    assert run.state.counters[K_CHASES] - before == 50
+    assert run.state.counters[K_HITS] == 0
+
+
+def test_all_warps_of_a_block_follow_the_chain_and_share_its_misses() -> None:
+    pattern = patterns.chase(1 << 16, 32, 1, 1 << 20)
+    assert pattern.warps_per_block == 2 and sorted(pattern.chain) == list(range(1024))
+    counters = start(pattern).advance(3000)
+    assert counters[K_MISSES] == pytest.approx(counters[K_CHASES] / 2, abs=2)
+
+
+def test_a_larger_buffer_is_sampled_over_its_whole_length() -> None:
+    chain = patterns.chase(1 << 30, 32, 1, 1000).chain
+    assert len(chain) == 1000 and chain.max() > 0.95 * (1 << 24) and chain.min() < 0.05 * (1 << 24)
+
+
+# ---- rates
+
+
+@pytest.mark.parametrize("rate", [64, 128])
+def test_reads_of_the_l1_run_at_its_rate(rate: int) -> None:
+    run = start(patterns.private_reads(4096, 4, 32), f"core.load_store.bytes_per_cycle={rate}")
+    run.advance(2000)
+    before = run.state.counters[K_LOAD_BYTES]
+    run.advance(1000)
+    found = (run.state.counters[K_LOAD_BYTES] - before) / 1000 / 2
+    assert 0.97 * rate <= found <= rate
+
+
+def test_misses_in_flight_bound_the_bandwidth() -> None:
+    """Little's law: 4 lines a latency, whatever the warps would like."""
+    body = {"op": OP_LOAD, "bytes": 128, "warp_stride": 1 << 20, "count": 8, "step": 128}
+    run = start(loads(body, {"op": OP_LOOP}, warps=4), "core.l1.mshrs=4")
+    run.advance(500)
+    before = run.state.counters[K_READS]
+    cycles = 20 * (HIT_CYCLES + WAY + 1 + BACK)
+    run.advance(cycles)
+    lines = (run.state.counters[K_READS] - before) / 128
+    assert 4 * 20 * 0.95 <= lines <= 4 * 20
+
+
+@pytest.mark.parametrize(("stores", "lines"), [(4, 1), (8, 2)])
+def test_stores_without_an_answer_bound_the_bandwidth(stores: int, lines: int) -> None:
+    body = {"op": OP_STORE, "bytes": 128, "warp_stride": 1 << 20, "count": 8, "step": 128}
+    run = start(loads(body, {"op": OP_LOOP}, warps=2), f"core.load_store.stores={stores}")
+    run.advance(500)
+    before, latency = run.state.counters[K_WRITES], HIT_CYCLES + WAY + 1 + BACK
+    run.advance(20 * latency)
+    assert lines * 20 * 0.9 <= (run.state.counters[K_WRITES] - before) / 128 <= lines * 20
+
+
+def test_the_port_of_a_core_bounds_what_comes_in() -> None:
+    body = {"op": OP_LOAD, "bytes": 128, "warp_stride": 1 << 20, "count": 8, "step": 128}
+    wait = {"op": OP_WAIT}
+    run = start(loads(body, wait, {"op": OP_LOOP}, warps=8), "core.load_store.port_bytes_per_cycle=16")
+    run.advance(1000)
+    before = run.state.counters[K_LOAD_BYTES]
+    run.advance(20_000)
+    assert 15.5 <= (run.state.counters[K_LOAD_BYTES] - before) / 20_000 <= 16.3
+
+
+def test_a_block_is_replaced_block_cycles_after_it_ends() -> None:
+    """One block of one warp that stores one line: issue, the unit's two cycles at the port rate, replacement."""
+    run = start(loads({"op": OP_STORE, "bytes": 128}, {"op": OP_END}), limit=0)
+    counters = run.advance(100 * (BLOCK_CYCLES + 1))
+    assert counters[K_BLOCKS] == 100 and counters[K_STORE_BYTES] in (100 * 128, 101 * 128)
+
+
+def test_blocks_are_given_out_once_and_up_to_the_limit() -> None:
+    run = start(patterns.stream("scale", 64, 2, 32), limit=37)
+    counters = run.advance(20_000)
+    assert (counters[K_BLOCKS], counters[K_WARPS], run.state.other[X_BLOCK]) == (37, 74, 37)
+    assert counters[K_STORE_BYTES] == counters[K_LOAD_BYTES] == 37 * 64 * 8 == counters[K_READS] == counters[K_WRITES]
+
+
+@pytest.mark.parametrize(("kernel", "reads", "writes"), [("init", 0, 1), ("read", 1, 0), ("triad", 2, 1)])
+def test_streams_move_every_byte_of_their_arrays_once(kernel: str, reads: int, writes: int) -> None:
+    counters = start(patterns.stream(kernel, 128, 2, 32), limit=50).advance(20_000)
+    moved = 50 * 128 * 8
+    assert (counters[K_READS], counters[K_WRITES]) == (reads * moved, writes * moved)
+
+
+@pytest.mark.parametrize(("kernel", "loads_a_thread"), [("3pt", 3), ("5pt", 5)])
+def test_stencils_share_their_neighbours_through_the_l1(kernel: str, loads_a_thread: int) -> None:
+    counters = start(patterns.stream(kernel, 128, 2, 32), "cores=1", limit=50).advance(40_000)
+    moved = 50 * 128 * 8
+    assert counters[K_LOAD_BYTES] == loads_a_thread * moved
+    assert moved <= counters[K_READS] <= 1.15 * moved  # a sector more at either end, where it is not here any more
+    assert counters[K_MERGED] + counters[K_HITS] > counters[K_MISSES]
+
+
+# ---- the same result, however it is run
+
+
+@pytest.mark.parametrize("kernel", ["triad", "3pt"])
+def test_a_window_of_one_cycle_gives_the_same(kernel: str) -> None:
+    found = [start(patterns.stream(kernel, 96, 2, 32), window=window, limit=40).advance(3000) for window in (1, 7, WAY)]
+    assert found[0].tolist() == found[1].tolist() == found[2].tolist()
+    assert found[0][K_BLOCKS] == 40
+
+
+def test_a_run_in_pieces_is_the_same_run() -> None:
+    whole = start(patterns.private_reads(16384, 4, 32)).advance(1500)
+    pieces = start(patterns.private_reads(16384, 4, 32))
+    for cycles in (1, 99, 400, 1000):
+        last = pieces.advance(cycles)
+    assert last.tolist() == whole.tolist()
+
+
+def test_what_does_not_fit_a_core_is_refused() -> None:
+    with pytest.raises(ConfigError, match="4 blocks of 32 warps on 2 cores; a core has room for 4 blocks and 8 warps"):
+        start(patterns.stream("read", 1024, 4, 32))
+    with pytest.raises(ConfigError, match="have no warps"):
+        machine = load_chip("ascend-910b1").chip
+        assert isinstance(machine, MemoryChip)
+        make_generator(machine, patterns.stream("read", 32, 1, 32))
+
+
+# ---- patterns
+
+
+def addresses(pattern: Pattern, block: int, warp: int, loops: int) -> list[int]:
+    """The formula of patterns.py, row by row, in Python."""
+    found = []
+    for loop in range(loops):
+        for op, base, _, blocks, block_stride, warp_stride, count, step, size in pattern.rows.tolist():
+            if op in (OP_LOAD, OP_STORE):
+                for i in range(count):
+                    at = (block % blocks if blocks else block) * block_stride + warp * warp_stride
+                    at += (loop * count + i) * step
+                    found.append(base + (at % size if size else at))
+    return found
+
+
+def test_shared_reads_interleave_the_blocks_of_a_run() -> None:
+    """Index of gpu-l2-cache: threads x run x i + (block mod run) x threads + thread, doubles; 64 loads a thread."""
+    pattern = patterns.shared_reads(512 << 10, 3 * 512 << 10, 8, 32, 2048)
+    assert (pattern.warps_per_block, pattern.blocks_per_core) == (32, 2)
+    for block, warp in ((0, 0), (1, 5), (5, 31)):
+        wanted = [8 * (1024 * 3 * i + block % 3 * 1024 + 32 * warp) for i in range(64)]
+        assert addresses(pattern, block, warp, 4) == wanted
+
+
+def test_private_reads_go_round_the_data_of_all_blocks() -> None:
+    pattern = patterns.private_reads(2048, 4, 32)
+    assert addresses(pattern, 7, 3, 1) == [(3 * 128 + i * 1024) % 2048 for i in range(32)]
+
+
+def test_rows_know_their_columns() -> None:
+    with pytest.raises(ValueError, match="no column bites; there are op, base"):
+        program({"op": OP_LOAD, "bites": 1})
+
+
+# ---- parts
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=30))
+def test_events_come_by_cycle_and_then_by_unit(cycles: list[int]) -> None:
+    events, size = np.zeros((len(cycles) + 1, 2), np.int64), np.zeros(1, np.int64)
+    for unit, cycle in enumerate(cycles):
+        event_push(events, size, cycle, unit)
+    found = []
+    while size[0]:
+        found.append(tuple(events[0].tolist()))
+        event_pop(events, size)
+    assert found == sorted((cycle, unit) for unit, cycle in enumerate(cycles))
+
+
+def small_l1(*changes: str) -> np.ndarray:
+    cache = chip("core.l1.size_bytes=256", "core.l1.ways=2", *changes).core.l1
+    assert cache is not None
+    return make_l1(cache, 2)
+
+
+def test_sectors_of_bytes() -> None:
+    found = [sectors_of(offset, size, 32) for offset, size in ((0, 1), (31, 2), (96, 32), (0, 128))]
+    assert found == [1, 3, 8, 15]
+
+
+def test_a_line_comes_sector_by_sector() -> None:
+    lines = small_l1()
+    assert l1_load(lines, 0, 5, 0b0011, 7) == (MISS, 0b0011, 7)
+    assert l1_load(lines, 0, 5, 0b0010, 8) == (MERGED, 0, 7)
+    assert l1_load(lines, 0, 5, 0b0110, 8) == (MISS, 0b0100, 8)
+    l1_fill(lines, 0, 5, 0b0011)
+    assert l1_load(lines, 0, 5, 0b0001, 9) == (HIT, 0, -1)
+    assert l1_load(lines, 0, 5, 0b0101, 9) == (MERGED, 0, 8)
+    assert l1_load(lines, 1, 5, 0b0001, 9) == (MISS, 0b0001, 9)  # the other core's cache
+
+
+def test_the_line_used_longest_ago_leaves_and_one_on_its_way_stays() -> None:
+    lines = small_l1()
+    assert l1_load(lines, 0, 1, 1, 1)[0] == MISS and l1_load(lines, 0, 2, 1, 2)[0] == MISS
+    assert l1_load(lines, 0, 3, 1, 3)[0] == STALL  # both ways are on their way
+    l1_fill(lines, 0, 1, 1)
+    l1_fill(lines, 0, 2, 1)
+    l1_store(lines, 0, 1)  # writing is using
+    assert l1_load(lines, 0, 3, 1, -1)[0] == STALL  # no request is free
+    assert l1_load(lines, 0, 3, 1, 3)[0] == MISS
+    assert l1_load(lines, 0, 1, 1, 4)[0] == HIT
+    l1_fill(lines, 0, 3, 1)
+    assert l1_load(lines, 0, 2, 1, 5)[0] == MISS
+
+
+# ---- copy engines
+
+ENGINE = Copier(request_bytes=256, outstanding=4, startup_cycles=5, bytes_per_cycle=32.0, direction="read")
+
+
+def copied(engine: Copier, cycles: int, *changes: str, count: int = 1, window: int = WAY) -> np.ndarray:
+    machine = chip(*changes)
+    copies = [Copy(e, engine, e << 20, 1 << 16) for e in range(count)]
+    state, lines = make_copiers(machine, copies, send_cycles=WAY, return_cycles=BACK)
+    return Run(state, lines, behind(machine, window)).advance(cycles)
+
+
+@pytest.mark.parametrize(("rate", "outstanding"), [(32.0, 64), (51.2, 64), (256.0, 2), (256.0, 3)])
+def test_a_copy_engine_is_bound_by_its_rate_or_by_its_requests_in_flight(rate: float, outstanding: int) -> None:
+    engine = ENGINE.model_copy(update={"bytes_per_cycle": rate, "outstanding": outstanding})
+    latency = WAY + 1 + BACK
+    found = copied(engine, 1000)[K_COPIED] / (1000 - 5 - latency)
+    wanted = min(rate, outstanding * 256 / latency)
+    assert found == pytest.approx(wanted, rel=0.05)
+
+
+def test_copies_move_all_their_bytes_once_and_in_their_direction() -> None:
+    writer = ENGINE.model_copy(update={"direction": "write", "request_bytes": 384})
+    for engine in (ENGINE, writer):
+        counters = copied(engine, 30_000, count=3)
+        moved = (counters[K_READS], counters[K_WRITES])
+        assert moved == ((3 << 16, 0) if engine is ENGINE else (0, 3 << 16)) and counters[K_COPIED] == 3 << 16
+
+
+def test_copies_are_the_same_in_windows_of_one_cycle() -> None:
+    assert copied(ENGINE, 2000, count=2, window=1).tolist() == copied(ENGINE, 2000, count=2).tolist()
+
+
+def test_every_engine_of_every_kind_of_core_is_found() -> None:
+    machine = load_chip("ascend-910b1").chip
+    assert isinstance(machine, MemoryChip)
+    for direction in ("read", "write"):
+        found = list(engines_of(machine, direction))
+        assert [core for core, _ in found] == list(range(24 + 48))
+        assert {engine.direction for _, engine in found} == {direction}
+
+
+def test_the_window_of_a_run_is_the_backends() -> None:
+    run = start(patterns.stream("read", 32, 1, 32))
+    assert replace(run.backend, window_cycles=3).window_cycles == 3 and run.cycle == 0
