@@ -104,17 +104,16 @@ class Controller(Part):
     refresh: Literal["auto", "all_bank", "per_bank", "none"] = "auto"  # auto: by bank where the part can
     refresh_postpone: Annotated[int, Field(ge=0, le=8)] = 8  # refreshes that may be owed while entries wait
     refresh_blocks: bool = False  # a refresh that is due stops all new work of its channel
+    posted_writes: bool = True  # a write is answered when it has a place in the queue, not when it is done
     write_done: Literal["data", "command"] = "data"  # when a write counts as done
-    mapping: str = "RoBaCoChCo3Bg"  # fields from the highest address bit to the lowest above a burst
+    mapping: str = "auto"  # fields of a channel's address, highest bit to lowest above a burst, as in RoBaBgCoBg1
     hashing: Literal["none", "rotate", "xor"] = "rotate"
 
 
 class Memory(Part):
     """The chip's DRAM: `channels` of `dram`; `model: ideal` keeps only bandwidth and latency, for closed-form tests.
 
-    A channel's controller holds up to `write_queue_runs` accepted writes (pieces of one interleave unit and page) and
-    writes them in batches, from 4/5 full down to 1/5, so that its bus turns seldom; reads go first. 0: strict order.
-    Reads are chosen among the `read_queue_runs` oldest pieces of a channel, those of open rows first. 1: in order.
+    `controller` is the name of a part (`ramulator2`), or options that differ from the default.
     """
 
     dram: DramPart
@@ -122,13 +121,11 @@ class Memory(Part):
     capacity_bytes: Positive
     interleave_bytes: Positive = 256
     private_channels: bool = False  # every core owns its share of the channels
-    rotate_channels: bool = True  # a round of units by the address bits above: power-of-two pitches spread
     model: Literal["cycle", "ideal"] = "cycle"
     request_latency_cycles: Positive = 1  # core clock, core to controller; also the engine's lookahead window
     response_latency_cycles: Natural = 0  # core clock, controller to core
     ideal_bytes_per_cycle: PositiveFloat | None = None  # core clock, whole chip; default: the part's peak
-    write_queue_runs: Annotated[int, Field(ge=0, le=1024)] = 32
-    read_queue_runs: Annotated[int, Field(ge=1, le=1024)] = 32
+    controller: Controller = Controller()
     label: str = "HBM"
     l2: SharedCache | None = None  # between the cores and the channels
     network: Network | None = None  # between the cores and the L2 slices or the channels; none: latencies alone

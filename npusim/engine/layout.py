@@ -102,7 +102,7 @@ V_COUNT = V_SKEW + 1
 K_FROM, K_TO = 8, 9  # instructions that touch these cycles become events
 K_TRAFFIC = 10  # this launch: bytes by path, then array rows streamed, then instructions by pipe class
 # Status of a call.
-DONE, REFUSED, DEADLOCK, BAD_CODE, BUDGET = range(5)
+DONE, REFUSED, DEADLOCK, BAD_CODE, BUDGET, GROW = range(6)
 
 
 class State(NamedTuple):

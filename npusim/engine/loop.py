@@ -27,6 +27,7 @@ from npusim.engine.layout import (
     DONE,
     DRAINED,
     FAR,
+    GROW,
     K_CORE,
     K_F,
     K_MEMORY_UNTIL,
@@ -55,7 +56,7 @@ from npusim.engine.pipes import next_due, settle, shift_from_fifo, try_start
 from npusim.engine.sequencer import BAD, issue, may_issue
 from npusim.engine.transfer import respond, send, send_due, send_only, sends
 from npusim.jit import inlined, kernel
-from npusim.memory.dram import memory_advance
+from npusim.memory.dram import CROWDED, OK, memory_advance, memory_flush
 from npusim.memory.port import (
     HEAP_SIZE,
     REQ_TIME_FS,
@@ -66,8 +67,7 @@ from npusim.memory.port import (
     RSP_WAIT_FS,
     heap_pop,
 )
-from npusim.memory.state import R_NEXT_FS, R_RUNS
-from npusim.memory.writes import memory_flush
+from npusim.memory.state import A_NEXT_FS, A_OPEN
 
 REQUEST_LATENCY, RESPONSE_LATENCY = INDEX["request_latency"], INDEX["response_latency"]
 SCALAR_BUDGET = 1 << 20  # scalar bundles that one call of the sequencer may run before events are looked at again
@@ -181,11 +181,14 @@ def close_accounts(v, cores, pipes, now):
 
 
 @kernel
-def end_launch(v, cores, pipes, clock, memory, now):
+def end_launch(v, cores, pipes, clock, memory, port, now):
     """End the launch at `now`, or when the last queued write is in DRAM: pipes that moved data wait for bandwidth."""
-    params, banks, channels, counters, series, _ = memory
+    params, control, rules, nodes, where, state, runs, asked, counters, series, regions = memory
+    _, _, responses, heap_state = port
     close_accounts(v, cores, pipes, now)
-    written_fs = memory_flush(params, banks, channels, counters, series)
+    written_fs = memory_flush(
+        params, control, rules, nodes, where, state, runs, asked, counters, series, regions, responses, heap_state
+    )
     end = max(now, next_edge(written_fs, clock[K_Q], clock[K_R], clock[K_F]))
     for c in range(cores.shape[0]):
         for p in range(v[PIPES]):
@@ -227,14 +230,14 @@ def deliver(v, cores, pipes, ops, clock, now, responses, heap_state, due):
 
 
 @kernel
-def horizon(v, clock, now, reads, requests, ring):
+def horizon(v, clock, now, asked, requests, ring):
     """The cycle up to which the memory may go: no request that arrives before it can still be made.
 
     Nothing happens before `now` or the first answer that is not known yet, and that comes no earlier than both the
     memory's present horizon and its next decision or the arrival of the oldest waiting request; a request takes the
     request latency.
     """
-    first_fs = reads[0, R_NEXT_FS]
+    first_fs = asked[0, A_NEXT_FS]
     if ring[RING_HEAD] != ring[RING_TAIL]:
         first_fs = min(first_fs, requests[ring[RING_HEAD] % requests.shape[0], REQ_TIME_FS])
     first = edge_from(clock[K_MEMORY_UNTIL], first_fs, clock[K_Q], clock[K_R], clock[K_F])
@@ -244,7 +247,7 @@ def horizon(v, clock, now, reads, requests, ring):
 @kernel
 def run_launch(v, code, desc, cores, pipes, ops, units, events, clock, memory, port, grid, due, budget):
     """Run one launch from State.clock[K_NOW] until every core has ended, a buffer is full or `budget` events passed."""
-    params, banks, channels, counters, series, reads = memory
+    params, control, rules, nodes, where, state, runs, asked, counters, series, regions = memory
     requests, ring, responses, heap_state = port
     q, r, f = clock[K_Q], clock[K_R], clock[K_F]
     answer = response_due(v, clock, responses, heap_state)
@@ -253,14 +256,15 @@ def run_launch(v, code, desc, cores, pipes, ops, units, events, clock, memory, p
         now = answer
         for c in range(grid):
             now = min(now, due[c])
-        if now >= clock[K_MEMORY_UNTIL] and (ring[RING_HEAD] != ring[RING_TAIL] or reads[0, R_RUNS] > 0):
-            until = horizon(v, clock, now, reads, requests, ring)
+        if now >= clock[K_MEMORY_UNTIL] and (ring[RING_HEAD] != ring[RING_TAIL] or asked[0, A_OPEN] > 0):
+            until = horizon(v, clock, now, asked, requests, ring)
             until_fs = edge_fs(until, q, r, f)
             status = memory_advance(
-                params, banks, channels, counters, series, reads, requests, ring, responses, heap_state, until_fs
-            )
-            if status != 0:
-                return REFUSED
+                params, control, rules, nodes, where, state, runs, asked, counters, series, regions,
+                requests, ring, responses, heap_state, until_fs,
+            )  # fmt: skip
+            if status != OK:
+                return GROW if status == CROWDED else REFUSED
             clock[K_MEMORY_UNTIL] = until
             answer = response_due(v, clock, responses, heap_state)
             continue
@@ -275,7 +279,7 @@ def run_launch(v, code, desc, cores, pipes, ops, units, events, clock, memory, p
         if release_barrier(cores, due, grid, now):
             continue
         if ended:
-            end_launch(v, cores, pipes, clock, memory, now)
+            end_launch(v, cores, pipes, clock, memory, port, now)
             return DONE
     return BUDGET
 

@@ -49,17 +49,14 @@ def run(
     state.values[at.V_SKEW] = round(1000 * skew)
     if window is not None:
         state.clock[at.K_FROM], state.clock[at.K_TO] = window
-    memory = make_memory(params.machine, rotate_channels=params.machine.memory.rotate_channels)
+    memory = make_memory(params.machine)
     in_flight = int(params.dma[:, 1] @ params.dma[:, 2]) + params["matrix_count"] * params["weight_outstanding"]
     port = make_port(*(2 * params["cores"] * in_flight + 64,) * 2)
-    cells = (
-        (memory.params, memory.bank_state, memory.channel_state, memory.counters, memory.series, memory.reads),
-        (port.requests, port.ring, port.responses, port.heap_state),
-    )
+    port_cells = (port.requests, port.ring, port.responses, port.heap_state)
     collected = _Collector(program, params)
     now = 0
     for index in range(len(program.launches)):
-        now = _launch(program, params, state, cells, memory, index, now, collected)
+        now = _launch(program, params, state, port_cells, memory, index, now, collected)
         if progress is not None:
             progress(index, now)
     return collected.record(params, state, memory, now, started)
@@ -101,7 +98,7 @@ class _Collector:
 
 
 def _launch(
-    program: Program, params: Params, state: State, cells: Any, memory: Any, index: int, now: int, out: _Collector
+    program: Program, params: Params, state: State, port_cells: Any, memory: Any, index: int, now: int, out: _Collector
 ) -> int:
     """Run one launch; returns the cycle at which it ends."""
     record = program.launches[index]
@@ -117,7 +114,7 @@ def _launch(
     state.clock[at.K_NOW] = now + gap
     _prepare(program, params, state, record, now, gap)
     first_event = int(state.clock[at.K_EVENTS])
-    _advance(program, state, cells, index)
+    _advance(program, state, memory, port_cells, index)
     end = int(state.clock[at.K_NOW])
     _leftover_flags(program, params, state, index)
     out.states[index] = state.pipe[:, :, at.P_STATES : at.P_STATES + at.CAUSE_COUNT]
@@ -171,17 +168,19 @@ def _prepare(program: Program, params: Params, state: State, record: Array, now:
     state.pipe[:, :, at.P_LAST_DONE] = start
 
 
-def _advance(program: Program, state: State, cells: Any, index: int) -> None:
+def _advance(program: Program, state: State, memory: Any, port_cells: Any, index: int) -> None:
     """Call the compiled loop until the launch has ended."""
     from npusim.engine.loop import run_launch
 
     grid = int(program.launches[index]["grid"])
     due = np.full(len(state.core), int(state.clock[at.K_NOW]), np.int64)
-    memory_cells, port_cells = cells
     while True:
-        status = run_launch(*state, memory_cells, port_cells, grid, due, EVENTS_A_CALL)
+        status = run_launch(*state, memory.arrays, port_cells, grid, due, EVENTS_A_CALL)
         if status == at.DONE:
             return
+        if status == at.GROW:
+            memory.grow()
+            continue
         if status == at.BUDGET:
             continue
         core = int(state.clock[at.K_CORE])
@@ -190,7 +189,7 @@ def _advance(program: Program, state: State, cells: Any, index: int) -> None:
         if status == at.DEADLOCK:
             raise DeadlockError(f"{where}: no core can go on: {_blocked_cores(program, state, grid)}")
         if status == at.REFUSED:
-            raise SimulationError(f"{where}, {_refused(program, state, *cells)}")
+            raise SimulationError(f"{where}, {_refused(program, state, memory.params, port_cells)}")
         pc = int(state.core[core, at.C_PC])
         text = instr_text(program, pc)
         raise SimulationError(f"{where}, core {core}, instruction {pc} `{text}`: {_bad(state, core)}")
@@ -206,7 +205,7 @@ def _bad(state: State, core: int) -> str:
     return "a flag that does not exist (core.flags), loops nested too deep, or an endl without loop"
 
 
-def _refused(program: Program, state: State, memory_cells: Any, port_cells: Any) -> str:
+def _refused(program: Program, state: State, memory_params: Array, port_cells: Any) -> str:
     """Name the request that the memory does not take, and who asked."""
     from npusim.memory.port import REQ_ADDRESS, REQ_BYTES, REQ_TAG, RING_HEAD
     from npusim.memory.state import P_CAPACITY
@@ -217,7 +216,7 @@ def _refused(program: Program, state: State, memory_cells: Any, port_cells: Any)
     core = owner // state.pipe.shape[1]
     pc = int(state.op[core, slot, at.O_INSTR])
     low, high = int(request[REQ_ADDRESS]), int(request[REQ_ADDRESS] + request[REQ_BYTES])
-    capacity = int(memory_cells[0][P_CAPACITY])
+    capacity = int(memory_params[P_CAPACITY])
     return (
         f"core {core}, instruction {pc} `{instr_text(program, pc)}`: a request for bytes [{low}, {high}) of dram, "
         f"which has {capacity} (memory.capacity_bytes); check the operand's base and strides"

@@ -1,12 +1,8 @@
-"""The DRAM behind the port: channels, bank groups, banks and rows with JEDEC timing, advanced request by request.
+"""The DRAM behind the port: requests are cut into runs, every channel's controller serves its own.
 
-Policy. A request is cut at interleave units and pages into *runs* (npusim.memory.commands). A channel chooses among
-waiting reads (npusim.memory.reads) and collects writes in a queue (npusim.memory.writes), or serves both in arrival
-order if it has none.
-Address map, low to high: burst, bank group, column, channel above the interleave unit, bank, row; bank and channel are
-rotated by all address bits above them (permutation-based interleaving, Zhang et al., MICRO 2000), so that neither
-pitches nor distances of a power of two meet in one bank. Decisions are made for whole runs; nothing is simulated
-between them. Not modelled: command-bus slots, per-bank refresh, ranks.
+A request is answered after its last run: a read at the end of its data, a posted write when all of its runs have places
+in the write queues. All that a channel decides in a tick depends on what arrived before, so the result is the same
+however time is cut into windows.
 """
 
 from __future__ import annotations
@@ -15,8 +11,32 @@ from typing import Any
 
 import numpy.typing as npt
 
-from npusim.jit import kernel
-from npusim.memory.commands import record, serve_run
+from npusim.jit import inlined, kernel
+from npusim.memory.controller.layout import (
+    AT_BANK,
+    B_ROW,
+    B_WORDS,
+    CH_FINISHED,
+    CH_LAST_WRITE,
+    CH_NEXT,
+    CH_NEXT_REFRESH,
+    CH_OWED,
+    CH_REFRESHES,
+    CH_REFRESHING,
+    CH_SERVED,
+    CH_SIZE0,
+    CH_WAIT_FIRST,
+    NO_REFRESH,
+    P_BANKS,
+    P_PSEUDO,
+    P_REFI,
+    P_REFRESH,
+    PER_BANK,
+    READ_LIST,
+    WRITE_LIST,
+)
+from npusim.memory.controller.mapping import M_BURST_BITS, M_RUN_BITS, M_UNIT_BITS, channel_of
+from npusim.memory.controller.step import step
 from npusim.memory.port import (
     HEAP_SIZE,
     REQ_ADDRESS,
@@ -27,265 +47,259 @@ from npusim.memory.port import (
     RING_HEAD,
     RING_TAIL,
     MemoryPort,
-    heap_push,
+    heap_insert,
 )
-from npusim.memory.reads import FAR_FS, close, open_request, queue_read, serve_all, serve_reads
+from npusim.memory.queues import admit, answer_finished, close, count_latency, record, wait_run
 from npusim.memory.state import (
-    C_LATENCY_FS,
+    A_FINISH,
+    A_FREE,
+    A_LEFT,
+    A_LEFT_FREE,
+    A_NEXT,
+    A_NEXT_FS,
+    A_OPEN,
+    A_ORDER,
+    A_RUNS_LEFT,
+    A_SEQ,
+    A_SIZE,
+    A_TAG,
+    A_TIME_FS,
+    A_UNLOADED,
+    A_WRITE,
+    BUS_FREE_FS,
+    BUS_FREE_NUM,
     C_READ_BURSTS,
     C_READ_BYTES,
     C_READS,
-    C_WAIT_FS,
-    CH_FREE_FS,
-    CH_FREE_NUM,
     MAX_REQUEST_BYTES,
-    P_BANK_BITS,
-    P_BL,
-    P_BURST_BITS,
     P_CAPACITY,
-    P_CCD_S,
-    P_CHANNELS,
-    P_CL,
-    P_CWL,
-    P_GROUPS,
     P_IDEAL,
     P_IDEAL_DEN,
     P_IDEAL_FS,
     P_IDEAL_LATENCY_FS,
     P_IDEAL_NUM,
-    P_QUEUE_RUNS,
-    P_ROTATE,
-    P_SPAN_BITS,
-    P_TCK_FS,
-    P_UNIT_BITS,
-    R_REQUESTS,
+    P_PIECES,
+    P_POSTED,
+    P_REGIONS,
+    P_TICK_FS,
     MemoryState,
 )
-from npusim.memory.writes import post_write
 
 Array = npt.NDArray[Any]
+FAR_FS = 1 << 62
 
 # Status of memory_advance.
 OK = 0
 FULL = 1  # no room for the answers of all that was asked: drain or grow the heap, then call again
 BAD_REQUEST = 2  # row `head` of the ring: size not in 1..MAX_REQUEST_BYTES, or outside the memory
+CROWDED = 3  # no room in the tables of requests and runs: grow them (MemoryState.grow), then call again
 
 
 @kernel
 def memory_advance(
-    params: Array,
-    bank_state: Array,
-    channel_state: Array,
-    counters: Array,
-    series: Array,
-    reads: Array,
-    requests: Array,
-    ring: Array,
-    responses: Array,
-    heap_state: Array,
+    params: Array, control: Array, rules: Array, nodes: Array, where: Array, state: Array, runs: Array, asked: Array,
+    counters: Array, series: Array, regions: Array, requests: Array, ring: Array, responses: Array, heap: Array,
     until_fs: int,
-) -> int:
+) -> int:  # fmt: skip
     """Take in every request that arrives before `until_fs` and make the decisions due before it.
 
-    Each request gets one response. Returns OK, FULL or BAD_REQUEST.
+    Each request gets one response. Returns OK, FULL, BAD_REQUEST or CROWDED.
     """
     row = ring[RING_HEAD] % requests.shape[0]
-    queued = params[P_QUEUE_RUNS] > 0 and not params[P_IDEAL]
     while ring[RING_HEAD] < ring[RING_TAIL]:
-        arrival_fs = requests[row, REQ_TIME_FS]
-        if arrival_fs >= until_fs:
+        time_fs = requests[row, REQ_TIME_FS]
+        if time_fs >= until_fs:
             break
-        if heap_state[HEAP_SIZE] + reads[0, R_REQUESTS] >= responses.shape[0]:
+        if heap[HEAP_SIZE] + asked[0, A_OPEN] >= responses.shape[0]:
             return FULL
         address, size, write = requests[row, REQ_ADDRESS], requests[row, REQ_BYTES], requests[row, REQ_WRITE]
         if size <= 0 or size > MAX_REQUEST_BYTES or address < 0 or address + size > params[P_CAPACITY]:
             return BAD_REQUEST
+        units = (size >> (where[M_BURST_BITS] + where[M_UNIT_BITS])) + 2
+        if asked[0, A_LEFT_FREE] < 2 or asked[0, A_RUNS_LEFT] < units * params[P_PIECES] + 2:
+            return CROWDED
+        counters[C_READS + write] += 1
+        counters[C_READ_BYTES + write] += size
         tag = requests[row, REQ_TAG]
         ring[RING_HEAD] += 1
         row = row + 1 if row + 1 < requests.shape[0] else 0
-        counters[C_READS + write] += 1
-        counters[C_READ_BYTES + write] += size
-        if queued and not write:
-            _queue(
-                params, bank_state, channel_state, counters, series, reads, responses, heap_state,
-                arrival_fs, address, size, tag,
-            )  # fmt: skip
-            continue
+        asked[0, A_ORDER] += 1
         if params[P_IDEAL]:
-            finish_fs, wait_fs = _serve_ideal(params, channel_state[0], arrival_fs, size)
-        else:
-            finish_fs, wait_fs = _serve(
-                params, bank_state, channel_state, counters, series, reads, responses, heap_state,
-                arrival_fs, address, size, write,
-            )  # fmt: skip
-        heap_push(responses, heap_state, finish_fs, tag, wait_fs)
-        counters[C_WAIT_FS] += wait_fs
-        counters[C_LATENCY_FS] += finish_fs - arrival_fs
-        if not queued:  # a queued write counts when it is written
+            finish_fs, wait_fs = _serve_ideal(params, state[0], time_fs, size)
+            heap_insert(responses, heap, finish_fs, asked[0, A_ORDER], tag, wait_fs)
+            count_latency(counters, finish_fs - time_fs, wait_fs)
             record(counters, series, finish_fs, size, write)
-    if queued:
-        until = (until_fs + params[P_TCK_FS] - 1) // params[P_TCK_FS]
-        serve_all(params, bank_state, channel_state, counters, series, reads, responses, heap_state, until)
+        else:
+            request = _open(params, asked, time_fs, size, write, tag)
+            region = _region_of(params, regions, address)
+            counters[C_READ_BURSTS + write] += _cut(where, state, runs, asked, request, address, size, write, region)
+            close(params, asked, counters, series, responses, heap, request)
+    if not params[P_IDEAL]:
+        _advance_channels(
+            params, control, rules, nodes, state, runs, asked, counters, series, regions, responses, heap, until_fs
+        )
     return OK
 
 
 @kernel
 def _serve_ideal(params: Array, bus: Array, arrival_fs: int, size: int) -> tuple[int, int]:
     """One shared bus of constant rate; the fraction of a femtosecond is kept, so a long stream does not drift."""
-    if arrival_fs > bus[CH_FREE_FS]:
-        bus[CH_FREE_FS] = arrival_fs
-        bus[CH_FREE_NUM] = 0
-    wait_fs = bus[CH_FREE_FS] - arrival_fs
-    parts = bus[CH_FREE_NUM] + size * params[P_IDEAL_NUM]
-    bus[CH_FREE_FS] += size * params[P_IDEAL_FS] + parts // params[P_IDEAL_DEN]
-    bus[CH_FREE_NUM] = parts % params[P_IDEAL_DEN]
-    finish_fs = bus[CH_FREE_FS] + params[P_IDEAL_LATENCY_FS]
-    return finish_fs + (1 if bus[CH_FREE_NUM] > 0 else 0), wait_fs
+    if arrival_fs > bus[BUS_FREE_FS]:
+        bus[BUS_FREE_FS] = arrival_fs
+        bus[BUS_FREE_NUM] = 0
+    wait_fs = bus[BUS_FREE_FS] - arrival_fs
+    parts = bus[BUS_FREE_NUM] + size * params[P_IDEAL_NUM]
+    bus[BUS_FREE_FS] += size * params[P_IDEAL_FS] + parts // params[P_IDEAL_DEN]
+    bus[BUS_FREE_NUM] = parts % params[P_IDEAL_DEN]
+    finish_fs = bus[BUS_FREE_FS] + params[P_IDEAL_LATENCY_FS]
+    return finish_fs + (1 if bus[BUS_FREE_NUM] > 0 else 0), wait_fs
 
 
-@kernel
-def _serve(
-    params: Array,
-    bank_state: Array,
-    channel_state: Array,
-    counters: Array,
-    series: Array,
-    reads: Array,
-    responses: Array,
-    heap: Array,
-    arrival_fs: int,
-    address: int,
-    size: int,
-    write: int,
-) -> tuple[int, int]:
-    """Post a write, or serve a request in strict order.
+@inlined
+def _open(params: Array, asked: Array, time_fs: int, size: int, write: int, tag: int) -> int:
+    """Begin a request and return its row of the table, which has room."""
+    request = asked[0, A_FREE]
+    asked[0, A_FREE] = asked[request, A_NEXT]
+    asked[0, A_LEFT_FREE] -= 1
+    asked[0, A_OPEN] += 1
+    arrival = (time_fs + params[P_TICK_FS] - 1) // params[P_TICK_FS]
+    asked[request, A_TIME_FS], asked[request, A_TAG] = time_fs, tag
+    asked[request, A_LEFT] = 1  # until all of its runs wait
+    asked[request, A_FINISH] = asked[request, A_UNLOADED] = arrival
+    asked[request, A_SIZE], asked[request, A_WRITE], asked[request, A_SEQ] = size, write, asked[0, A_ORDER]
+    return int(request)
 
-    Returns the time of its answer and how much of it an idle memory would have saved.
-    """
-    channels, tck_fs, burst_bits = params[P_CHANNELS], params[P_TCK_FS], params[P_BURST_BITS]
-    unit_bursts, span = 1 << params[P_UNIT_BITS], 1 << params[P_SPAN_BITS]
-    posted = write and params[P_QUEUE_RUNS] > 0
-    arrival = (arrival_fs + tck_fs - 1) // tck_fs
-    burst, end = address >> burst_bits, ((address + size - 1) >> burst_bits) + 1
-    counters[C_READ_BURSTS + write] += end - burst
-    unit, offset = burst >> params[P_UNIT_BITS], burst & (unit_bursts - 1)
-    first_unit, first_offset = unit, offset
-    finish, unloaded = arrival, arrival
-    while burst < end:
-        c, bank, row, column = _locate(params, unit, offset)
-        count = min(min(end - burst, unit_bursts - offset), span - column)
-        burst += count
-        offset += count
-        if posted:
-            serve_reads(params, bank_state, channel_state, counters, series, reads, responses, heap, c, arrival)
-            piece = min(address + size, burst << burst_bits) - max(address, (burst - count) << burst_bits)
-            placed = post_write(
-                params, bank_state, channel_state, counters, series, c, arrival, column, count, bank, row, piece
-            )
-            finish = max(finish, placed)
+
+@inlined
+def _region_of(params: Array, regions: Array, address: int) -> int:
+    """The last region that begins at or before an address; the first one for what lies before all."""
+    low, high = 0, params[P_REGIONS]
+    while high - low > 1:
+        middle = (low + high) // 2
+        if regions[middle, 0] <= address:
+            low = middle
         else:
-            group = column & (params[P_GROUPS] - 1)
-            last, extra = serve_run(
-                params, bank_state, channel_state, counters, c, arrival, group, count, bank, row, write
-            )
-            finish = max(finish, last)
-            # Without others in the way this run would wait only for the request's own earlier bursts in the channel.
-            own = _bursts_before(unit - first_unit, offset, first_offset, channels, unit_bursts)
-            unloaded = max(unloaded, arrival + extra + (own - 1) * params[P_CCD_S])
-        if offset == unit_bursts:
-            unit += 1
-            offset = 0
-    if posted:  # the port wants at least a tick between question and answer
-        return (finish + 1) * tck_fs, (finish - arrival) * tck_fs
-    latency = (params[P_CWL] if write else params[P_CL]) + params[P_BL]
-    return (finish + latency) * tck_fs, max(0, finish - unloaded) * tck_fs
+            high = middle
+    return low
 
 
 @kernel
-def _queue(
-    params: Array,
-    bank_state: Array,
-    channel_state: Array,
-    counters: Array,
-    series: Array,
-    reads: Array,
-    responses: Array,
-    heap: Array,
-    arrival_fs: int,
-    address: int,
-    size: int,
-    tag: int,
-) -> None:
-    """Queue the runs of a read; when the table of reads is full, what waits is served without looking further."""
-    channels, tck_fs, burst_bits = params[P_CHANNELS], params[P_TCK_FS], params[P_BURST_BITS]
-    unit_bursts, span = 1 << params[P_UNIT_BITS], 1 << params[P_SPAN_BITS]
-    arrival = (arrival_fs + tck_fs - 1) // tck_fs
+def _cut(
+    where: Array, state: Array, runs: Array, asked: Array, request: int, address: int, size: int, write: int,
+    region: int,
+) -> int:
+    """Let the runs of a request wait at their channels; return its bursts."""
+    unit_bits, burst_bits = where[M_UNIT_BITS], where[M_BURST_BITS]
+    unit_bursts, span = 1 << unit_bits, 1 << where[M_RUN_BITS]
     burst, end = address >> burst_bits, ((address + size - 1) >> burst_bits) + 1
-    counters[C_READ_BURSTS] += end - burst
-    unit, offset = burst >> params[P_UNIT_BITS], burst & (unit_bursts - 1)
-    first_unit, first_offset = unit, offset
-    request = open_request(reads, arrival_fs, arrival, tag, size)
-    if request < 0:
-        serve_all(params, bank_state, channel_state, counters, series, reads, responses, heap, FAR_FS)
-        request = open_request(reads, arrival_fs, arrival, tag, size)
+    bursts, arrival = end - burst, asked[request, A_FINISH]
     while burst < end:
-        c, bank, row, column = _locate(params, unit, offset)
-        count = min(min(end - burst, unit_bursts - offset), span - column)
-        own = _bursts_before(unit - first_unit, offset + count, first_offset, channels, unit_bursts)
-        if not queue_read(
-            params, bank_state, channel_state, counters, series, reads, responses, heap,
-            c, arrival, column, count, bank, row, own, request,
-        ):  # fmt: skip
-            serve_all(params, bank_state, channel_state, counters, series, reads, responses, heap, FAR_FS)
-            continue
+        unit, offset = burst >> unit_bits, burst & (unit_bursts - 1)
+        c, upper = channel_of(where, unit)
+        local = (upper << unit_bits) + offset
+        count = min(min(end - burst, unit_bursts - offset), span - (local & (span - 1)))
+        piece = min(address + size, (burst + count) << burst_bits) - max(address, burst << burst_bits)
+        wait_run(where, state[c], runs, asked, request, arrival, local, count, write, piece, region)
+        state[c, CH_NEXT] = min(state[c, CH_NEXT], arrival)
         burst += count
-        offset += count
-        if offset == unit_bursts:
-            unit += 1
-            offset = 0
-    close(params, counters, series, reads, responses, heap, request)
+    return int(bursts)
 
 
 @kernel
-def _locate(params: Array, unit: int, offset: int) -> tuple[int, int, int, int]:
-    """Return channel, bank, row and column (a burst of the row of all bank groups) of a burst in a unit."""
-    channels, span_bits, bank_bits = params[P_CHANNELS], params[P_SPAN_BITS], params[P_BANK_BITS]
-    upper = unit // channels
-    c = unit - upper * channels
-    if params[P_ROTATE]:
-        c = (c + _folded(upper, params[P_ROTATE])) % channels
-    local = (upper << params[P_UNIT_BITS]) + offset
-    page, column = local >> span_bits, local & ((1 << span_bits) - 1)
-    row = page >> bank_bits
-    # With two banks the rotation would put neighbouring pages into the same one.
-    bank = (page + (_folded(row, bank_bits) if bank_bits > 1 else 0)) & ((1 << bank_bits) - 1)
-    return c, bank, row, column
+def _advance_channels(
+    params: Array, control: Array, rules: Array, nodes: Array, state: Array, runs: Array, asked: Array,
+    counters: Array, series: Array, regions: Array, responses: Array, heap: Array, until_fs: int,
+) -> None:  # fmt: skip
+    """Make every channel's decisions before a time, and note when the next one that may bring an answer is due."""
+    until, due = (until_fs + params[P_TICK_FS] - 1) // params[P_TICK_FS], FAR_FS
+    for c in range(state.shape[0]):
+        if state[c, CH_NEXT] < until:
+            _advance_channel(
+                params, control, rules, nodes, state[c], runs, asked, counters, series, regions, responses, heap, until
+            )
+        if _awaited(params, state[c]):
+            due = min(due, state[c, CH_NEXT] * params[P_TICK_FS])
+    asked[0, A_NEXT_FS] = due
+
+
+@inlined
+def _awaited(params: Array, s: Array) -> bool:
+    """Whether somebody waits for an answer of a channel."""
+    if s[CH_SIZE0 + READ_LIST] or s[CH_WAIT_FIRST] or s[CH_WAIT_FIRST + 1]:
+        return True
+    return bool(params[P_POSTED] == 0 and s[CH_SIZE0 + WRITE_LIST])
 
 
 @kernel
-def _folded(value: int, bits: int) -> int:
-    """Return the sum of `value` and of what is left of it each time that `bits` low bits are dropped."""
-    total = 0
-    while value > 0:
-        total += value
-        value >>= bits
-    return total
+def _advance_channel(
+    params: Array, control: Array, rules: Array, nodes: Array, s: Array, runs: Array, asked: Array, counters: Array,
+    series: Array, regions: Array, responses: Array, heap: Array, until: int,
+) -> None:  # fmt: skip
+    """Let a channel do what is due before tick `until`."""
+    now = s[CH_NEXT]
+    while now < until:
+        arrival = admit(params, control, s, runs, asked, counters, series, responses, heap, now)
+        due = step(control, rules, nodes, s, runs, now)
+        if s[CH_FINISHED]:
+            answer_finished(params, control, s, runs, asked, counters, series, regions, responses, heap)
+        now = max(now + 1, min(due, arrival))
+        if control[P_REFRESH] != NO_REFRESH and now == s[CH_NEXT_REFRESH]:
+            skip_idle(control, s, min(until, arrival))
+            now = min(s[CH_NEXT_REFRESH], arrival)
+    s[CH_NEXT] = now
 
 
 @kernel
-def _bursts_before(units: int, offset: int, first_offset: int, channels: int, unit_bursts: int) -> int:
-    """Return the bursts in one channel of a request's first `units` units and of `offset` bursts after them."""
-    rounds = units // channels if units >= channels else 0
-    return int(rounds * unit_bursts + offset - (first_offset if units == rounds * channels else 0))
+def skip_idle(control: Array, s: Array, target: int) -> None:
+    """Pass over whole rounds of refreshes of a channel that has nothing else to do before tick `target`.
+
+    The last round before `target` is left: its commands leave the same state as all of them.
+    """
+    if s[CH_OWED] or s[CH_REFRESHING] or s[CH_SIZE0 + READ_LIST] or s[CH_SIZE0 + WRITE_LIST]:
+        return
+    refreshes = control[P_BANKS] if control[P_REFRESH] == PER_BANK else control[P_PSEUDO]
+    interval = control[P_REFI] * (control[P_BANKS] if control[P_REFRESH] == PER_BANK else 1)
+    rounds = (target - s[CH_NEXT_REFRESH]) // interval - 2
+    if rounds <= 0:
+        return
+    for bank in range(control[P_BANKS]):
+        if s[control[AT_BANK] + B_WORDS * bank + B_ROW] >= 0:
+            return  # rows that are open are closed by the next refreshes
+    s[CH_NEXT_REFRESH] += rounds * interval
+    s[CH_REFRESHES] += rounds * refreshes
+    if control[P_REFRESH] != PER_BANK:
+        s[CH_SERVED] += rounds * refreshes
+
+
+@kernel
+def memory_flush(
+    params: Array, control: Array, rules: Array, nodes: Array, where: Array, state: Array, runs: Array, asked: Array,
+    counters: Array, series: Array, regions: Array, responses: Array, heap: Array,
+) -> int:  # fmt: skip
+    """Write all that is queued; return the fs of the last write's last data, 0 without writes or with `ideal`."""
+    last = 0
+    if params[P_IDEAL]:
+        return last
+    for c in range(state.shape[0]):
+        s = state[c]
+        while s[CH_SIZE0 + WRITE_LIST] or s[CH_WAIT_FIRST + 1]:
+            _advance_channel(
+                params, control, rules, nodes, s, runs, asked, counters, series, regions, responses, heap,
+                s[CH_NEXT] + 1,
+            )  # fmt: skip
+        last = max(last, s[CH_LAST_WRITE])
+    return int(last * params[P_TICK_FS])
 
 
 def advance(state: MemoryState, port: MemoryPort, until_fs: int) -> int:
-    """Call `memory_advance` until it no longer needs room, growing the response heap; return OK or BAD_REQUEST."""
+    """Call `memory_advance` until it no longer needs room, growing tables; return OK or BAD_REQUEST."""
     while True:
-        status = memory_advance(
-            state.params, state.bank_state, state.channel_state, state.counters, state.series, state.reads,
-            port.requests, port.ring, port.responses, port.heap_state, until_fs,
-        )  # fmt: skip
-        if status != FULL:
+        status = memory_advance(  # type: ignore[call-arg]
+            *state.arrays, port.requests, port.ring, port.responses, port.heap_state, until_fs
+        )
+        if status == FULL:
+            port.grow_responses()
+        elif status == CROWDED:
+            state.grow()
+        else:
             return int(status)
-        port.grow_responses()

@@ -34,7 +34,7 @@ RING_PEAK = 3  # most rows ever waiting
 
 # Columns of a response row (int64).
 RSP_TIME_FS = 0  # last data at the controller (read) or taken from the bus (write)
-RSP_SEQ = 1  # order of creation: breaks ties
+RSP_SEQ = 1  # breaks ties: the order of requests, or of creation
 RSP_TAG = 2
 RSP_WAIT_FS = 3  # part of the latency that an idle memory would not have cost
 RSP_COLUMNS = 4
@@ -127,16 +127,22 @@ def _swap(rows: Array, a: int, b: int) -> None:
 
 @kernel
 def heap_push(responses: Array, heap_state: Array, time_fs: int, tag: int, wait_fs: int) -> bool:
+    """Add a response, after those of the same time; False, and nothing done, when the heap is full."""
+    heap_state[HEAP_NEXT_SEQ] += 1
+    return heap_insert(responses, heap_state, time_fs, heap_state[HEAP_NEXT_SEQ], tag, wait_fs)
+
+
+@kernel
+def heap_insert(responses: Array, heap_state: Array, time_fs: int, order: int, tag: int, wait_fs: int) -> bool:
     """Add a response; False, and nothing done, when the heap is full. The earliest (time, order) is row 0."""
     child = heap_state[HEAP_SIZE]
     if child >= responses.shape[0]:
         return False
     responses[child, RSP_TIME_FS] = time_fs
-    responses[child, RSP_SEQ] = heap_state[HEAP_NEXT_SEQ]
+    responses[child, RSP_SEQ] = order
     responses[child, RSP_TAG] = tag
     responses[child, RSP_WAIT_FS] = wait_fs
     heap_state[HEAP_SIZE] += 1
-    heap_state[HEAP_NEXT_SEQ] += 1
     while child > 0:
         parent = (child - 1) // 2
         if not _before(responses, child, parent):

@@ -65,11 +65,9 @@ class DramMemory:
         from npusim.memory.port import make_port
         from npusim.memory.state import make_memory
 
-        state = make_memory(machine, rotate_channels=machine.memory.rotate_channels)
+        self._state = make_memory(machine)
         self._port = make_port()
         port = self._port
-        self._arrays = (state.params, state.bank_state, state.channel_state, state.counters, state.series)
-        self._reads = state.reads
         self._cells = (port.requests, port.ring, port.responses, port.heap_state)
         self._who: list[Any] = []
 
@@ -83,11 +81,11 @@ class DramMemory:
 
     def serve(self, until_fs: int) -> list[Answer]:
         """Answers of the requests that arrived before `until_fs`."""
-        from npusim.memory.dram import memory_advance
+        from npusim.memory.dram import advance
         from npusim.memory.port import heap_pop
 
         responses, heap_state = self._cells[2:]
-        if memory_advance(*self._arrays, self._reads, *self._cells, until_fs) != 0:
+        if advance(self._state, self._port, until_fs) != 0:
             raise SimulationError("a request lies outside of dram")
         answers: list[Answer] = []
         while heap_state[0]:
@@ -98,9 +96,9 @@ class DramMemory:
 
     def flush(self) -> int:
         """The time at which the last write is in memory; all requests have been answered."""
-        from npusim.memory.writes import memory_flush
+        from npusim.memory.dram import memory_flush
 
-        return memory_flush(*self._arrays)
+        return memory_flush(*self._state.arrays, *self._cells[2:])  # type: ignore[call-arg]
 
 
 class Port:

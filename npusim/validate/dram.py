@@ -85,7 +85,7 @@ def run_stream(
 
     # The source's table for GDDR6 lacks the rule from a precharge of one bank to a refresh of all.
     omitted = frozenset({(PRE, REFA)}) if part.burst_length == 16 and not part.wck_sync else frozenset()
-    chips = make_channels(part, options, channels, omitted)
+    chips = make_channels(part, options, channels, omitted=omitted)
     where = make_map(part, channels, interleave_bytes, options.mapping, options.hashing)
     count = len(stream.address)
     runs, channel = np.zeros((count, at.E_WORDS), np.int64), np.zeros(count, np.int64)
@@ -119,7 +119,7 @@ def ramulator2(read_queue: int = 32, write_queue: int = 32, **changes: Any) -> C
 def _options(row: Row) -> Controller:
     mapping, hashing = _one_of(row, "mapper", MAPPINGS)
     if row.text("row_policy", "Open") != "Open":
-        raise TableError(f"column row_policy: {row.text('row_policy')!r} is not Open, which alone was run by the source")
+        raise TableError(f"column row_policy: {row.text('row_policy')!r} is not Open, the one of the source")
     if row.integer("ranks", 1) != 1:
         raise TableError(f"column ranks: {row.text('ranks')}; channels of one rank are simulated")
     return ramulator2(

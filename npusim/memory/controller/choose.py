@@ -23,6 +23,8 @@ from npusim.memory.controller.layout import (
     B_WORDS,
     B_WRITE_FROM,
     CH_ACTIVATING,
+    CH_CLOSINGS,
+    CH_REFRESHING,
     CH_SIZE0,
     CLOSED,
     COLUMN,
@@ -33,15 +35,15 @@ from npusim.memory.controller.layout import (
     E_WRITE,
     FAR,
     L_BANK,
+    L_OPEN_AT,
     L_ROW,
     L_WORDS,
+    NEXT_BANK,
     OPENING,
     P_AGE,
-    P_BANKS_A_GROUP,
-    P_GROUPS,
     P_PROTECT,
-    P_ROTATE,
     P_SLOTS,
+    P_TURN,
     PROTECT_NONE,
     PROTECT_OLDER,
     ROW,
@@ -53,21 +55,19 @@ NOTHING = -1
 
 
 @inlined
-def next_bank(params: Array, bank: int) -> int:
-    """The bank of the same number in the next bank group."""
-    step, group_banks = params[P_BANKS_A_GROUP], params[P_BANKS_A_GROUP] * params[P_GROUPS]
-    base = bank - bank % group_banks
-    return int(base + (bank - base + step) % group_banks)
+def next_bank(nodes: Array, bank: int) -> int:
+    """The bank of a run's next burst: the one of the same number in the next bank group, where the map rotates them."""
+    return int(nodes[bank, NEXT_BANK])
 
 
 @inlined
 def banks_of(params: Array, runs: Array, entry: int) -> int:
     """How many banks the rest of an entry touches."""
-    return int(min(runs[entry, E_COUNT], params[P_GROUPS])) if params[P_ROTATE] else 1
+    return int(min(runs[entry, E_COUNT], params[P_TURN]))
 
 
 @kernel
-def touches(params: Array, runs: Array, entry: int, bank: int, row: int) -> bool:
+def touches(params: Array, nodes: Array, runs: Array, entry: int, bank: int, row: int) -> bool:
     """Whether the rest of an entry lies in a row of a bank, among others."""
     if runs[entry, E_ROW] != row:
         return False
@@ -75,13 +75,16 @@ def touches(params: Array, runs: Array, entry: int, bank: int, row: int) -> bool
     for _ in range(banks_of(params, runs, entry)):
         if mine == bank:
             return True
-        mine = next_bank(params, mine)
+        mine = next_bank(nodes, mine)
     return False
 
 
 @kernel
-def protected(params: Array, s: Array, runs: Array, queue: int, position: int, bank: int) -> bool:
-    """Whether the open row of a bank must stay open for entries of the same queue: all, or those before `position`."""
+def protected(params: Array, nodes: Array, s: Array, runs: Array, queue: int, position: int, bank: int) -> bool:
+    """Whether the open row of a bank must stay open for entries of the same queue: all, or those before `position`.
+
+    Only entries whose next burst is a hit count: two that wait for each other's rows would wait for ever.
+    """
     at, row = params[AT_LIST] + queue * params[P_SLOTS], s[params[AT_BANK] + B_WORDS * bank + B_ROW]
     last = s[CH_SIZE0 + queue]
     if params[P_PROTECT] == PROTECT_OLDER:  # those that came in the same tick count as older
@@ -90,7 +93,10 @@ def protected(params: Array, s: Array, runs: Array, queue: int, position: int, b
             last -= 1
     for i in range(last):
         place = at + L_WORDS * i
-        if s[place + L_ROW] == row and i != position and touches(params, runs, s[place], bank, row):
+        if s[place + L_ROW] != row or i == position:
+            continue
+        ready = s[params[AT_BANK] + B_WORDS * s[place + L_BANK] + B_ROW] == row
+        if ready and touches(params, nodes, runs, s[place], bank, row):
             return True
     return False
 
@@ -99,7 +105,7 @@ def protected(params: Array, s: Array, runs: Array, queue: int, position: int, b
 def row_command(params: Array, s: Array, bank: int) -> int:
     """ACT or PRE, as a bank that has not the wanted row open needs; NOTHING while it can have neither."""
     at = params[AT_BANK] + B_WORDS * bank
-    if s[at + B_ROW] == OPENING or s[at + B_ACTIVE]:
+    if s[at + B_ROW] == OPENING or s[at + B_ACTIVE] or s[CH_REFRESHING] == 1 + bank:
         return NOTHING
     if s[at + B_ROW] == CLOSED:
         return NOTHING if s[CH_ACTIVATING] else ACT
@@ -127,6 +133,9 @@ def choose(
     place, banks = params[AT_LIST] + queue * params[P_SLOTS], params[AT_BANK]
     size, due = eligible(params, s, runs, queue, now)
     for i in range(size):
+        if slot == ROW and s[place + L_OPEN_AT] == s[CH_CLOSINGS]:
+            place += L_WORDS
+            continue
         bank, row = s[place + L_BANK], s[place + L_ROW]
         at = banks + B_WORDS * bank
         if s[at + B_ROW] == row:
@@ -142,11 +151,15 @@ def choose(
             if tick <= now:
                 return i, command, bank, now
             due = min(due, tick)
-        if slot == ROW and params[P_ROTATE]:
-            command, bank, tick = other_rows(params, nodes, s, runs, queue, i, now)
-            if tick <= now:
-                return i, command, bank, now
-            due = min(due, tick)
+        if slot == ROW:
+            shut = s[at + B_ROW] != row
+            if params[P_TURN] > 1:
+                command, bank, tick, more = other_rows(params, nodes, s, runs, queue, i, now)
+                if tick <= now:
+                    return i, command, bank, now
+                due, shut = min(due, tick), shut or more
+            if not shut:
+                s[place + L_OPEN_AT] = s[CH_CLOSINGS]
         place += L_WORDS
     return NOTHING, NOTHING, NOTHING, due
 
@@ -168,7 +181,7 @@ def column_tick(
 def row_tick(
     params: Array, nodes: Array, s: Array, runs: Array, queue: int, position: int, at: int, bank: int, now: int
 ) -> tuple[int, int]:
-    """The command that gets an entry's row opened, and the first tick from `now` on that takes it; FAR: not yet known."""
+    """The command that gets an entry's row opened, and the first tick from `now` on that takes it, FAR if unknown."""
     if s[at + B_ROW_FROM] > now:
         return NOTHING, s[at + B_ROW_FROM]
     command = row_command(params, s, bank)
@@ -177,25 +190,26 @@ def row_tick(
     s[at + B_ROW_FROM] = earliest(params, nodes, s, command, bank)
     tick = max(now, s[at + B_ROW_FROM])
     tick = slot_from(params, s, command, bank, nodes[bank, PSEUDO] - 1, tick)
-    if tick <= now and command == PRE and params[P_PROTECT] != PROTECT_NONE:
-        if eligible(params, s, runs, queue, now)[0] > 1 and protected(params, s, runs, queue, position, bank):
-            return NOTHING, FAR
+    guarded = command == PRE and params[P_PROTECT] != PROTECT_NONE and eligible(params, s, runs, queue, now)[0] > 1
+    if guarded and tick <= now and protected(params, nodes, s, runs, queue, position, bank):
+        return NOTHING, FAR
     return command, tick
 
 
 @kernel
 def other_rows(
     params: Array, nodes: Array, s: Array, runs: Array, queue: int, position: int, now: int
-) -> tuple[int, int, int]:
-    """As row_tick, for the banks of an entry's later bursts: (command, bank, tick)."""
+) -> tuple[int, int, int, bool]:
+    """As row_tick, for the banks of an entry's later bursts: (command, bank, tick, one of their rows is not open)."""
     entry = s[params[AT_LIST] + queue * params[P_SLOTS] + L_WORDS * position]
-    bank, row, due = runs[entry, E_BANK], runs[entry, E_ROW], FAR
+    bank, row, due, shut = runs[entry, E_BANK], runs[entry, E_ROW], FAR, False
     for _ in range(1, banks_of(params, runs, entry)):
-        bank = next_bank(params, bank)
+        bank = next_bank(nodes, bank)
         at = params[AT_BANK] + B_WORDS * bank
         if s[at + B_ROW] != row:
+            shut = True
             command, tick = row_tick(params, nodes, s, runs, queue, position, at, bank, now)
             if tick <= now:
-                return command, bank, tick
+                return command, bank, tick, shut
             due = min(due, tick)
-    return NOTHING, NOTHING, due
+    return NOTHING, NOTHING, due, shut

@@ -10,6 +10,7 @@ from npusim.jit import inlined, kernel
 from npusim.memory.controller.layout import (
     AT_BANK,
     AT_FAW,
+    AT_LOG,
     AT_READY,
     B_READ_FROM,
     B_ROW,
@@ -17,18 +18,24 @@ from npusim.memory.controller.layout import (
     B_WORDS,
     B_WRITE_FROM,
     CH_ACTS,
+    CH_CLOSINGS,
+    CH_COLUMN_FROM,
+    CH_LOGGED,
     CH_PAIR_BANK,
     CH_PAIR_COMMAND,
     CH_PAIR_NODE,
     CH_PAIR_TICK,
     CH_PREAS,
     CH_PRES,
+    CH_ROW_FROM,
     CLOSED,
     FAW_WORDS,
+    LOG_WORDS,
     LONG_AGO,
     P_BANKS,
     P_FAW,
     P_HALF,
+    P_LOG,
     P_PSEUDO,
     P_SIBLING,
     P_STACKS,
@@ -73,7 +80,7 @@ def earliest_of_all(params: Array, s: Array, command: int, pseudo: int) -> int:
 
 @inlined
 def slot_from(params: Array, s: Array, command: int, bank: int, pseudo: int, tick: int) -> int:
-    """The first tick from `tick` on whose clock edge takes the command (JESD238: row commands pair with the last one)."""
+    """The first tick from `tick` on whose clock edge takes the command (JESD238: row commands pair)."""
     if params[P_HALF] == 0:
         return tick
     if command != PRE and command != PREA:
@@ -125,6 +132,15 @@ def _tell_siblings(params: Array, nodes: Array, s: Array, bank: int, now: int) -
 
 
 @inlined
+def log(params: Array, s: Array, command: int, bank: int, row: int, now: int) -> None:
+    """Keep a command, if commands are kept and there is room."""
+    if s[CH_LOGGED] < params[P_LOG]:
+        at = params[AT_LOG] + LOG_WORDS * s[CH_LOGGED]
+        s[at], s[at + 1], s[at + 2], s[at + 3] = now, command, bank, row
+        s[CH_LOGGED] += 1
+
+
+@inlined
 def note_pair(s: Array, command: int, bank: int, pseudo: int, now: int) -> None:
     """Remember a row command of a rising edge: which falling edge lies in it."""
     if now & 1:
@@ -139,6 +155,8 @@ def set_row(params: Array, s: Array, bank: int, row: int) -> None:
     """Change the row that a bank has open; what was known of its next commands is void."""
     at = params[AT_BANK] + B_WORDS * bank
     s[at + B_ROW] = row
+    s[CH_CLOSINGS] += row == CLOSED
+    s[CH_ROW_FROM] = s[CH_COLUMN_FROM] = 0
     s[at + B_READ_FROM] = s[at + B_WRITE_FROM] = s[at + B_ROW_FROM] = LONG_AGO
 
 
@@ -146,6 +164,7 @@ def set_row(params: Array, s: Array, bank: int, row: int) -> None:
 def send_row(params: Array, rules: Array, nodes: Array, s: Array, command: int, bank: int, row: int, now: int) -> None:
     """Send ACT (opening `row`) or PRE to a bank."""
     apply_rules(params, rules, nodes, s, command, bank, now)
+    log(params, s, command, bank, row, now)
     if params[P_HALF]:
         note_pair(s, command, bank, nodes[bank, PSEUDO] - 1, now)
     set_row(params, s, bank, row)
@@ -157,6 +176,7 @@ def send_to_all(params: Array, rules: Array, nodes: Array, s: Array, command: in
     """Send PREA or REFA to a pseudo-channel."""
     bank = pseudo * (params[P_BANKS] // params[P_PSEUDO])
     apply_rules(params, rules, nodes, s, command, bank, now)
+    log(params, s, command, bank, 0, now)
     if params[P_HALF]:
         note_pair(s, command, -1, pseudo, now)
     if command == PREA:

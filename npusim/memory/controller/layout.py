@@ -9,7 +9,8 @@ from __future__ import annotations
 
 # fmt: off
 # Parameters of a controller, int64 [P_WORDS].
-(P_BANKS, P_PSEUDO, P_STACKS, P_GROUPS, P_BANKS_A_GROUP,
+(P_BANKS, P_PSEUDO, P_STACKS,
+ P_TURN,                                   # bank groups that the bursts of a run go round
  P_FAW, P_SIBLING,                         # ticks: four activations; reads between stack ids
  P_READ_LATENCY, P_WRITE_LATENCY,          # RD or WR to the end of its data
  P_BUSES, P_HALF, P_AAD, P_WCK, P_WCK_READ, P_WCK_WRITE,  # command slots, as in isa.memory.DramPart
@@ -19,41 +20,55 @@ from __future__ import annotations
  P_COLUMN_FIRST,                           # 1: columns before rows on a shared bus; 0: by age alone
  P_ACTIVE,                                 # 1: an entry whose row was opened leaves its queue for the active list
  P_CLOSED,                                 # 1: rows that nobody waits for are closed
- P_ROTATE,                                 # 1: a run's bursts go round the bank groups
- P_TRAIN, P_COLUMN_TICKS,                  # 1: a run's row hits go out in one piece, so many ticks apart
+ P_TRAIN, P_COLUMN_TICKS, P_BURST_TICKS,   # 1: a run's row hits go out in one piece, so many ticks apart; of a burst
  P_READ_QUEUE, P_WRITE_QUEUE, P_SLOTS,     # places; words of each list
- AT_READY, AT_BANK, AT_FAW, AT_LIST, P_WORDS) = range(37)
+ P_LOG,                                    # commands of a channel that are kept, the first ones; 0: none
+ AT_READY, AT_BANK, AT_FAW, AT_LIST, AT_LOG, P_WORDS) = range(38)
 NO_REFRESH, ALL_BANK, PER_BANK = range(3)
 PROTECT_NONE, PROTECT_OLDER, PROTECT_ALL = range(3)
 
 # Header of a channel. CH_SIZE0..2: entries in the read, write and active list.
-(CH_SIZE0, CH_SIZE1, CH_SIZE2, CH_WRITE_MODE,
- CH_NEXT_REFRESH, CH_OWED, CH_SERVED,      # refreshes: the next one's tick, that wait, that were done
- CH_PAIR_TICK, CH_PAIR_NODE, CH_PAIR_COMMAND, CH_PAIR_BANK,  # half cycles: the last row command of a rising edge
- CH_ACTIVATING, CH_DEADLINE,               # 1 + the entry whose second activation command is due
- CH_WCK_UNTIL, CH_COMMITTED, CH_COMMITTED_LIST,  # data clock; 1 + the entry that follows its CAS, and its list
- CH_COLUMN_FREE, CH_TRAIN_FIRST,           # no column decision before; first tick of the last train
- CH_LAST_WRITE,                            # end of the last write's data
+# The words of every step come first: a channel that has nothing to do costs one line of the processor's cache.
+(CH_NEXT,                                  # tick of the next thing to do
+ CH_SIZE0, CH_SIZE1, CH_SIZE2,
+ CH_WAIT_FIRST, CH_WAIT_WRITE,             # 1 + the first entry without a place: reads, writes
+ CH_NEXT_REFRESH, CH_OWED,                 # refreshes: the next one's tick, how many wait
+ CH_COLUMN_FREE,                           # the end of the running train
+ CH_COLUMN_FROM, CH_ROW_FROM,              # no column, no row command of the queues before; 0: look
+ CH_WRITE_MODE, CH_CLOSINGS,               # 1: writes go first; how often a row was closed
  CH_FINISHED,                              # 1 + the first of the entries that are done
- CH_WAIT_FIRST, CH_WAIT_WRITE, CH_WAIT_LAST, CH_WAIT_LAST_WRITE,  # 1 + entry: reads and writes without a place
- CH_NEXT,                                  # tick of the next thing to do
- CH_TURNS, CH_LAST_KIND, CH_BUSY,
- CH_HITS, CH_MISSES, CH_CONFLICTS, CH_ACTS, CH_PRES, CH_PREAS, CH_READS, CH_WRITES,
- CH_COUNT) = range(37)
+ CH_COMMITTED, CH_COMMITTED_LIST,          # 1 + the entry that follows its CAS, and its list
+ CH_ACTIVATING, CH_DEADLINE,               # 1 + the entry whose second activation command is due
+ CH_WAIT_LAST, CH_WAIT_LAST_WRITE,
+ CH_TRAIN_FIRST, CH_LAST_KIND,             # first tick of the last train, and its command
+ CH_LAST_WRITE,                            # end of the last write's data
+ CH_WCK_UNTIL,                             # the data clock runs until then
+ CH_SERVED, CH_REFRESHING, CH_ROUND,       # refreshes made; by bank: 1 + the bank made ready, mask of those still due
+ CH_PAIR_TICK, CH_PAIR_NODE, CH_PAIR_COMMAND, CH_PAIR_BANK,  # half cycles: the last row command of a rising edge
+ CH_TURNS, CH_REFRESHES, CH_HITS, CH_MISSES, CH_CONFLICTS, CH_ACTS, CH_PRES, CH_PREAS, CH_READS, CH_WRITES,
+ CH_LOGGED,
+ CH_COUNT) = range(43)
 READ_LIST, WRITE_LIST, ACTIVE_LIST = range(3)
 
-# A bank: the open row, CLOSED or OPENING; entries of it in the active list; writes queued for it; and ticks before which
-# no RD, no WR, and neither the ACT nor the PRE that its state asks for can go out (bounds, so that few are worked out).
+# A bank: the open row, CLOSED or OPENING; entries of it in the active list; writes queued for it; and ticks before
+# which no RD, no WR, and neither the ACT nor the PRE that its state asks for can go out: bounds, which save much work.
 B_ROW, B_ACTIVE, B_WRITES, B_READ_FROM, B_WRITE_FROM, B_ROW_FROM, B_WORDS = range(7)
 CLOSED, OPENING = -1, -2
-# A place of a list: the entry, and of it the bank and the row of the next burst.
-L_ENTRY, L_BANK, L_ROW, L_WORDS = range(4)
+# A kept command: tick, command, bank (of REFA and PREA the first one), row of an activation.
+LOG_WORDS = 4
+# A place of a list: the entry, of it the bank and the row of the next burst, and CH_CLOSINGS when all of its rows were
+# seen open.
+L_ENTRY, L_BANK, L_ROW, L_OPEN_AT, L_WORDS = range(5)
 FAW_WORDS = 5  # slot of the oldest, four times
 
 # A row of the table of entries: a run of bursts in one row (of all bank groups in turn, where the map rotates them).
-(E_NEXT, E_ARRIVAL, E_BANK, E_ROW, E_COUNT, E_WRITE, E_REQUEST, E_SEEN, E_DONE, E_BYTES, E_ADDRESS, E_OWN,
- E_WORDS) = range(13)
+# E_LOCAL: its next burst, counted in the channel. E_SEEN: how its first command found the bank. E_OWN: bursts of the
+# same request that the channel carries before its own are over.
+(E_NEXT, E_ARRIVAL, E_BANK, E_ROW, E_COUNT, E_WRITE, E_REQUEST, E_SEEN, E_DONE, E_BYTES, E_LOCAL, E_OWN, E_REGION,
+ E_WORDS) = range(14)
+SEEN_HIT, SEEN_MISS, SEEN_CONFLICT = 1, 2, 3
 # fmt: on
 FAR = 1 << 60  # a tick that never comes
 LONG_AGO = -(1 << 40)  # "never happened"
+NEXT_BANK = 5  # column of `nodes` behind the levels
 COLUMN, ROW, ANY = range(3)  # which commands a slot takes

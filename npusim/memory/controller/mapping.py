@@ -1,10 +1,10 @@
 """Address maps: which channel, bank, row and column a burst lies in.
 
-A channel takes `interleave_bytes` at a time. What is left of the address is cut into fields, named from the highest bits
-to the lowest: Ro row, Ba bank of a group, Bg bank group, Si stack id, Pc pseudo-channel, Co column; a number takes only
-that many bits of the field, lowest first (`RoCoBaBgCo2`). Hashing spreads power-of-two pitches: `rotate` adds all bits
-above to channel and bank (permutation-based interleaving, Zhang et al., MICRO 2000); `xor` combines each field with
-bits of the column, as the map MOP4CLXOR of Ramulator.
+A channel takes `interleave_bytes` at a time. What is left of the address is cut into fields, named from the highest
+bits to the lowest: Ro row, Ba bank of a group, Bg bank group, Si stack id, Pc pseudo-channel, Co column; a number takes
+only that many bits of the field, lowest first (`RoCoBaBgCo2`). Hashing spreads power-of-two pitches: `rotate` adds all
+bits above to channel and bank (permutation-based interleaving, Zhang et al., MICRO 2000); `xor` combines each field
+with bits of the column, as the map MOP4CLXOR of Ramulator.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ import numpy.typing as npt
 from isa.errors import ConfigError
 from isa.memory import DramPart
 from npusim.jit import inlined, kernel
+from npusim.memory.controller.timing import burst_cycles
 
 Array = npt.NDArray[Any]
 FIELDS = ("Co", "Pc", "Si", "Bg", "Ba", "Ro")
 CO, PC, SI, BG, BA, RO = range(6)
 # Words of a map: header, then pieces of (field, bits), lowest first.
-(M_BURST_BITS, M_UNIT_BITS, M_CHANNELS, M_CHANNEL_BITS, M_HASH, M_ROTATE, M_RUN_BITS, M_PIECES, M_BANK_BITS,
+# M_TURN_BITS: log2 of the bank groups that the bursts of a run go round; M_RUN_BITS: of the bursts of a whole run.
+(M_BURST_BITS, M_UNIT_BITS, M_CHANNELS, M_CHANNEL_BITS, M_HASH, M_TURN_BITS, M_RUN_BITS, M_PIECES, M_BANK_BITS,
  M_GROUP_BITS, M_STACK_BITS, M_PSEUDO_BITS, M_ROW_BITS, M_PIECE0) = range(14)  # fmt: skip
 MAX_PIECES = 12
 HASHES = ("none", "rotate", "xor")
@@ -34,11 +36,12 @@ _PIECE = re.compile(r"(Ro|Ba|Bg|Si|Pc|Co)(\d*)")
 def make_map(part: DramPart, channels: int, interleave_bytes: int, mapping: str, hashing: str) -> Array:
     """Return the map as int64 words; raises ConfigError for a map that leaves a field out or names one twice."""
     bits = {
-        "Co": _log2(part.page_bytes // part.burst_bytes, "columns of a row"), "Bg": _log2(part.bank_groups, "bank_groups"),
+        "Co": _log2(part.page_bytes // part.burst_bytes, "columns of a row"),
+        "Bg": _log2(part.bank_groups, "bank_groups"),
         "Ba": _log2(part.banks_per_group, "banks_per_group"), "Si": _log2(part.stack_ids, "stack_ids"),
         "Pc": _log2(part.pseudo_channels, "pseudo_channels"), "Ro": 62,
     }  # fmt: skip
-    pieces = _pieces(mapping, bits)
+    pieces = _pieces(default_mapping(part) if mapping == "auto" else mapping, bits)
     words = np.zeros(M_PIECE0 + 2 * MAX_PIECES, np.int64)
     words[M_BURST_BITS] = _log2(part.burst_bytes, "bytes of a burst")
     words[M_UNIT_BITS] = _log2(max(1, interleave_bytes // part.burst_bytes), "interleave_bytes over the burst")
@@ -50,11 +53,22 @@ def make_map(part: DramPart, channels: int, interleave_bytes: int, mapping: str,
     words[M_PIECES] = len(pieces)
     for i, (name, size) in enumerate(pieces):
         words[M_PIECE0 + 2 * i], words[M_PIECE0 + 2 * i + 1] = FIELDS.index(name), size
-    if hashing != "xor" and pieces[0][0] == "Bg" and len(pieces) > 1 and pieces[1][0] == "Co" and bits["Bg"]:
-        words[M_ROTATE], words[M_RUN_BITS] = int(pieces[0][1] == bits["Bg"]), pieces[0][1] + pieces[1][1]
+    if hashing != "xor" and pieces[0][0] == "Bg" and pieces[1][0] == "Co":
+        words[M_TURN_BITS], words[M_RUN_BITS] = pieces[0][1], pieces[0][1] + pieces[1][1]
     elif hashing != "xor" and pieces[0][0] == "Co":
         words[M_RUN_BITS] = pieces[0][1]
     return words
+
+
+def default_mapping(part: DramPart) -> str:
+    """The map whose runs go round as few bank groups as keep the data bus busy: each costs an activation."""
+    t, burst = part.timing, burst_cycles(part)
+    short, long = max(t.nCCD_S, burst), max(t.nCCD_L, t.nCCD_L_WR or 0, burst)
+    groups = 1
+    while groups < part.bank_groups and groups * short < long:
+        groups *= 2
+    turn = f"Bg{groups.bit_length() - 1}" if groups > 1 else ""
+    return f"Ro{'Pc' if part.pseudo_channels > 1 else ''}{'Si' if part.stack_ids > 1 else ''}BaBgCo{turn}"
 
 
 def _pieces(mapping: str, bits: dict[str, int]) -> list[tuple[str, int]]:
@@ -69,7 +83,7 @@ def _pieces(mapping: str, bits: dict[str, int]) -> list[tuple[str, int]]:
         name, count = match.group(1), match.group(2)
         size = left[name] if not count else int(count)
         if size > left[name]:
-            raise ConfigError(f"memory.controller.mapping: {mapping!r} takes {size} bits of {name}, {left[name]} are left")
+            raise ConfigError(f"memory.controller.mapping: {mapping!r} takes {size} of {left[name]} bits of {name}")
         left[name] -= size
         if size:
             pieces.append((name, size))
@@ -110,7 +124,7 @@ def channel_of(where: Array, unit: int) -> tuple[int, int]:
 def locate(where: Array, local: int) -> tuple[int, int, int]:
     """Return bank, row and column of a burst of a channel, counted as if the channel's own were all there is."""
     column, pseudo, stack, group, bank, row = 0, 0, 0, 0, 0, 0
-    column_bits, bank_bits = 0, 0
+    column_bits, bank_bits, group_bits = 0, 0, 0
     for i in range(where[M_PIECES]):
         field, bits = where[M_PIECE0 + 2 * i], where[M_PIECE0 + 2 * i + 1]
         value = local & ((1 << bits) - 1)
@@ -119,7 +133,8 @@ def locate(where: Array, local: int) -> tuple[int, int, int]:
             column |= value << column_bits
             column_bits += bits
         elif field == BG:
-            group = value
+            group |= value << group_bits
+            group_bits += bits
         elif field == BA:
             bank |= value << bank_bits
             bank_bits += bits
@@ -129,12 +144,25 @@ def locate(where: Array, local: int) -> tuple[int, int, int]:
             pseudo = value
         else:
             stack = value
-    if where[M_HASH] == ROTATE and where[M_BANK_BITS] > 1:
-        bank = (bank + folded(row, where[M_BANK_BITS])) & ((1 << where[M_BANK_BITS]) - 1)
+    if where[M_HASH] == ROTATE:
+        bank, group = _rotated(where, bank, group, row)
     elif where[M_HASH] == XOR:
         pseudo, stack, group, bank, row = _xored(where, column, pseudo, stack, group, bank, row)
     index = (((pseudo << where[M_STACK_BITS]) + stack) << where[M_GROUP_BITS]) + group
     return (index << where[M_BANK_BITS]) + bank, row, column
+
+
+@inlined
+def _rotated(where: Array, bank: int, group: int, row: int) -> tuple[int, int]:
+    """Shift banks, and the groups that runs do not go round, by the row: pages a power of two apart get other banks."""
+    turn, bank_bits = where[M_TURN_BITS], where[M_BANK_BITS]
+    bits = bank_bits + where[M_GROUP_BITS] - turn
+    if bits < 2:  # with two places the rotation would put neighbouring pages into the same one
+        return bank, group
+    place = ((bank << (bits - bank_bits)) | (group >> turn)) + folded(row, bits)
+    place &= (1 << bits) - 1
+    low = group & ((1 << turn) - 1)
+    return place >> (bits - bank_bits), ((place & ((1 << (bits - bank_bits)) - 1)) << turn) | low
 
 
 @kernel

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from npusim.jit import inlined, kernel
 from npusim.memory.controller.choose import next_bank
-from npusim.memory.controller.commands import apply_rules, earliest, send_row, set_row
+from npusim.memory.controller.commands import apply_rules, earliest, log, send_row, set_row
 from npusim.memory.controller.layout import (
     ACTIVE_LIST,
     AT_BANK,
@@ -19,6 +19,7 @@ from npusim.memory.controller.layout import (
     B_WRITES,
     CH_ACTIVATING,
     CH_COLUMN_FREE,
+    CH_COLUMN_FROM,
     CH_COMMITTED,
     CH_COMMITTED_LIST,
     CH_CONFLICTS,
@@ -29,6 +30,7 @@ from npusim.memory.controller.layout import (
     CH_LAST_WRITE,
     CH_MISSES,
     CH_READS,
+    CH_ROW_FROM,
     CH_SIZE0,
     CH_SIZE2,
     CH_TRAIN_FIRST,
@@ -39,27 +41,32 @@ from npusim.memory.controller.layout import (
     E_BANK,
     E_COUNT,
     E_DONE,
+    E_LOCAL,
     E_NEXT,
     E_ROW,
     E_SEEN,
     E_WRITE,
-    OPENING,
     L_BANK,
     L_ENTRY,
+    L_OPEN_AT,
     L_ROW,
     L_WORDS,
+    OPENING,
     P_AAD,
     P_ACTIVE,
     P_COLUMN_TICKS,
-    P_GROUPS,
+    P_LOG,
     P_READ_LATENCY,
-    P_ROTATE,
     P_SLOTS,
     P_TRAIN,
+    P_TURN,
     P_WCK,
     P_WCK_READ,
     P_WCK_WRITE,
     P_WRITE_LATENCY,
+    SEEN_CONFLICT,
+    SEEN_HIT,
+    SEEN_MISS,
 )
 from npusim.memory.controller.timing import ACT, PRE, RD, WR
 
@@ -71,6 +78,8 @@ def append(params: Array, s: Array, runs: Array, queue: int, entry: int) -> None
     """Put an entry at the end of a list; the caller knows that there is room."""
     place = params[AT_LIST] + queue * params[P_SLOTS] + L_WORDS * s[CH_SIZE0 + queue]
     s[place + L_ENTRY], s[place + L_BANK], s[place + L_ROW] = entry, runs[entry, E_BANK], runs[entry, E_ROW]
+    s[place + L_OPEN_AT] = -1
+    s[CH_ROW_FROM] = s[CH_COLUMN_FROM] = 0
     s[CH_SIZE0 + queue] += 1
 
 
@@ -79,6 +88,7 @@ def remove(params: Array, s: Array, queue: int, position: int) -> None:
     """Take an entry out of a list; the others keep their order."""
     at, size = params[AT_LIST] + queue * params[P_SLOTS], s[CH_SIZE0 + queue] - 1
     s[CH_SIZE0 + queue] = size
+    s[CH_ROW_FROM] = s[CH_COLUMN_FROM] = 0
     for word in range(at + L_WORDS * position, at + L_WORDS * size):
         s[word] = s[word + L_WORDS]
 
@@ -86,20 +96,22 @@ def remove(params: Array, s: Array, queue: int, position: int) -> None:
 @inlined
 def _classify(params: Array, s: Array, runs: Array, entry: int, bank: int) -> None:
     """Count a request by the state in which its first command finds its bank."""
-    runs[entry, E_SEEN] = 1
     row = s[params[AT_BANK] + B_WORDS * bank + B_ROW]
     if row == runs[entry, E_ROW]:
+        runs[entry, E_SEEN] = SEEN_HIT
         s[CH_HITS] += 1
     elif row == CLOSED:
+        runs[entry, E_SEEN] = SEEN_MISS
         s[CH_MISSES] += 1
     else:
+        runs[entry, E_SEEN] = SEEN_CONFLICT
         s[CH_CONFLICTS] += 1
 
 
 @kernel
 def send(
-    params: Array, rules: Array, nodes: Array, s: Array, runs: Array, queue: int, position: int, command: int, bank: int,
-    now: int,
+    params: Array, rules: Array, nodes: Array, s: Array, runs: Array, queue: int, position: int, command: int,
+    bank: int, now: int,
 ) -> None:  # fmt: skip
     """Send the command that was chosen for an entry."""
     entry = s[params[AT_LIST] + queue * params[P_SLOTS] + L_WORDS * position]
@@ -135,6 +147,7 @@ def _activated(params: Array, s: Array, runs: Array, entry: int, bank: int) -> N
     place = first + L_WORDS * i
     s[place + L_ENTRY], s[place + L_BANK], s[place + L_ROW] = entry, bank, runs[entry, E_ROW]
     s[CH_SIZE2] += 1
+    s[CH_COLUMN_FROM] = 0
     s[params[AT_BANK] + B_WORDS * bank + B_ACTIVE] += 1
 
 
@@ -155,31 +168,30 @@ def send_columns(
 ) -> None:
     """Send the next burst of an entry, and with it the row hits that follow at full rate."""
     entry = s[params[AT_LIST] + queue * params[P_SLOTS] + L_WORDS * position]
-    count, bank, row, last = runs[entry, E_COUNT], runs[entry, E_BANK], runs[entry, E_ROW], now
-    apply_rules(params, rules, nodes, s, command, bank, now)
-    left = count - 1
-    bank = next_bank(params, bank) if params[P_ROTATE] else bank
-    if params[P_TRAIN]:
-        checked = 1
-        while left > 0:
-            tick = last + params[P_COLUMN_TICKS]
-            if checked < params[P_GROUPS]:
-                is_open = s[params[AT_BANK] + B_WORDS * bank + B_ROW] == row
-                if not is_open or earliest(params, nodes, s, command, bank) > tick:
-                    break
-                checked += 1
-            elif left > params[P_GROUPS]:  # of each bank only the last burst leaves a trace
-                skipped = left - params[P_GROUPS]
-                left -= skipped
-                tick += skipped * params[P_COLUMN_TICKS]
-                for _ in range(skipped % params[P_GROUPS]):
-                    bank = next_bank(params, bank)
-            apply_rules(params, rules, nodes, s, command, bank, tick)
-            bank = next_bank(params, bank)
-            last, left = tick, left - 1
-    _count_columns(params, s, command, count - left, now, last)
+    count, bank = runs[entry, E_COUNT], runs[entry, E_BANK]
+    if params[P_TRAIN] and count > 1:
+        bursts = _train_length(params, nodes, s, command, bank, runs[entry, E_ROW], now, count)
+    else:
+        bursts = 1
+    groups, spacing = params[P_TURN], params[P_COLUMN_TICKS]
+    if params[P_LOG]:
+        at = bank
+        for i in range(bursts):
+            log(params, s, command, at, runs[entry, E_ROW], now + i * spacing)
+            at = next_bank(nodes, at)
+    traces = min(bursts, groups)  # of each bank only the last burst leaves one
+    for _ in range((bursts - traces) % groups):
+        bank = next_bank(nodes, bank)
+    last = now + (bursts - 1) * spacing
+    for i in range(traces):
+        apply_rules(params, rules, nodes, s, command, bank, last - (traces - 1 - i) * spacing)
+        bank = next_bank(nodes, bank)
+    left = count - bursts
+    _count_columns(params, s, command, bursts, now, last)
     runs[entry, E_COUNT], runs[entry, E_BANK] = left, bank
+    runs[entry, E_LOCAL] += bursts
     s[params[AT_LIST] + queue * params[P_SLOTS] + L_WORDS * position + L_BANK] = bank
+    s[CH_ROW_FROM] = 0
     if left == 0:
         remove(params, s, queue, position)
         if queue == ACTIVE_LIST:
@@ -187,12 +199,27 @@ def send_columns(
         _finish(params, s, runs, entry, command, last)
 
 
+@kernel
+def _train_length(
+    params: Array, nodes: Array, s: Array, command: int, bank: int, row: int, now: int, count: int
+) -> int:
+    """How many bursts of an entry can follow each other at full rate from `now` on, of which the first one can go."""
+    for i in range(1, min(count, params[P_TURN])):
+        bank = next_bank(nodes, bank)
+        if s[params[AT_BANK] + B_WORDS * bank + B_ROW] != row:
+            return i
+        if earliest(params, nodes, s, command, bank) > now + i * params[P_COLUMN_TICKS]:
+            return i
+    return count
+
+
 @inlined
 def _count_columns(params: Array, s: Array, command: int, bursts: int, first: int, last: int) -> None:
     s[CH_READS if command == RD else CH_READS + 1] += bursts
     s[CH_TURNS] += 1 if s[CH_LAST_KIND] != command else 0
     s[CH_LAST_KIND] = command
-    s[CH_COLUMN_FREE], s[CH_TRAIN_FIRST] = last + 1, first
+    s[CH_COLUMN_FREE] = last + (params[P_COLUMN_TICKS] if params[P_TRAIN] else 1)
+    s[CH_TRAIN_FIRST] = first
     if params[P_WCK]:
         keep = params[P_WCK_READ] if command == RD else params[P_WCK_WRITE]
         s[CH_WCK_UNTIL] = max(s[CH_WCK_UNTIL], last + keep)

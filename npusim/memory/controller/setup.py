@@ -9,16 +9,30 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from isa.errors import ConfigError
 from isa.memory import Controller, DramPart
 from npusim.memory.controller import layout as at
-from npusim.memory.controller.timing import COMMAND_COUNT, Rule, burst_cycles, constraints, rule_table, ticks_a_cycle
+from npusim.memory.controller.timing import (
+    COMMAND_COUNT,
+    GROUP,
+    PSEUDO,
+    RD,
+    WR,
+    Rule,
+    burst_cycles,
+    constraints,
+    rule_table,
+    ticks_a_cycle,
+)
 
 Array = npt.NDArray[Any]
+MAX_BANKS = 1024
+MAX_BY_BANK = 62  # refreshed one by one: a mask of banks is one word
 
 
 @dataclass
 class Channels:
-    """The controllers of some channels: `params`, `rules`, `nodes` [banks, levels] and `state` [channels, words]."""
+    """The controllers of some channels: `params`, `rules`, `nodes` [banks, levels + 1], `state`."""
 
     params: Array
     rules: Array
@@ -26,15 +40,24 @@ class Channels:
     state: Array
 
 
-def make_channels(part: DramPart, options: Controller, count: int, omitted: frozenset[tuple[int, int]] = frozenset()) -> Channels:
-    """Return `count` idle channels; rules from one command to another that are `omitted` do not hold."""
+def make_channels(
+    part: DramPart, options: Controller, count: int, turn: int = 1, kept: int = 0,
+    omitted: frozenset[tuple[int, int]] = frozenset(),
+) -> Channels:  # fmt: skip
+    """Return `count` idle channels; the bursts of a run go round `turn` bank groups, and the
+    first `kept` commands of each channel are kept.
+
+    Rules from one command to another that are `omitted` do not hold. Raises ConfigError for what cannot be simulated.
+    """
+    _check(part, options)
     rules = [r for r in constraints(part) if (r.preceding, r.following) not in omitted]
     table, (window, sibling) = rule_table(rules)
     params = np.zeros(at.P_WORDS, np.int64)
     params[at.P_FAW], params[at.P_SIBLING] = window, sibling
+    params[at.P_TURN], params[at.P_LOG] = turn, kept
     _fill_part(params, part)
     _fill_options(params, part, options, rules)
-    nodes = _nodes(part)
+    nodes = _nodes(part, turn)
     words = _place(params, int(nodes.max()) + 1)
     state = np.zeros((count, words), np.int64)
     state[:, params[at.AT_READY] : params[at.AT_BANK]] = at.LONG_AGO
@@ -44,27 +67,55 @@ def make_channels(part: DramPart, options: Controller, count: int, omitted: froz
     faw = state[:, params[at.AT_FAW] : params[at.AT_LIST]].reshape(count, part.pseudo_channels, at.FAW_WORDS)
     faw[:, :, 1:] = at.LONG_AGO
     state[:, [at.CH_WCK_UNTIL, at.CH_PAIR_TICK]] = at.LONG_AGO
+    state[:, at.CH_ROUND] = (1 << min(part.banks, MAX_BY_BANK)) - 1
     state[:, at.CH_NEXT_REFRESH] = params[at.P_REFI]
     state[:, at.CH_NEXT] = params[at.P_REFI] if params[at.P_REFRESH] else at.FAR
     return Channels(params, table, nodes, state)
 
 
-def _nodes(part: DramPart) -> Array:
-    """The node of each bank at each level; nodes are numbered channel first, banks last."""
+def kept_commands(channels: Channels, c: int) -> Array:
+    """The commands of channel `c` that were kept, in the order of their ticks: int64 [n, LOG_WORDS]."""
+    first, words = int(channels.params[at.AT_LOG]), channels.state[c]
+    rows = words[first : first + int(words[at.CH_LOGGED]) * at.LOG_WORDS].reshape(-1, at.LOG_WORDS)
+    return np.asarray(rows[np.argsort(rows[:, 0], kind="stable")])
+
+
+def _check(part: DramPart, options: Controller) -> None:
+    timing = part.timing
+    if part.banks > MAX_BANKS:
+        raise ConfigError(f"memory.dram: a channel of {part.banks} banks; at most {MAX_BANKS} are simulated")
+    if options.refresh == "per_bank" and not (timing.nRFCpb and part.banks <= MAX_BY_BANK):
+        raise ConfigError(
+            f"memory.controller.refresh: per_bank needs memory.dram.timing.nRFCpb and at most {MAX_BY_BANK} banks a "
+            f"channel, the part has {part.banks}: use auto"
+        )
+    if options.write_low > options.write_high:
+        raise ConfigError(
+            f"memory.controller.write_low {options.write_low} is above write_high {options.write_high}: lower it"
+        )
+    least = timing.nRFC + timing.nRP
+    if timing.nREFI <= least:
+        raise ConfigError(f"memory.dram.timing.nREFI {timing.nREFI} must be above nRFC + nRP = {least}: raise it")
+
+
+def _nodes(part: DramPart, turn: int) -> Array:
+    """The node of each bank at each level (numbered channel first, banks last), and the bank of a run's next burst."""
     pseudo, stacks, groups = part.pseudo_channels, part.stack_ids, part.bank_groups
     bank = np.arange(part.banks)
     group = bank // part.banks_per_group
     stack, channel = group // groups, np.zeros(part.banks, np.int64)
     first = np.cumsum([0, 1, pseudo, pseudo * stacks, pseudo * stacks * groups])
     levels = (channel, stack // stacks, stack, group, bank)
-    return np.ascontiguousarray(np.stack([level + at_ for level, at_ in zip(levels, first)], axis=1).astype(np.int64))
+    following = (group // turn * turn + (group + 1) % turn) * part.banks_per_group + bank % part.banks_per_group
+    columns = [*(level + start for level, start in zip(levels, first)), following]
+    return np.ascontiguousarray(np.stack(columns, axis=1).astype(np.int64))
 
 
 def _fill_part(params: Array, part: DramPart) -> None:
     t, scale, burst = part.timing, ticks_a_cycle(part), burst_cycles(part)
     figures = {
         at.P_BANKS: part.banks, at.P_PSEUDO: part.pseudo_channels, at.P_STACKS: part.stack_ids,
-        at.P_GROUPS: part.bank_groups, at.P_BANKS_A_GROUP: part.banks_per_group,
+        at.P_BURST_TICKS: burst * scale,
         at.P_READ_LATENCY: (t.nCL + burst) * scale, at.P_WRITE_LATENCY: (t.nCWL + burst) * scale,
         at.P_BUSES: part.command_buses, at.P_HALF: int(part.half_cycle_commands), at.P_AAD: t.nAAD * scale,
         at.P_WCK: int(part.wck_sync), at.P_WCK_READ: (t.nCL + burst + t.nWCKPST) * scale,
@@ -78,7 +129,9 @@ def _fill_options(params: Array, part: DramPart, options: Controller, rules: lis
     tick_ps = part.tck_ps / ticks_a_cycle(part)
     protect = {"none": at.PROTECT_NONE, "older": at.PROTECT_OLDER, "all": at.PROTECT_ALL}
     refresh = {"none": at.NO_REFRESH, "all_bank": at.ALL_BANK, "per_bank": at.PER_BANK}
-    kind = options.refresh if options.refresh != "auto" else ("per_bank" if part.timing.nRFCpb else "all_bank")
+    kind: str = options.refresh
+    if kind == "auto":
+        kind = "per_bank" if part.timing.nRFCpb and part.banks <= MAX_BY_BANK else "all_bank"
     limit = options.age_limit_ns
     params[at.P_REFRESH], params[at.P_REFRESH_BLOCKS] = refresh[kind], int(options.refresh_blocks)
     params[at.P_POSTPONE] = options.refresh_postpone
@@ -92,8 +145,24 @@ def _fill_options(params: Array, part: DramPart, options: Controller, rules: lis
     params[at.P_SLOTS] = at.L_WORDS * max(options.read_queue, options.write_queue, part.banks)
     if options.write_done == "command":
         params[at.P_WRITE_LATENCY] = 0
-    spacing = max(r.ticks for r in rules if r.level == 1 and r.preceding == r.following and r.preceding in (3, 4))
-    params[at.P_COLUMN_TICKS] = spacing
+    if kind == "per_bank":
+        params[at.P_REFI] = max(1, params[at.P_REFI] // part.banks)
+    _fill_train(params, part, options, rules)
+
+
+def _fill_train(params: Array, part: DramPart, options: Controller, rules: list[Rule]) -> None:
+    """Bursts that follow each other at the bus's rate: through the groups in turn, or in one bank."""
+
+    def spacing(level: int) -> int:
+        pairs = [(level, command, command) for command in (RD, WR)]
+        return max(rule.ticks for rule in rules if rule[:3] in pairs)
+
+    other, same = spacing(PSEUDO), max(spacing(PSEUDO), spacing(GROUP))
+    turn = int(params[at.P_TURN])
+    params[at.P_COLUMN_TICKS] = other if turn > 1 else same
+    steady = turn == 1 or turn * other >= same
+    # Pseudo-channels share the column bus burst by burst.
+    params[at.P_TRAIN] = int(options.trains and part.pseudo_channels == 1 and steady)
 
 
 def _place(params: Array, nodes: int) -> int:
@@ -102,4 +171,5 @@ def _place(params: Array, nodes: int) -> int:
     params[at.AT_BANK] = params[at.AT_READY] + nodes * COMMAND_COUNT
     params[at.AT_FAW] = params[at.AT_BANK] + params[at.P_BANKS] * at.B_WORDS
     params[at.AT_LIST] = params[at.AT_FAW] + params[at.P_PSEUDO] * at.FAW_WORDS
-    return int(params[at.AT_LIST] + 3 * params[at.P_SLOTS])
+    params[at.AT_LOG] = params[at.AT_LIST] + 3 * params[at.P_SLOTS]
+    return int(params[at.AT_LOG] + params[at.P_LOG] * at.LOG_WORDS)

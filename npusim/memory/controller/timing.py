@@ -28,7 +28,7 @@ MAX_RULES = 8  # of one command at one level
 
 
 class Rule(NamedTuple):
-    """After `preceding`, `following` waits `ticks`; `window` 4: after the fourth last; `sibling`: on the other nodes."""
+    """After `preceding`, `following` waits `ticks`; `window` 4: after the fourth last; `sibling`: on others."""
 
     level: int
     preceding: int

@@ -24,6 +24,7 @@ OP_WAIT = 2  # until all loads of the warp are back, and ROW_COUNT cycles more
 OP_CHASE = 3  # a load of the next element of the chain; the warp waits for it
 OP_LOOP = 4  # back to row ROW_BASE, ROW_COUNT times (0: for ever)
 OP_END = 5  # the warp is done
+OP_GATHER = 6  # a load of the next element of the chain, which the warp does not wait for
 
 # Columns of a row.
 ROW_OP = 0
@@ -50,6 +51,7 @@ class Pattern:
     cores: int = 0  # that take part; 0: all
     chain: Array = field(default_factory=lambda: np.zeros(1, np.int64))
     chain_bytes: int = 64  # between two elements
+    chain_step: int = 1  # elements from one to the next of a warp; warps begin at neighbouring ones when it is not 1
 
 
 def program(*rows: dict[str, int]) -> Array:
@@ -141,3 +143,27 @@ def chase(size_bytes: int, warp_size: int, seed: int, most: int) -> Pattern:
     chain = random.permutation(elements) if elements <= most else random.integers(0, elements, most)
     rows = program({"op": OP_CHASE, "bytes": 8}, {"op": OP_LOOP, "base": 0})
     return Pattern(rows, max(1, CHASE_THREADS // warp_size), 1, 1, chain.astype(np.int64), CHASE_BYTES)
+
+
+GATHER_WARPS = 16
+
+
+def gather(chain: Array) -> Pattern:
+    """One block on one core that loads all elements of a chain once, in order, as fast as it can: it fills caches."""
+    count = max(1, len(chain) // GATHER_WARPS)
+    rows = program({"op": OP_GATHER, "bytes": 8, "count": count}, {"op": OP_WAIT}, {"op": OP_END})
+    return Pattern(rows, GATHER_WARPS, 1, 1, chain, CHASE_BYTES, GATHER_WARPS)
+
+
+SWEEP_WARPS = 4
+
+
+def sweep(size_bytes: int, last_bytes: int, cores: int, warp_size: int) -> Pattern:
+    """A block on every core; together they read the last `last_bytes` of a buffer once, a line a load in turn."""
+    line = 4 * warp_size
+    lanes = cores * SWEEP_WARPS
+    count = max(1, -(-last_bytes // (line * lanes)))
+    place = {"bytes": line, "block_stride": SWEEP_WARPS * line, "warp_stride": line, "size": min(size_bytes, last_bytes)}
+    first = size_bytes - min(size_bytes, last_bytes)
+    rows = program({"op": OP_LOAD, "base": first, "count": count, "step": lanes * line, **place}, {"op": OP_END})
+    return Pattern(rows, SWEEP_WARPS, 1)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from npusim.memory.generator.advance import generator_advance
 from npusim.memory.generator.backend import Backend
-from npusim.memory.generator.layout import OK, P_F, P_Q, P_R, P_SEND_CYCLES, GeneratorState
+from npusim.memory.generator.layout import C_LOADS, C_STORES, OK, P_F, P_Q, P_R, P_SEND_CYCLES, GeneratorState
 
 Array = npt.NDArray[Any]
 
@@ -33,6 +33,18 @@ class Run:
             self.backend.advance(self._fs(until + int(self.state.params[P_SEND_CYCLES])))
             self.cycle = until
         return np.array(self.state.counters)
+
+    def drain(self, step: int = 200, limit: int = 1 << 40) -> None:
+        """Go on until all blocks are done and nothing is in flight."""
+        while self.cycle < limit:
+            self.advance(step)
+            busy = self.state.cores[:, C_LOADS].any() or self.state.cores[:, C_STORES].any() or self.state.size[0]
+            if not busy:
+                return
+
+    def follow(self, state: GeneratorState) -> None:
+        """Let another generator, which starts at this run's cycle, take the place of this one; the caches stay."""
+        self.state = state
 
     def _fs(self, cycle: int) -> int:
         q, r, f = (int(self.state.params[at]) for at in (P_Q, P_R, P_F))

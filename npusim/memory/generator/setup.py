@@ -36,6 +36,7 @@ from npusim.memory.generator.layout import (
     P_BLOCK_CYCLES,
     P_BLOCK_LIMIT,
     P_CHAIN_BYTES,
+    P_CHAIN_STEP,
     P_COPIERS,
     P_CORES,
     P_COUNT,
@@ -58,6 +59,7 @@ from npusim.memory.generator.layout import (
     P_WARP_CYCLES,
     P_WARPS,
     UNIT_BUSY,
+    W_CHAIN,
     W_COLUMNS,
     W_CORE,
     W_INDEX,
@@ -65,6 +67,7 @@ from npusim.memory.generator.layout import (
     X_COUNT,
     X_FREE_FLIGHT,
     X_FREE_NODE,
+    X_NOW,
     GeneratorState,
 )
 from npusim.memory.generator.patterns import Pattern
@@ -92,9 +95,15 @@ def clock_of(chip: MemoryChip) -> tuple[int, int, int]:
 
 
 def make_generator(
-    chip: MemoryChip, pattern: Pattern, *, block_limit: int = 0, send_cycles: int = 0, return_cycles: int = 0
+    chip: MemoryChip,
+    pattern: Pattern,
+    *,
+    block_limit: int = 0,
+    send_cycles: int = 0,
+    return_cycles: int = 0,
+    first_cycle: int = 0,
 ) -> tuple[GeneratorState, Array]:
-    """The arrays of a generator whose cores all run `pattern` from cycle 0 on, and the lines of its L1s.
+    """The arrays of a generator whose cores all run `pattern` from `first_cycle` on, and the lines of its L1s.
 
     `send_cycles` pass between a request's cycle and its time at the port, `return_cycles` between the time of its
     answer and the core. Blocks are given out until `block_limit` of them (0: for ever). Raises ConfigError.
@@ -116,7 +125,7 @@ def make_generator(
     state, lines = _arrays(params, pattern, (), _flights(core) * cores)
     if core.l1 is not None:
         lines = make_l1(core.l1, cores)
-    _start_warps(state, pattern, cores)
+    _start_warps(state, pattern, cores, first_cycle)
     return state, lines
 
 
@@ -173,7 +182,8 @@ def _params(chip: MemoryChip, core: RequestCore, cores: int, warps: int, pattern
     params[P_PORT_RATE], params[P_LINE], params[P_SECTOR] = unit.port_bytes_per_cycle, line, sector
     params[P_HIT_CYCLES] = l1.hit_latency_cycles if l1 is not None else 0
     params[P_STORES], params[P_LOADS] = unit.stores, l1.mshrs if l1 is not None else unit.stores
-    params[P_CHAIN_BYTES], params[P_HAS_L1] = pattern.chain_bytes, int(l1 is not None)
+    params[P_CHAIN_BYTES], params[P_CHAIN_STEP] = pattern.chain_bytes, pattern.chain_step
+    params[P_HAS_L1] = int(l1 is not None)
     params[P_Q], params[P_R], params[P_F] = clock_of(chip)
     return params
 
@@ -210,15 +220,17 @@ def _arrays(params: Array, pattern: Pattern, copies: Sequence[Copy], flights: in
     return state, np.zeros((1, 1, 1), np.int64)
 
 
-def _start_warps(state: GeneratorState, pattern: Pattern, cores: int) -> None:
+def _start_warps(state: GeneratorState, pattern: Pattern, cores: int, cycle: int) -> None:
     """Fill the slots of all cores with blocks, the first slot of every core first."""
     per_core = pattern.blocks_per_core
     number = np.arange(len(state.warps))
     state.warps[:, W_SLOT] = number // pattern.warps_per_block
     state.warps[:, W_INDEX] = number % pattern.warps_per_block
     state.warps[:, W_CORE] = number // (pattern.warps_per_block * per_core)
+    if pattern.chain_step > 1:
+        state.warps[:, W_CHAIN] = number % len(pattern.chain)
+    state.other[X_NOW] = cycle
     for slot in range(per_core):
         for c in range(cores):
-            start_block(
-                state.params, state.warps, state.slots, state.events, state.size, state.other, c * per_core + slot, 0
-            )
+            at = c * per_core + slot
+            start_block(state.params, state.warps, state.slots, state.events, state.size, state.other, at, cycle)

@@ -22,6 +22,7 @@ from npusim.memory.generator.layout import (
     P_BLOCK_CYCLES,
     P_BLOCK_LIMIT,
     P_CHAIN_BYTES,
+    P_CHAIN_STEP,
     P_SLOT_WARPS,
     P_WARP_CYCLES,
     P_WARPS,
@@ -49,6 +50,7 @@ from npusim.memory.generator.layout import (
 from npusim.memory.generator.patterns import (
     OP_CHASE,
     OP_END,
+    OP_GATHER,
     OP_LOOP,
     OP_WAIT,
     ROW_BASE,
@@ -122,10 +124,10 @@ def aim(params: Array, program: Array, chain: Array, warps: Array, w: int) -> No
     """Set the address and the bytes of the access that a warp does next."""
     row = warps[w, W_PC]
     warps[w, W_LEFT] = program[row, ROW_BYTES]
-    if program[row, ROW_OP] == OP_CHASE:
+    if program[row, ROW_OP] == OP_CHASE or program[row, ROW_OP] == OP_GATHER:
         place = warps[w, W_CHAIN]
         warps[w, W_ADDRESS] = program[row, ROW_BASE] + chain[place] * params[P_CHAIN_BYTES]
-        warps[w, W_CHAIN] = place + 1 if place + 1 < chain.shape[0] else 0
+        warps[w, W_CHAIN] = (place + params[P_CHAIN_STEP]) % chain.shape[0]
         return
     block = warps[w, W_BLOCK]
     if program[row, ROW_BLOCKS] > 0:

@@ -1,0 +1,241 @@
+"""Requests on their way through the channels: cut into runs, waiting for a place, answered after the last.
+
+A run is what one request wants of one row (of all bank groups, where the map rotates them). A read that finds all of
+its data in a queued write is answered from there; one that finds some of it waits until that is written.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy.typing as npt
+
+from npusim.jit import inlined, kernel
+from npusim.memory.controller.layout import (
+    AT_LIST,
+    CH_FINISHED,
+    CH_SIZE0,
+    CH_WAIT_FIRST,
+    CH_WAIT_LAST,
+    E_ARRIVAL,
+    E_BANK,
+    E_BYTES,
+    E_COUNT,
+    E_DONE,
+    E_LOCAL,
+    E_NEXT,
+    E_OWN,
+    E_REGION,
+    E_REQUEST,
+    E_ROW,
+    E_SEEN,
+    E_WRITE,
+    FAR,
+    L_WORDS,
+    P_COLUMN_TICKS,
+    P_READ_LATENCY,
+    P_READ_QUEUE,
+    P_SLOTS,
+    P_WRITE_QUEUE,
+    READ_LIST,
+    SEEN_CONFLICT,
+    SEEN_HIT,
+    SEEN_MISS,
+    WRITE_LIST,
+)
+from npusim.memory.controller.mapping import M_RUN_BITS, locate
+from npusim.memory.controller.send import append
+from npusim.memory.port import heap_insert
+from npusim.memory.state import (
+    A_FINISH,
+    A_FREE,
+    A_LEFT,
+    A_LEFT_FREE,
+    A_NEXT,
+    A_OPEN,
+    A_RUN_FREE,
+    A_RUNS_LEFT,
+    A_SEQ,
+    A_SIZE,
+    A_TAG,
+    A_TIME_FS,
+    A_UNLOADED,
+    A_WRITE,
+    BUCKETS,
+    C_FORWARDED,
+    C_HISTOGRAM,
+    C_LATENCY_FS,
+    C_SERIES_BIN_FS,
+    C_WAIT_FS,
+    P_CONFLICT,
+    P_MISS,
+    P_POSTED,
+    P_TICK_FS,
+)
+
+Array = npt.NDArray[Any]
+
+
+@kernel
+def record(counters: Array, series: Array, time_fs: int, size: int, write: int) -> None:
+    """Add bytes to the time series; when the time lies beyond the last bin, bins merge in pairs."""
+    bins = series.shape[1]
+    while time_fs >= counters[C_SERIES_BIN_FS] * bins:
+        for kind in range(2):
+            for i in range(bins // 2):
+                series[kind, i] = series[kind, 2 * i] + series[kind, 2 * i + 1]
+            series[kind, bins // 2 :] = 0
+        counters[C_SERIES_BIN_FS] *= 2
+    series[write, time_fs // counters[C_SERIES_BIN_FS]] += size
+
+
+@inlined
+def count_latency(counters: Array, latency_fs: int, wait_fs: int) -> None:
+    """Add a request to the sums and to the histogram: bucket 2n for [2^n, 1.5 x 2^n) ns, 2n + 1 for the rest."""
+    counters[C_LATENCY_FS] += latency_fs
+    counters[C_WAIT_FS] += wait_fs
+    ns, bucket = latency_fs // 1_000_000, 0
+    while ns >= 4:
+        ns >>= 1
+        bucket += 2
+    counters[C_HISTOGRAM + min(BUCKETS - 1, bucket + max(0, ns - 1))] += 1
+
+
+@kernel
+def wait_run(
+    where: Array, s: Array, runs: Array, asked: Array, request: int, arrival: int, local: int, count: int, write: int,
+    size: int, region: int,
+) -> None:  # fmt: skip
+    """Put a run of a request among those that wait for a place; one that goes on where the last ended extends it."""
+    last = s[CH_WAIT_LAST + write] - 1
+    own = count
+    if last >= 0 and runs[last, E_REQUEST] == request:
+        own += runs[last, E_OWN]
+        inside = local & ((1 << where[M_RUN_BITS]) - 1)
+        if inside and runs[last, E_LOCAL] + runs[last, E_COUNT] == local:
+            runs[last, E_COUNT] += count
+            runs[last, E_BYTES] += size
+            runs[last, E_OWN] = own
+            return
+    run = asked[0, A_RUN_FREE]
+    asked[0, A_RUN_FREE] = runs[run, E_NEXT]
+    asked[0, A_RUNS_LEFT] -= 1
+    bank, row, _ = locate(where, local)
+    runs[run, E_NEXT], runs[run, E_ARRIVAL] = 0, arrival
+    runs[run, E_BANK], runs[run, E_ROW] = bank, row
+    runs[run, E_LOCAL], runs[run, E_COUNT] = local, count
+    runs[run, E_WRITE], runs[run, E_REQUEST] = write, request
+    runs[run, E_SEEN], runs[run, E_BYTES], runs[run, E_OWN] = 0, size, own
+    runs[run, E_REGION] = region
+    asked[request, A_LEFT] += 1
+    if last < 0:
+        s[CH_WAIT_FIRST + write] = 1 + run
+    else:
+        runs[last, E_NEXT] = 1 + run
+    s[CH_WAIT_LAST + write] = 1 + run
+
+
+@kernel
+def admit(
+    params: Array, control: Array, s: Array, runs: Array, asked: Array, counters: Array, series: Array,
+    responses: Array, heap: Array, now: int,
+) -> int:  # fmt: skip
+    """Give places to the runs that have arrived; return the tick at which the next one could get one."""
+    due = FAR
+    for write in range(2):
+        places = control[P_WRITE_QUEUE] if write else control[P_READ_QUEUE]
+        while s[CH_WAIT_FIRST + write] and s[CH_SIZE0 + write] < places:
+            run = s[CH_WAIT_FIRST + write] - 1
+            if runs[run, E_ARRIVAL] > now:
+                due = min(due, runs[run, E_ARRIVAL])
+                break
+            overlap = 0 if write or s[CH_SIZE0 + WRITE_LIST] == 0 else _queued_write(control, s, runs, run)
+            if overlap == 1:
+                break
+            s[CH_WAIT_FIRST + write] = runs[run, E_NEXT]
+            if runs[run, E_NEXT] == 0:
+                s[CH_WAIT_LAST + write] = 0
+            if overlap == 2:
+                _forward(s, runs, counters, run, now)
+                continue
+            append(control, s, runs, WRITE_LIST if write else READ_LIST, run)
+            if write and params[P_POSTED]:
+                request = runs[run, E_REQUEST]
+                asked[request, A_FINISH] = max(asked[request, A_FINISH], now + 1)
+                close(params, asked, counters, series, responses, heap, request)
+                runs[run, E_REQUEST] = 0
+    return due
+
+
+@kernel
+def _queued_write(control: Array, s: Array, runs: Array, run: int) -> int:
+    """Whether a read's data lie in a queued write: 0 not at all, 1 in part, 2 all of them in one."""
+    place, first = control[AT_LIST] + WRITE_LIST * control[P_SLOTS], runs[run, E_LOCAL]
+    end, found = first + runs[run, E_COUNT], 0
+    for i in range(s[CH_SIZE0 + WRITE_LIST]):
+        write = s[place + L_WORDS * i]
+        begin = runs[write, E_LOCAL]
+        if begin < end and first < begin + runs[write, E_COUNT]:
+            if begin <= first and end <= begin + runs[write, E_COUNT]:
+                return 2
+            found = 1
+    return found
+
+
+@inlined
+def _forward(s: Array, runs: Array, counters: Array, run: int, now: int) -> None:
+    runs[run, E_DONE], runs[run, E_SEEN] = now + 1, SEEN_HIT
+    runs[run, E_NEXT] = s[CH_FINISHED]
+    s[CH_FINISHED] = 1 + run
+    counters[C_FORWARDED] += 1
+
+
+@kernel
+def answer_finished(
+    params: Array, control: Array, s: Array, runs: Array, asked: Array, counters: Array, series: Array,
+    regions: Array, responses: Array, heap: Array,
+) -> None:  # fmt: skip
+    """Count the runs that are done, free them, and answer the requests whose last they were."""
+    while s[CH_FINISHED]:
+        run = s[CH_FINISHED] - 1
+        s[CH_FINISHED] = runs[run, E_NEXT]
+        regions[runs[run, E_REGION], runs[run, E_SEEN]] += 1
+        request, done = runs[run, E_REQUEST], runs[run, E_DONE]
+        if runs[run, E_WRITE]:
+            record(counters, series, done * params[P_TICK_FS], runs[run, E_BYTES], 1)
+        if request > 0:
+            extra = 0
+            if runs[run, E_SEEN] == SEEN_MISS:
+                extra = params[P_MISS]
+            elif runs[run, E_SEEN] == SEEN_CONFLICT:
+                extra = params[P_CONFLICT]
+            # Alone, this run would wait only for its row and for its own request's bursts.
+            alone = runs[run, E_ARRIVAL] + extra + (runs[run, E_OWN] - 1) * control[P_COLUMN_TICKS]
+            alone += control[P_READ_LATENCY]
+            asked[request, A_UNLOADED] = max(asked[request, A_UNLOADED], alone)
+            asked[request, A_FINISH] = max(asked[request, A_FINISH], done)
+            close(params, asked, counters, series, responses, heap, request)
+        runs[run, E_NEXT] = asked[0, A_RUN_FREE]
+        asked[0, A_RUN_FREE] = run
+        asked[0, A_RUNS_LEFT] += 1
+
+
+@kernel
+def close(
+    params: Array, asked: Array, counters: Array, series: Array, responses: Array, heap: Array, request: int
+) -> None:
+    """Count a run of the request as over, or its cutting; answer it after the last."""
+    asked[request, A_LEFT] -= 1
+    if asked[request, A_LEFT] > 0:
+        return
+    tick_fs = params[P_TICK_FS]
+    finish_fs = asked[request, A_FINISH] * tick_fs
+    wait_fs = max(0, asked[request, A_FINISH] - asked[request, A_UNLOADED]) * tick_fs
+    heap_insert(responses, heap, finish_fs, asked[request, A_SEQ], asked[request, A_TAG], wait_fs)
+    count_latency(counters, finish_fs - asked[request, A_TIME_FS], wait_fs)
+    if asked[request, A_WRITE] == 0:
+        record(counters, series, finish_fs, asked[request, A_SIZE], 0)
+    asked[request, A_NEXT] = asked[0, A_FREE]
+    asked[0, A_FREE] = request
+    asked[0, A_LEFT_FREE] += 1
+    asked[0, A_OPEN] -= 1
