@@ -18,6 +18,7 @@ from isa.schema_types import Count, Natural, Part, Positive, Rate
 
 MemoryOnly = Literal["simt", "queues"]
 MEMORY_ONLY: tuple[str, ...] = get_args(MemoryOnly)  # kinds of issue without a model of their own yet
+KINDS = ("pointer_chase", "cache_bandwidth", "stream")  # of measurements that its memory can be held against
 REQUEST_LIMIT = 512  # bytes of one request to the memory port
 
 
@@ -106,9 +107,9 @@ class MemoryChip(Part):
     @property
     def why_no_programs(self) -> str:
         """One line for whoever wants to run a program on this chip."""
+        kinds = "" if self.core.warps is None else f"`npusim validate --hw {self.name} --kind {'|'.join(KINDS)}` and "
         return (
-            f"{self.name}: only the memory of this chip is modelled so far; it serves "
-            f"`npusim validate --hw {self.name} --kind pointer_chase|cache_bandwidth|stream` and "
+            f"{self.name}: only the memory of this chip is modelled so far; it serves {kinds}"
             f"`npusim chips show {self.name}`, but runs no program"
         )
 

@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
 from isa.errors import NpuError
 from npusim.validate.bench import TIMINGS, Bench
+from npusim.validate.devices import FAMILY, split
 from npusim.validate.index import TABLES, find, table_text
 from npusim.validate.summary import Line, Outcome, Summary, summarise, text_lines, write_csv
 from npusim.validate.table import Column, Row, TableError, parse_table, read_table, spread
 
 __all__ = ["KINDS", "TABLES", "Outcome", "Summary", "TableError", "text_lines", "validate"]
 
-KINDS = ("systolic", "dram", "textbook", "gemm", "conv", "vector", "copy", "workload")
+MEMORY_KINDS = ("pointer_chase", "cache_bandwidth", "stream")  # run on chips of which only the memory is described
+KINDS = ("systolic", "dram", "textbook", "gemm", "conv", "vector", "copy", "workload", *MEMORY_KINDS)
 LATER = {
     "attention_prefill": "attention kernels", "attention_decode": "attention kernels", "collective": "several devices",
-    "pointer_chase": "caches", "cache_bandwidth": "caches", "stream": "SIMT machines",
 }  # fmt: skip
 Progress = Callable[[str, int, int], None]  # what, rows done, rows in all
 
@@ -47,12 +48,13 @@ class Kind(Protocol):
 
 @dataclass(frozen=True)
 class _Job:
-    """One table to run: its label, text rows and machine."""
+    """One table to run: its label, text rows and machine; `others` counts rows of other devices, which are not run."""
 
     label: str
     kind: str
     rows: list[Row]
     bench: Bench
+    others: Mapping[str, int]
 
 
 def kind_of(name: str) -> Kind:
@@ -103,7 +105,7 @@ def validate(
             done += 1
             if progress is not None:
                 progress(f"validate {job.label}", done, total)
-        parts[job.label] = summarise(lines)
+        parts[job.label] = replace(summarise(lines), others=job.others)
     result = next(iter(parts.values()))
     if len(parts) > 1:
         result = Summary(tuple(line for part in parts.values() for line in part.lines), (), parts)
@@ -115,7 +117,8 @@ def validate(
 def _chosen(kind: str | None, hw: str | None) -> list[str]:
     if kind is not None:
         kind_of(kind)
-    names = [n for n, t in TABLES.items() if kind in (None, t.kind) and (hw is None or t.hw == hw)]
+    shapes = (hw, *FAMILY.get(hw or "", ()))
+    names = [n for n, t in TABLES.items() if kind in (None, t.kind) and (hw is None or t.hw in shapes)]
     if not names:
         shipped = ", ".join(f"{n} ({t.kind}{', ' + t.hw if t.hw else ''})" for n, t in TABLES.items())
         raise TableError(f"no shipped table of kind {kind or 'any'} for {hw or 'any chip'}; there are {shipped}")
@@ -127,7 +130,9 @@ def _file_job(
 ) -> _Job:  # fmt: skip
     module = kind_of(kind)
     found = read_table(path, kind, module.COLUMNS)
-    return _Job(path.name, kind, spread(found, count), _bench(kind, module, found[0], hw, (settings, "", timing)))
+    bench = _bench(kind, module, found[0], hw, (settings, "", timing))
+    own, others = _own_rows(kind, found, bench.hw, path.name)
+    return _Job(path.name, kind, spread(own, count), bench, others)
 
 
 def _table_job(name: str, hw: str | None, count: int | None, settings: Sequence[str], timing: str) -> _Job:
@@ -135,7 +140,20 @@ def _table_job(name: str, hw: str | None, count: int | None, settings: Sequence[
     module = kind_of(entry.kind)
     found = parse_table(table_text(name), f"{name}.csv", entry.kind, module.COLUMNS)
     options = ((*entry.settings, *settings), entry.dtype, timing or entry.timing)
-    return _Job(name, entry.kind, spread(found, count), _bench(entry.kind, module, found[0], hw or entry.hw, options))
+    bench = _bench(entry.kind, module, found[0], hw or entry.hw, options)
+    own, others = _own_rows(entry.kind, found, bench.hw, f"{name}.csv")
+    return _Job(name, entry.kind, spread(own, count), bench, others)
+
+
+def _own_rows(kind: str, rows: list[Row], hw: str, label: str) -> tuple[list[Row], Mapping[str, int]]:
+    """The rows that were measured on the chip under test, and how many there are of other devices."""
+    if kind not in MEMORY_KINDS:
+        return rows, {}
+    own, others = split(rows, hw)
+    if not own:
+        found = ", ".join(others)
+        raise TableError(f"{label}: no row was measured on {hw}; the devices are {found}: give --hw for one of them")
+    return own, others
 
 
 def _bench(kind: str, module: Kind, row: Row, hw: str | None, options: tuple[Sequence[str], str, str]) -> Bench:
@@ -145,6 +163,8 @@ def _bench(kind: str, module: Kind, row: Row, hw: str | None, options: tuple[Seq
         if module.NEEDS_HW:
             raise TableError(f"kind {kind} needs a chip: give --hw")
         return Bench(None)
+    if kind in MEMORY_KINDS:
+        return _memory_bench(hw, settings)
     from npusim.api import machine_for
 
     if kind == "workload":
@@ -155,6 +175,17 @@ def _bench(kind: str, module: Kind, row: Row, hw: str | None, options: tuple[Seq
             settings, dtype = (*source.settings, *settings), dtype or source.dtype
     machine, rest = machine_for(hw, settings)
     return Bench(machine, tuple(f"run.{k}={v}" for k, v in rest.items()), dtype, timing or "kernel")
+
+
+def _memory_bench(hw: str, settings: Sequence[str]) -> Bench:
+    """The bench of a kind that needs no programs; the chip is loaded once, so that its faults are told before a row."""
+    from isa.loader import load_chip
+
+    run = [s for s in settings if s.startswith("run.")]
+    if run:
+        raise TableError(f"setting {run[0]}: this kind runs no program, so it has no run.* settings")
+    load_chip(hw, settings)
+    return Bench(None, hw=hw, chip_settings=tuple(settings))
 
 
 def _run(job: _Job) -> Iterator[Line]:

@@ -29,12 +29,17 @@ BUSY = CAUSES.index("busy")
 
 @dataclass(frozen=True)
 class Bench:
-    """A machine, `run.*` settings left to the compiler, a dtype that replaces the rows' own, and a way of timing."""
+    """A machine, `run.*` settings left to the compiler, a dtype that replaces the rows' own, and a way of timing.
+
+    Kinds that need no programs get the chip's name, or file, and its settings instead of a machine.
+    """
 
     machine: Machine | None
     settings: tuple[str, ...] = ()
     dtype: str = ""
     timing: str = "kernel"
+    hw: str = ""
+    chip_settings: tuple[str, ...] = ()
 
     @property
     def chip(self) -> Machine:

@@ -35,6 +35,21 @@ TABLES: dict[str, Table] = {
     "tpu_v4_elementwise_f16":      Table("vector", "tpu-v4"),
     "tpu_v4_normalization_f16":    Table("vector", "tpu-v4", ("run.rows=reread",)),
     "tpu_v4_hbm_to_cmem_copy":     Table("copy", "tpu-v4"),
+    # gpu-benches: rates and latencies of whole kernels, at the clock in the row or of the card.
+    "v100_pcie_pointer_chase":       Table("pointer_chase", "v100-pcie"),
+    "a100_40_pointer_chase":         Table("pointer_chase", "a100-40"),
+    "a100_80_pcie_pointer_chase":    Table("pointer_chase", "a100-80-pcie"),
+    "h100_pcie_pointer_chase":       Table("pointer_chase", "h100-pcie"),
+    "mi210_pointer_chase":           Table("pointer_chase", "mi210"),
+    "v100_pcie_cache_bandwidth":     Table("cache_bandwidth", "v100-pcie"),
+    "a100_80_pcie_cache_bandwidth":  Table("cache_bandwidth", "a100-80-pcie"),
+    "h100_pcie_cache_bandwidth":     Table("cache_bandwidth", "h100-pcie"),
+    "mi210_cache_bandwidth":         Table("cache_bandwidth", "mi210"),
+    "v100_pcie_stream":              Table("stream", "v100-pcie"),
+    "a100_40_stream":                Table("stream", "a100-40"),
+    "a100_80_pcie_stream":           Table("stream", "a100-80-pcie"),
+    "h100_pcie_stream":              Table("stream", "h100-pcie"),
+    "mi210_stream":                  Table("stream", "mi210"),
 }
 # fmt: on
 

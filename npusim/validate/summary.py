@@ -84,6 +84,7 @@ class Summary:
     lines: tuple[Line, ...]
     fits: tuple[Fit, ...] = ()
     tables: Mapping[str, Summary] = field(default_factory=dict)  # one each when several were run
+    others: Mapping[str, int] = field(default_factory=dict)  # rows of other devices, by device: neither run nor judged
 
     @property
     def failed(self) -> int:
@@ -98,6 +99,8 @@ class Summary:
         result["listed"] = sum(line.status == LISTED for line in self.lines)
         result["failures"] = dict(Counter(line.reason for line in self.lines if line.status == FAILED))
         result["fits"] = [fit.as_dict() for fit in self.fits]
+        if self.others:
+            result["other_devices"] = dict(self.others)
         if self.tables:
             result["tables"] = {name: part.as_dict() for name, part in self.tables.items()}
         return result
@@ -190,6 +193,9 @@ def text_lines(summary: Summary) -> Iterator[str]:
         yield f"{line.number:>5} {measured:>12} {simulated:>12} {error:>9} {row[9]:>10}  {line.name}{note}"
     for fit in summary.fits:
         yield str(fit)
+    if summary.others:
+        named = ", ".join(f"{device} {count}" for device, count in summary.others.items())
+        yield f"rows of other devices, neither run nor judged: {named}"
 
 
 def write_csv(summary: Summary, path: Path) -> None:

@@ -163,7 +163,8 @@ def sweep(size_bytes: int, last_bytes: int, cores: int, warp_size: int) -> Patte
     line = 4 * warp_size
     lanes = cores * SWEEP_WARPS
     count = max(1, -(-last_bytes // (line * lanes)))
-    place = {"bytes": line, "block_stride": SWEEP_WARPS * line, "warp_stride": line, "size": min(size_bytes, last_bytes)}
-    first = size_bytes - min(size_bytes, last_bytes)
+    swept = min(size_bytes, last_bytes)
+    first = size_bytes - swept
+    place = {"bytes": line, "block_stride": SWEEP_WARPS * line, "warp_stride": line, "size": swept}
     rows = program({"op": OP_LOAD, "base": first, "count": count, "step": lanes * line, **place}, {"op": OP_END})
     return Pattern(rows, SWEEP_WARPS, 1)

@@ -1,0 +1,93 @@
+"""Kind `cache_bandwidth`: bytes that reach the cores a second by data set, as gpu-benches measures them.
+
+`private_l1` (gpu-cache): a block of 256 threads a core, and all blocks read the same data over and over.
+`shared_l2` (gpu-l2-cache): blocks of 1024 threads read `kb_per_block` each, out of a data set that they share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy.typing as npt
+
+from isa.chip import MemoryChip
+from npusim.memory.generator import patterns
+from npusim.memory.generator.layout import K_LOAD_BYTES
+from npusim.memory.generator.patterns import Pattern
+from npusim.validate.bench import Bench
+from npusim.validate.memory_run import cache_bytes, chip_of, giga_bytes_per_second, start_after, steady
+from npusim.validate.summary import Outcome
+from npusim.validate.table import Column, Row, TableError
+
+Array = npt.NDArray[Any]
+NEEDS_HW = True
+COLUMNS = (
+    Column("device", required=False),
+    Column("test"),
+    Column("kb_per_block", required=False),
+    Column("data_set_kb"),
+    Column("effective_gb_per_s"),
+)
+TESTS = ("private_l1", "shared_l2")
+# Bytes of a thread's load: float and double on NVIDIA, float4 on AMD (`dtype` of the two programs).
+ELEMENT = {32: {"private_l1": 4, "shared_l2": 8}, 64: {"private_l1": 16, "shared_l2": 16}}
+CYCLES = (12_000, 60_000)  # of the steady part
+LEAST_BYTES = 24 << 20
+
+
+def name_of(row: Row) -> str:
+    """The row in words."""
+    return f"{row.text('test')} {row.text('data_set_kb')} KiB"
+
+
+def pattern_of(row: Row, chip: MemoryChip) -> Pattern:
+    """What the threads of a row's test read."""
+    test, size = row.text("test"), row.integer("data_set_kb") << 10
+    if test not in TESTS:
+        raise TableError(f"column test: {test!r} is not one of {', '.join(TESTS)}")
+    if size > chip.memory.capacity_bytes:
+        raise TableError(f"column data_set_kb: {size} bytes are more than the chip's {chip.memory.capacity_bytes}")
+    warps = chip.core.warps
+    assert warps is not None  # chip_of has looked
+    element = ELEMENT.get(warps.size, ELEMENT[32])[test]
+    if test == "private_l1":
+        return patterns.private_reads(size, element, warps.size)
+    block = row.integer("kb_per_block") << 10
+    return patterns.shared_reads(block, size, element, warps.size, warps.resident * warps.size)
+
+
+def roof(size: int, chip: MemoryChip, test: str) -> float:
+    """Bytes a cycle of the nearest level that holds the data: the plain roofline."""
+    l1, l2, unit = chip.core.l1, chip.memory.l2, chip.core.load_store
+    assert unit is not None  # chip_of has looked
+    if test == "private_l1" and l1 is not None and size <= l1.size_bytes:
+        return float(unit.bytes_per_cycle * chip.cores)
+    if l2 is not None and size <= l2.size_bytes * l2.slices:
+        return float(min(l2.slices * l2.bytes_per_cycle, unit.port_bytes_per_cycle * chip.cores))
+    return chip.dram_bytes_per_second / (chip.clock_mhz * 1e6)
+
+
+def filler(size: int, chip: MemoryChip) -> Pattern:
+    """All cores read the data once together, the last of it that the shared cache holds: so it is at the start."""
+    assert chip.core.warps is not None  # chip_of has looked
+    return patterns.sweep(size, min(size, 2 * cache_bytes(chip)), chip.cores, chip.core.warps.size)
+
+
+def warmed(size: int, chip: MemoryChip, pattern: Pattern) -> Callable[[Array], bool]:
+    """The L1 of every core has seen the data once, or as much as it holds; the first blocks are over."""
+    l1 = chip.core.l1
+    once = min(size, l1.size_bytes if l1 is not None else 0) * (pattern.cores or chip.cores)
+    return lambda counters: bool(counters[K_LOAD_BYTES] >= 2 * once)
+
+
+def measure(row: Row, bench: Bench) -> Outcome:
+    """Simulate the reads of a row."""
+    chip = chip_of(row, bench)
+    measured, pattern = row.positive("effective_gb_per_s"), pattern_of(row, chip)
+    size = row.integer("data_set_kb") << 10
+    run = start_after(chip, filler(size, chip), pattern)
+    loaded, cycles = steady(run, K_LOAD_BYTES, warm=warmed(size, chip, pattern), least=LEAST_BYTES, cycles=CYCLES)
+    simulated = giga_bytes_per_second(loaded, cycles, chip)
+    peak = giga_bytes_per_second(int(1000 * roof(size, chip, row.text("test"))), 1000, chip)
+    return Outcome(measured, simulated, "GB/s", roofline=peak)
