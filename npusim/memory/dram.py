@@ -26,11 +26,14 @@ from npusim.memory.controller.layout import (
     CH_SERVED,
     CH_SIZE0,
     CH_WAIT_FIRST,
+    E_ARRIVAL,
     NO_REFRESH,
     P_BANKS,
     P_PSEUDO,
+    P_READ_QUEUE,
     P_REFI,
     P_REFRESH,
+    P_WRITE_QUEUE,
     PER_BANK,
     READ_LIST,
     WRITE_LIST,
@@ -242,11 +245,24 @@ def _advance_channel(
         due = step(control, rules, nodes, s, runs, now)
         if s[CH_FINISHED]:
             answer_finished(params, control, s, runs, asked, counters, series, regions, responses, heap)
+        if _place_free(control, s, runs, now):
+            due = now + 1
         now = max(now + 1, min(due, arrival))
         if control[P_REFRESH] != NO_REFRESH and now == s[CH_NEXT_REFRESH]:
             skip_idle(control, s, min(until, arrival))
             now = min(s[CH_NEXT_REFRESH], arrival)
     s[CH_NEXT] = now
+
+
+@inlined
+def _place_free(control: Array, s: Array, runs: Array, now: int) -> bool:
+    """Whether a run that has arrived could get the place that another has left."""
+    for write in range(2):
+        run = s[CH_WAIT_FIRST + write] - 1
+        places = control[P_WRITE_QUEUE] if write else control[P_READ_QUEUE]
+        if run >= 0 and s[CH_SIZE0 + write] < places and runs[run, E_ARRIVAL] <= now:
+            return True
+    return False
 
 
 @kernel

@@ -1,221 +1,409 @@
-"""A slow twin of the DRAM kernel that issues every command, and a checker of its command log against JEDEC rules."""
+"""A slow twin of the DRAM behind the port: every channel is stepped tick by tick, every command issued on its own.
+
+It has no arrays, no bounds, no jumps and no trains that are sent at once; timing rules are looked up in what was issued
+before. Beside it stands a checker of command logs against rules that are written down here once more.
+"""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from isa.machine import Machine
-from isa.memory import DramPart
+from isa.memory import Controller, DramPart, Memory
+
+NEVER = -(10**9)
+Place = tuple[int, int, int, int]  # pseudo-channel, stack id, bank group, bank
 
 
-@dataclass
+@dataclass(frozen=True)
 class Command:
-    """One command of a channel: `floor` is the earliest tick that its cause (arrival, refresh due) allows."""
+    """One command; those of all banks of a pseudo-channel have group and bank -1."""
 
     tick: int
     kind: str
-    group: int
-    bank: int
-    row: int
-    floor: int
+    place: Place
+    row: int = -1
 
 
-def rules(dram: DramPart) -> list[tuple[str, str, str, int]]:
-    """(before, after, scope, ticks): after - before >= ticks within the same bank, group or channel."""
-    t, bl = dram.timing, dram.burst_length // dram.data_rate
+def scale_of(part: DramPart) -> int:
+    """Ticks of a command clock cycle."""
+    return 2 if part.half_cycle_commands else 1
+
+
+def lengths(part: DramPart) -> dict[str, int]:
+    """Ticks that a command takes on its bus."""
+    act = round(part.act_cycles * scale_of(part))
+    return {"ACT": act, "RD": scale_of(part), "WR": scale_of(part), "PRE": 1, "PREA": 1, "REFA": 1, "REFB": 1}
+
+
+def nominal_rules(part: DramPart) -> list[tuple[str, str, str, int]]:
+    """(before, after, scope, cycles): from the last tick of one command to the last of the other, within the scope."""
+    t, bl = part.timing, math.ceil(part.burst_length / part.data_rate)
+    written = t.nCWL + bl
+    short, long = max(t.nCCD_S, bl), max(t.nCCD_L, bl)
+    write_short, write_long = max(t.nCCD_S_WR or t.nCCD_S, bl), max(t.nCCD_L_WR or t.nCCD_L, bl)
+    if part.bank_groups == 1:
+        short, write_short = long, write_long
     found = [
         ("ACT", "RD", "bank", t.nRCDRD), ("ACT", "WR", "bank", t.nRCDWR), ("ACT", "PRE", "bank", t.nRAS),
         ("ACT", "ACT", "bank", t.nRC), ("PRE", "ACT", "bank", t.nRP), ("RD", "PRE", "bank", t.nRTP),
-        ("WR", "PRE", "bank", t.nCWL + bl + t.nWR), ("ACT", "ACT", "group", t.nRRD_L),
-        ("ACT", "ACT", "channel", t.nRRD_S), ("RD", "WR", "channel", t.nCL + bl + 2 - t.nCWL),
-        ("WR", "RD", "channel", t.nCWL + bl + t.nWTR_S), ("WR", "RD", "group", t.nCWL + bl + t.nWTR_L),
-        ("REF", "ACT", "channel", t.nRFC), ("REF", "REF", "channel", t.nRFC), ("PREA", "REF", "channel", t.nRP),
-        ("ACT", "PREA", "channel", t.nRAS), ("RD", "PREA", "channel", t.nRTP),
-        ("WR", "PREA", "channel", t.nCWL + bl + t.nWR),
+        ("WR", "PRE", "bank", written + t.nWR), ("ACT", "ACT", "group", t.nRRD_L), ("ACT", "ACT", "pseudo", t.nRRD_S),
+        ("RD", "RD", "pseudo", short), ("RD", "RD", "group", long),
+        ("WR", "WR", "pseudo", write_short), ("WR", "WR", "group", write_long),
+        ("RD", "WR", "pseudo", t.nRTW or t.nCL + bl + 2 - t.nCWL), ("WR", "RD", "pseudo", written + t.nWTR_S),
+        ("WR", "RD", "group", t.nCWL + (t.nBL_max or bl) + t.nWTR_L),
+        ("ACT", "PREA", "pseudo", t.nRAS), ("RD", "PREA", "pseudo", t.nRTP), ("WR", "PREA", "pseudo", written + t.nWR),
+        ("PREA", "ACT", "pseudo", t.nRPab or t.nRP), ("PREA", "REFA", "pseudo", t.nRP), ("PRE", "REFA", "pseudo", t.nRP),
+        ("ACT", "REFA", "pseudo", t.nRC), ("REFA", "ACT", "pseudo", t.nRFC), ("REFA", "REFA", "pseudo", t.nRFC),
+        ("REFA", "PREA", "pseudo", t.nRFC),
     ]  # fmt: skip
-    for before in ("RD", "WR"):
-        for after in ("RD", "WR"):
-            found += [(before, after, "channel", t.nCCD_S), (before, after, "group", t.nCCD_L)]
+    if t.nPPD:
+        found += [(a, b, "pseudo", t.nPPD) for a in ("PRE", "PREA") for b in ("PRE", "PREA")]
+    if t.nRFCpb:
+        found += [
+            ("ACT", "REFB", "bank", t.nRC), ("PRE", "REFB", "bank", t.nRP), ("REFB", "ACT", "bank", t.nRFCpb),
+            ("REFB", "REFB", "bank", t.nRFCpb), ("REFB", "REFB", "pseudo", t.nRREFD),
+            ("REFB", "ACT", "pseudo", t.nRREFD), ("ACT", "REFB", "pseudo", t.nRRD_S),
+            ("PREA", "REFB", "pseudo", t.nRPab or t.nRP),
+        ]  # fmt: skip
     return found
 
 
-@dataclass
-class Queued:
-    """A run that waits to be written."""
-
-    tick: int  # accepted
-    column: int  # first burst of the row of all bank groups
-    count: int
-    bank: int
-    row: int
+def scope_of(place: Place, scope: str) -> tuple[int, ...]:
+    """What of a place two commands must share."""
+    return place[: {"channel": 0, "pseudo": 1, "stack": 2, "group": 3, "bank": 4}[scope]]
 
 
 @dataclass
-class Waiting:
-    """A run that waits to be read, for request number `asker`."""
+class Run:
+    """Bursts of one request in one row (of some bank groups in turn)."""
 
-    arrival: int
-    column: int
-    count: int
-    bank: int
-    row: int
     asker: int
+    arrival: int
+    first: int  # burst of the channel
+    places: list[Place]  # of each burst that is left
+    row: int
+    write: bool
+    started: bool = False
+
+    @property
+    def kind(self) -> str:
+        """The column command of its bursts."""
+        return "WR" if self.write else "RD"
 
 
 @dataclass
 class TwinChannel:
-    """One channel: the last time of every command in every scope, and the open rows. No closed form anywhere."""
+    """One channel, stepped tick by tick."""
 
-    dram: DramPart
-    places: int  # of the write queue
-    choice: int  # reads among which is chosen
+    part: DramPart
+    options: Controller
+    turn: int
     counts: Counter[str]
-    last: dict[tuple[str, str, int, int], int] = field(default_factory=dict)
-    open_rows: dict[tuple[int, int], int] = field(default_factory=dict)
+    waiting: dict[bool, list[Run]] = field(default_factory=lambda: {False: [], True: []})
+    queue: dict[bool, list[Run]] = field(default_factory=lambda: {False: [], True: []})
+    rows: dict[Place, int] = field(default_factory=dict)
+    opening: tuple[Run, Place, int] | None = None  # LPDDR5: between two commands of an activation, with its deadline
+    committed: Run | None = None
+    clock_until: int = NEVER
+    last: dict[tuple[str, str, tuple[int, ...]], int] = field(default_factory=dict)
     acts: list[int] = field(default_factory=list)
     log: list[Command] = field(default_factory=list)
-    queue: list[Queued] = field(default_factory=list)
-    reads: list[Waiting] = field(default_factory=list)  # in the order of arrival
-    passed: int = 0  # reads that went past the oldest one
-    released: list[int] = field(default_factory=list)  # last column command of every queued run, in order
-    accepted: int = 0
-    last_column: int = -(10**9)
+    writing: bool = False
+    columns: set[int] = field(default_factory=set)  # ticks of column commands
+    column_free: int = 0  # no column decision before
+    owed: int = 0
     due: int = 0
+    refreshing: Place | None = None
+    left: list[Place] = field(default_factory=list)  # banks of this round of refreshes
+    answered: dict[int, list[int]] = field(default_factory=dict)
+    last_write: int = 0
 
     def __post_init__(self) -> None:
-        self.due = self.dram.timing.nREFI
-        self.rules = rules(self.dram)
+        self.scale, self.length = scale_of(self.part), lengths(self.part)
+        self.rules = nominal_rules(self.part)
+        self.banks = [
+            (p, s, g, b)
+            for p in range(self.part.pseudo_channels) for s in range(self.part.stack_ids)
+            for g in range(self.part.bank_groups) for b in range(self.part.banks_per_group)
+        ]  # fmt: skip
+        self.left = list(self.banks)
+        kind = self.options.refresh
+        if kind == "auto":
+            kind = "per_bank" if self.part.timing.nRFCpb and len(self.banks) <= 62 else "all_bank"
+        self.by_bank, self.refreshed = kind == "per_bank", kind != "none"
+        self.interval = self.part.timing.nREFI * self.scale // (len(self.banks) if self.by_bank else 1)
+        self.due = self.interval
 
-    def issue(self, kind: str, group: int, bank: int, row: int, floor: int) -> int:
-        tick = floor
-        scopes = {"bank": (group, bank), "group": (group, -1), "channel": (-1, -1)}
-        for before, after, scope, ticks in self.rules:
+    # ---- timing
+
+    def allowed(self, kind: str, place: Place) -> int:
+        """The first tick at which a command breaks no rule, by all that was issued before."""
+        tick = NEVER
+        for before, after, scope, cycles in self.rules:
             if after == kind:
-                tick = max(tick, self.last.get((before, scope, *scopes[scope]), -(10**9)) + ticks)
+                end = self.last.get((before, scope, scope_of(place, scope)), NEVER)
+                tick = max(tick, end + cycles * self.scale - self.length[kind] + 1)
         if kind == "ACT" and len(self.acts) >= 4:
-            tick = max(tick, self.acts[-4] + self.dram.timing.nFAW)
-        for scope, where in scopes.items():
-            key = (kind, scope, *where)
-            self.last[key] = max(tick, self.last.get(key, tick))
+            tick = max(tick, self.acts[-4] + self.part.timing.nFAW * self.scale)
+        if kind == "RD" and self.part.stack_ids > 1:
+            others = [(place[0], s) for s in range(self.part.stack_ids) if s != place[1]]
+            ends = [self.last.get(("RD", "stack", other), NEVER) for other in others]
+            tick = max(tick, max(ends) + (self.part.timing.nCCD_R or 0) * self.scale - self.length[kind] + 1)
+        if self.part.command_buses == 2 and kind not in ("RD", "WR"):
+            tick = max(tick, self.last.get(("ACT", "channel", ()), NEVER) + 1)
+        return tick
+
+    def can(self, kind: str, place: Place, now: int) -> bool:
+        """Whether a command may go out now, clock edges included."""
+        if self.scale == 2 and kind not in ("PRE", "PREA") and now % 2 == 0:
+            return False
+        if self.scale == 2 and now % 2 == 0:
+            before = [c for c in self.log if c.tick % 2 and c.kind not in ("RD", "WR")]
+            if before and before[-1].tick + (3 if before[-1].kind == "ACT" else 1) == now:
+                if before[-1].place[0] == place[0] and (
+                    before[-1].kind in ("PREA", "REFA") or kind == "PREA" or before[-1].place == place
+                ):
+                    return False
+        return self.allowed(kind, place) <= now
+
+    def issue(self, kind: str, place: Place, now: int, row: int = -1) -> None:
+        for scope in ("channel", "pseudo", "stack", "group", "bank"):
+            key = (kind, scope, scope_of(place, scope))
+            self.last[key] = max(now + self.length[kind] - 1, self.last.get(key, NEVER))
         if kind == "ACT":
-            self.acts.append(tick)
-        self.log.append(Command(tick, kind, group, bank, row, floor))
-        return tick
+            self.acts.append(now)
+        self.log.append(Command(now, kind, place, row))
 
-    def refresh(self, now: int) -> None:
-        while now >= self.due:
-            floor = self.due
-            if self.open_rows:
-                self.issue("PREA", -1, -1, -1, floor)
-                self.open_rows.clear()
-            self.issue("REF", -1, -1, -1, floor)
-            self.due += self.dram.timing.nREFI
-            self.counts["refreshes"] += 1
+    # ---- a tick
 
-    def burst(self, arrival: int, group: int, bank: int, row: int, write: bool) -> None:
-        state = self.open_rows.get((group, bank))
-        if state == row:
-            self.counts["row_hits"] += 1
-        else:
-            self.counts["row_misses" if state is None else "row_conflicts"] += 1
-            if state is not None:
-                self.issue("PRE", group, bank, -1, arrival)
-            self.issue("ACT", group, bank, row, arrival)
-            self.open_rows[group, bank] = row
-        self.last_column = self.issue("WR" if write else "RD", group, bank, row, arrival)
+    def tick(self, now: int) -> None:
+        """Everything that happens in one tick."""
+        self.admit(now)
+        while self.refreshed and now >= self.due:
+            self.owed += 1 if self.by_bank else self.part.pseudo_channels
+            self.due += self.interval
+        bus = now in self.columns
+        if self.committed is not None:
+            if self.can(self.committed.kind, self.committed.places[0], now):
+                run, self.committed = self.committed, None
+                self.burst(run, now)
+            return
+        if self.opening and now >= self.opening[2] and not bus:
+            self.open_second()
+            return
+        column = bus
+        if now >= self.column_free:
+            column = self.send_column(now)
+        if self.part.command_buses == 1 and column:
+            return
+        sent = self.send_row(now)
+        if not sent and self.opening and not column:
+            self.open_second()
 
-    def run(self, arrival: int, column: int, count: int, bank: int, row: int, write: bool) -> int:
-        """Serve a run without interruption; return its last column command."""
-        self.refresh(max(arrival, self.last_column))
-        for burst in range(column, column + count):
-            self.burst(arrival, burst % self.dram.bank_groups, bank, row, write)
-        return self.last_column
-
-    def ask(self, read: Waiting, done: dict[int, int]) -> None:
-        """Queue a read that arrives now."""
-        self.decide(read.arrival, done)
-        if not self.reads:
-            self.use_gap(read.arrival)
-            self.passed = 0
-        self.reads.append(read)
-
-    def decide(self, until: int, done: dict[int, int]) -> None:
-        """Read what is chosen before tick `until`; `done` receives each asker's last column command."""
-        while self.reads:
-            now = max(self.last_column, self.reads[0].arrival)
-            if now >= until:
-                return
-            self.refresh(now)
-            here = [r for r in self.reads[: self.choice] if r.arrival <= now]
-            hits = [r for r in here if self.open_rows.get((r.column % self.dram.bank_groups, r.bank)) == r.row]
-            capped = 2 * self.passed >= self.choice
-            chosen = self.reads[0] if capped or not hits else hits[0]
-            self.passed = 0 if chosen is self.reads[0] else self.passed + 1
-            self.reads = [r for r in self.reads if r is not chosen]
-            done[chosen.asker] = max(done.get(chosen.asker, -(10**9)), self.read(chosen, now))
-
-    def read(self, read: Waiting, now: int) -> int:
-        """Serve a read after what it must not overtake; return its last column command."""
-        same_row = [q for q in self.queue if (q.bank, q.row) == (read.bank, read.row)]
-        wanted = set(range(read.column, read.column + read.count))
-        if wanted & {q.column + i for q in same_row for i in range(q.count)}:
-            self.drain(len(self.queue), now)
-        return self.run(read.arrival, read.column, read.count, read.bank, read.row, False)
-
-    def post(self, arrival: int, column: int, count: int, bank: int, row: int) -> int:
-        """Queue a write; return when it has a place."""
-        if not self.reads:
-            self.use_gap(arrival)
-        tick = arrival if self.accepted < self.places else max(arrival, self.released[self.accepted - self.places])
-        self.queue.append(Queued(tick, column, count, bank, row))
-        self.accepted += 1
-        if len(self.queue) >= max(1, self.places * 4 // 5):
-            self.drain(len(self.queue) - self.places // 5, tick)
-        return tick
-
-    def use_gap(self, until: int) -> None:
-        if until - self.last_column > self.room():
-            self.drain(len(self.queue), self.last_column, until)
-
-    def room(self) -> int:
-        """The longest that a run takes beside its bursts: every rule at its worst, one after the other."""
-        t, bl = self.dram.timing, self.dram.burst_length // self.dram.data_rate
-        groups = self.dram.bank_groups
-        precharged = max(t.nRAS, t.nRTP, t.nCWL + bl + t.nWR) + t.nRP
-        activated = max(t.nRC, precharged) + groups * max(t.nRRD_L, t.nRRD_S) + (1 + groups // 4) * t.nFAW
-        to_write = max(t.nCL + bl + 2 - t.nCWL, self.pace()[0])
-        return activated + t.nRCDWR + to_write + t.nCWL + bl + max(t.nWTR_L, t.nWTR_S)
-
-    def pace(self) -> tuple[int, int]:
-        """Ticks between columns: other bank group, same bank group."""
-        t = self.dram.timing
-        short = max(t.nCCD_S, self.dram.burst_length // self.dram.data_rate)
-        long = max(t.nCCD_L, short)
-        return (long if self.dram.bank_groups == 1 else short), long
-
-    def drain(self, count: int, now: int, until: int | None = None) -> None:
-        """Write the `count` oldest, row by row; with `until`, only what surely ends before."""
-        batch, self.queue = self.queue[:count], self.queue[count:]
-        place = (-1, -1)
-        while batch:
-            chosen = next((q for q in batch if (q.bank, q.row) == place), batch[0])
-            batch.remove(chosen)
-            batch.insert(0, chosen)
-            floor = max(now, chosen.tick)
-            if until is not None:
-                begin = max(floor, self.last_column)
-                self.refresh(begin)
-                begin = max(begin, self.last.get(("REF", "channel", -1, -1), -(10**9)) + self.dram.timing.nRFC)
-                if begin + self.room() + chosen.count * self.pace()[1] > until:
+    def admit(self, now: int) -> None:
+        for write in (False, True):
+            places = self.options.write_queue if write else self.options.read_queue
+            while self.waiting[write] and len(self.queue[write]) < places:
+                run = self.waiting[write][0]
+                if run.arrival > now:
                     break
-            batch.pop(0)
-            place = chosen.bank, chosen.row
-            self.released.append(self.run(floor, chosen.column, chosen.count, chosen.bank, chosen.row, True))
-        self.queue = batch + self.queue
+                mine = set(range(run.first, run.first + len(run.places)))
+                queued = [set(range(q.first, q.first + len(q.places))) for q in self.queue[True]]
+                covered = not write and any(mine <= other for other in queued)
+                if not write and not covered and any(mine & other for other in queued):
+                    break
+                self.waiting[write].pop(0)
+                if covered:
+                    self.counts["forwarded"] += 1
+                    self.answered.setdefault(run.asker, []).append(now + 1)
+                    continue
+                self.queue[write].append(run)
+                if write and self.options.posted_writes:
+                    self.answered.setdefault(run.asker, []).append(now + 1)
+
+    def burst(self, run: Run, now: int) -> None:
+        """Send a run's next burst, and with it those that can follow at full rate."""
+        t, bl = self.part.timing, math.ceil(self.part.burst_length / self.part.data_rate)
+        short, long = max(t.nCCD_S, bl), max(t.nCCD_L, bl)
+        if run.write:
+            short, long = max(short, t.nCCD_S_WR or 0), max(long, t.nCCD_L_WR or 0)
+        spacing = (short if self.turn > 1 else long) * self.scale
+        trains = self.options.trains and self.part.pseudo_channels == 1
+        tick, sent = now, 0
+        while True:
+            self.issue(run.kind, run.places.pop(0), tick, run.row)
+            self.columns.add(tick)
+            run.first, sent, last = run.first + 1, sent + 1, tick
+            tick += spacing
+            if not trains or not run.places:
+                break
+            fits = self.rows.get(run.places[0]) == run.row and self.allowed(run.kind, run.places[0]) <= tick
+            if not fits:
+                assert sent < self.turn, "row hits of a run follow each other at full rate"
+                break
+        self.column_free = last + spacing if trains else last + 1
+        latency = (t.nCWL if run.write else t.nCL) + bl
+        if self.part.wck_sync:
+            self.clock_until = max(self.clock_until, last + latency + t.nWCKPST)
+        if run.places:
+            return
+        self.queue[run.write].remove(run)
+        if not self.queue[False] and not self.queue[True]:
+            self.writing = True
+        end = last + latency * self.scale
+        if run.write:
+            self.last_write = max(self.last_write, end)
+        if not (run.write and self.options.posted_writes):
+            self.answered.setdefault(run.asker, []).append(end)
+
+    # ---- choices
+
+    def serving(self) -> list[Run]:
+        """The runs that are looked at, oldest first."""
+        reads, writes = len(self.queue[False]), len(self.queue[True])
+        if not reads and not writes:
+            return []
+        if self.writing:
+            if writes < math.ceil(self.options.write_low * self.options.write_queue) and reads:
+                self.writing = False
+        elif writes > math.floor(self.options.write_high * self.options.write_queue) or not reads:
+            self.writing = True
+        return self.queue[self.writing]
+
+    def eligible(self, now: int) -> list[Run]:
+        runs, limit = self.serving(), self.options.age_limit_ns
+        if limit is not None and runs:
+            ticks = math.ceil(limit * 1000 / (self.part.tck_ps / self.scale))
+            if now >= runs[0].arrival + ticks:
+                return runs[:1]
+        return list(runs)
+
+    def send_column(self, now: int) -> bool:
+        if self.urgent():
+            return False
+        for run in self.eligible(now):
+            if self.rows.get(run.places[0]) == run.row and self.can(run.kind, run.places[0], now):
+                self.note(run, run.places[0])
+                if self.part.wck_sync and now >= self.clock_until:
+                    if self.opening and self.opening[2] <= now + 1:
+                        self.open_second()
+                    else:
+                        self.committed = run
+                    return True
+                self.burst(run, now)
+                return True
+        return False
+
+    def send_row(self, now: int) -> bool:
+        if self.owed:
+            if self.by_bank or self.urgent() or not (self.queue[False] or self.queue[True]):
+                if self.refresh_bank(now) if self.by_bank else self.refresh_all(now):
+                    return True
+            if self.urgent():
+                return False
+        runs = self.eligible(now)
+        for run in runs:
+            for place in dict.fromkeys(run.places[: self.turn]):
+                if self.open_row(run, place, runs, now):
+                    return True
+        return self.options.row_policy == "closed" and self.close_unwanted(now)
+
+    def open_row(self, run: Run, place: Place, runs: list[Run], now: int) -> bool:
+        """Send what opens a run's row in one bank, if it can go out."""
+        row = self.rows.get(place)
+        if row == run.row or place == self.refreshing or (self.opening and self.opening[1] == place):
+            return False
+        if row is None:
+            if self.opening or not self.can("ACT", place, now):
+                return False
+            self.note(run, place)
+            self.issue("ACT", place, now, run.row)
+            if self.part.timing.nAAD:
+                self.opening = run, place, now + self.part.timing.nAAD * self.scale
+            else:
+                self.rows[place] = run.row
+            return True
+        if not self.can("PRE", place, now) or (len(runs) > 1 and self.protected(run, place, row)):
+            return False
+        self.note(run, place)
+        self.issue("PRE", place, now)
+        del self.rows[place]
+        return True
+
+    def protected(self, run: Run, place: Place, row: int) -> bool:
+        """Whether entries whose next burst is a hit want the open row."""
+        if self.options.protect_hits == "none":
+            return False
+        queue = self.queue[self.writing]
+        others = queue if self.options.protect_hits == "all" else [q for q in queue if q.arrival <= run.arrival]
+        return any(
+            q is not run and q.row == row and place in q.places[: self.turn] and self.rows.get(q.places[0]) == row
+            for q in others
+        )
+
+    def open_second(self) -> None:
+        assert self.opening is not None
+        run, place, _ = self.opening
+        self.rows[place], self.opening = run.row, None
+
+    def note(self, run: Run, place: Place) -> None:
+        if not run.started:
+            run.started = True
+            row = self.rows.get(place)
+            self.counts["row_hits" if row == run.row else "row_misses" if row is None else "row_conflicts"] += 1
+
+    # ---- refresh, closing
+
+    def urgent(self) -> bool:
+        limit = self.options.refresh_postpone * self.part.pseudo_channels
+        return self.owed > 0 and not self.by_bank and (self.options.refresh_blocks or self.owed > limit)
+
+    def refresh_all(self, now: int) -> bool:
+        if self.opening:
+            return False
+        kind = "PREA" if self.rows else "REFA"
+        if not self.can(kind, (0, -1, -1, -1), now):
+            return False
+        self.issue(kind, (0, -1, -1, -1), now)
+        self.rows.clear()
+        if kind == "REFA":
+            self.owed -= 1
+            self.counts["refreshes"] += 1
+        return True
+
+    def refresh_bank(self, now: int) -> bool:
+        if self.refreshing is None:
+            wanted = {p for w in (False, True) for q in self.queue[w] for p in q.places[: self.turn]}
+            idle = [p for p in self.left if p not in wanted and not (self.opening and self.opening[1] == p)]
+            idle.sort(key=lambda p: p in self.rows)  # closed ones first
+            if not idle and self.owed <= self.options.refresh_postpone * len(self.banks):
+                return False
+            self.refreshing = idle[0] if idle else self.left[0]
+        kind = "PRE" if self.refreshing in self.rows else "REFB"
+        if not self.can(kind, self.refreshing, now):
+            return False
+        self.issue(kind, self.refreshing, now)
+        if kind == "PRE":
+            del self.rows[self.refreshing]
+            return True
+        self.left.remove(self.refreshing)
+        self.left = self.left or list(self.banks)
+        self.refreshing = None
+        self.owed -= 1
+        self.counts["refreshes"] += 1
+        return True
+
+    def close_unwanted(self, now: int) -> bool:
+        for place in self.banks:
+            row = self.rows.get(place)
+            wanted = any(q.row == row and place in q.places[: self.turn] for w in (False, True) for q in self.queue[w])
+            if row is not None and not wanted and self.can("PRE", place, now):
+                self.issue("PRE", place, now)
+                del self.rows[place]
+                return True
+        return False
 
 
 def folded(value: int, base: int) -> int:
@@ -224,107 +412,112 @@ def folded(value: int, base: int) -> int:
 
 
 class Twin:
-    """The whole memory, a burst at a time."""
+    """The whole memory behind the port, with the default map."""
 
-    def __init__(self, machine: Machine, rotate: bool = False) -> None:
-        self.rotate = rotate
-        self.memory, self.dram = machine.memory, machine.memory.dram
+    def __init__(self, memory: Memory) -> None:
+        self.memory, self.part = memory, memory.dram
+        t, bl = self.part.timing, math.ceil(self.part.burst_length / self.part.data_rate)
+        self.turn = 1
+        while self.turn < self.part.bank_groups and self.turn * max(t.nCCD_S, bl) < max(t.nCCD_L, t.nCCD_L_WR or 0, bl):
+            self.turn *= 2
         self.counts: Counter[str] = Counter()
         self.channels = [
-            TwinChannel(self.dram, self.memory.write_queue_runs, self.memory.read_queue_runs, self.counts)
-            for _ in range(self.memory.channels)
+            TwinChannel(self.part, memory.controller, self.turn, self.counts) for _ in range(memory.channels)
         ]
-        self.last_column: dict[int, int] = {}  # of every queued read
         self.asked = 0
+        self.runs_of: dict[int, int] = {}
 
-    def locate(self, burst: int) -> tuple[int, int, int, int, int]:
-        """(unit, channel, bank, row, column) of a burst."""
-        dram = self.dram
-        unit, offset = divmod(burst, self.memory.interleave_bytes // dram.burst_bytes)
+    def locate(self, burst: int) -> tuple[int, int, Place, int, int]:
+        """(channel, burst of the channel, place, row, page) of a burst of the memory."""
+        part = self.part
+        unit, offset = divmod(burst, self.memory.interleave_bytes // part.burst_bytes)
         upper, index = divmod(unit, self.memory.channels)
-        page = dram.page_bytes // dram.burst_bytes * dram.bank_groups
-        rest, column = divmod(upper * (self.memory.interleave_bytes // dram.burst_bytes) + offset, page)
-        row, bank = divmod(rest, dram.banks_per_group)
-        bank = (bank + folded(row, dram.banks_per_group)) % dram.banks_per_group if dram.banks_per_group > 2 else bank
-        shift = folded(upper, 2 ** max(1, math.ceil(math.log2(self.memory.channels)))) if self.rotate else 0
-        return unit, (index + shift) % self.memory.channels, bank, row, column
+        shift = folded(upper, 2 ** max(1, math.ceil(math.log2(self.memory.channels))))
+        local = upper * (self.memory.interleave_bytes // part.burst_bytes) + offset
+        rest, low = divmod(local, self.turn)
+        page, _ = divmod(rest, part.page_bytes // part.burst_bytes)
+        rest, high = divmod(page, part.bank_groups // self.turn)
+        rest, bank = divmod(rest, part.banks_per_group)
+        rest, stack = divmod(rest, part.stack_ids)
+        row, pseudo = divmod(rest, part.pseudo_channels)
+        places = part.bank_groups // self.turn * part.banks_per_group
+        if places > 2:
+            mixed = (bank * (part.bank_groups // self.turn) + high + folded(row, places)) % places
+            bank, high = divmod(mixed, part.bank_groups // self.turn)
+        return (index + shift) % self.memory.channels, local, (pseudo, stack, high * self.turn + low, bank), row, page
 
-    def serve(self, time_fs: int, address: int, size: int, write: bool) -> Callable[[], int]:
-        """Take a request; the function that is returned knows the time of its answer in fs, reads after `flush`."""
-        dram = self.dram
-        tck_fs = round(dram.tck_ps * 1000)
-        arrival = -(-time_fs // tck_fs)
-        bursts = range(address // dram.burst_bytes, (address + size - 1) // dram.burst_bytes + 1)
-        latency = (dram.timing.nCWL if write else dram.timing.nCL) + dram.burst_length // dram.data_rate
-        queued, finish, asker = self.memory.write_queue_runs > 0, arrival, self.asked
-        posted, self.asked = write and queued, asker + 1
-        for (_, index, bank, row), group in itertools.groupby(map(self.locate, bursts), key=lambda where: where[:4]):
-            columns = [where[4] for where in group]  # a run: bursts in one unit and one row are not interrupted
-            channel, run = self.channels[index], (arrival, columns[0], len(columns), bank, row)
-            if queued and not write:
-                channel.ask(Waiting(*run, asker), self.last_column)
-                continue
-            if posted:
-                channel.decide(arrival, self.last_column)
-            finish = max(finish, channel.post(*run) if posted else channel.run(*run, write))
-        if queued and not write:
-            return lambda: (self.last_column[asker] + latency) * tck_fs
-        return lambda: (finish + (1 if posted else latency)) * tck_fs
+    def ask(self, time_fs: int, address: int, size: int, write: bool) -> None:
+        """Take a request; requests come in the order of their times."""
+        tick_fs = round(self.part.tck_ps * 1000 / scale_of(self.part))
+        arrival, asker = -(-time_fs // tick_fs), self.asked
+        self.asked += 1
+        pieces: dict[int, list[Run]] = {}
+        for burst in range(address // self.part.burst_bytes, (address + size - 1) // self.part.burst_bytes + 1):
+            index, local, place, row, page = self.locate(burst)
+            mine = pieces.setdefault(index, [])
+            last = mine[-1] if mine else None
+            same = last and last.first + len(last.places) == local and local % (self.turn * self.columns) != 0
+            if last is not None and same:
+                last.places.append(place)
+            else:
+                mine.append(Run(asker, arrival, local, [place], row, write))
+        for index, runs in pieces.items():
+            self.channels[index].waiting[write] += runs
+        self.runs_of[asker] = sum(len(runs) for runs in pieces.values())
 
-    def flush(self) -> int:
-        """Read and write all that is queued; return the time of the last write's last data in fs."""
+    @property
+    def columns(self) -> int:
+        """Bursts of a row of one bank."""
+        return self.part.page_bytes // self.part.burst_bytes
+
+    def run(self, ticks: int) -> None:
+        """Step every channel from tick 0."""
         for channel in self.channels:
-            channel.decide(1 << 60, self.last_column)
-            channel.drain(len(channel.queue), channel.last_column)
-        writes = [c.tick for channel in self.channels for c in channel.log if c.kind == "WR"]
-        after = self.dram.timing.nCWL + self.dram.burst_length // self.dram.data_rate
-        return (max(writes) + after) * round(self.dram.tck_ps * 1000) if writes else 0
+            for now in range(ticks):
+                channel.tick(now)
+
+    def answers(self) -> dict[int, int]:
+        """The tick of each request's answer, by its number."""
+        found: dict[int, list[int]] = {}
+        for channel in self.channels:
+            for asker, ticks in channel.answered.items():
+                found.setdefault(asker, []).extend(ticks)
+        assert {asker: len(ticks) for asker, ticks in found.items()} == self.runs_of
+        return {asker: max(ticks) for asker, ticks in found.items()}
 
 
-def check_log(log: list[Command], dram: DramPart) -> None:
-    """Replay one channel: every command legal in its bank's state, and issued exactly when the rules first allow."""
-    for i, command in enumerate(log):
-        assert command.tick == earliest(log[:i], command, dram), command
-    check_states(log, dram)
+def check_log(log: list[Command], part: DramPart) -> None:
+    """Replay one channel in the order of time: every rule kept, every command legal in its bank's state."""
+    length, scale = lengths(part), scale_of(part)
+    rows: dict[Place, int] = {}
+    for i, c in enumerate(log):
+        for before, after, scope, cycles in nominal_rules(part):
+            if after != c.kind:
+                continue
+            for other in log[:i]:
+                if other.kind == before and scope_of(other.place, scope) == scope_of(c.place, scope):
+                    ends = c.tick + length[c.kind] - (other.tick + length[before])
+                    assert ends >= cycles * scale, (before, after, scope, cycles, other, c)
+                if c.kind == other.kind == "RD" and c.place[0] == other.place[0] and c.place[1] != other.place[1]:
+                    assert c.tick - other.tick >= (part.timing.nCCD_R or 0) * scale
+        acts = [o.tick for o in log[:i] if o.kind == "ACT" and o.place[0] == c.place[0]]
+        if c.kind == "ACT" and len(acts) >= 4:
+            assert c.tick >= acts[-4] + part.timing.nFAW * scale
+        _check_state(c, rows)
 
 
-def earliest(before: list[Command], command: Command, dram: DramPart) -> int:
-    """The first tick at which the commands issued before leave room for this one, by brute force."""
-    places = {
-        "channel": lambda c: True,
-        "group": lambda c: c.group == command.group,
-        "bank": lambda c: (c.group, c.bank) == (command.group, command.bank),
-    }
-    tick = command.floor
-    for first, after, scope, ticks in rules(dram):
-        if after == command.kind:
-            tick = max([tick, *(c.tick + ticks for c in before if c.kind == first and places[scope](c))])
-    acts = sorted(c.tick for c in before if c.kind == "ACT")
-    return max(tick, acts[-4] + dram.timing.nFAW) if command.kind == "ACT" and len(acts) >= 4 else tick
-
-
-def check_states(log: list[Command], dram: DramPart) -> None:
-    """In order of time: rows open and closed as commands need, one data bus, refreshes neither early nor too late."""
-    timing = dram.timing
-    rows: dict[tuple[int, int], int] = {}
-    bus: list[tuple[int, int]] = []
-    refreshed: list[int] = []
-    for c in sorted(log, key=lambda c: c.tick):
-        if c.kind == "ACT":
-            assert (c.group, c.bank) not in rows
-            rows[c.group, c.bank] = c.row
-        elif c.kind == "PRE":
-            del rows[c.group, c.bank]
-        elif c.kind == "PREA":
-            rows.clear()
-        elif c.kind == "REF":
-            assert not rows
-            refreshed.append(c.tick)
-        else:
-            assert rows[c.group, c.bank] == c.row
-            start = c.tick + (timing.nCL if c.kind == "RD" else timing.nCWL)
-            bus.append((start, start + dram.burst_length // dram.data_rate))
-    for (_, end), (start, _) in itertools.pairwise(bus):
-        assert start >= end
-    for i, tick in enumerate(refreshed):
-        assert (i + 1) * timing.nREFI <= tick <= (i + 9) * timing.nREFI  # at most eight postponed (JESD79-4)
+def _check_state(c: Command, rows: dict[Place, int]) -> None:
+    if c.kind == "ACT":
+        assert c.place not in rows, c
+        rows[c.place] = c.row
+    elif c.kind == "PRE":
+        del rows[c.place]
+    elif c.kind == "PREA":
+        for place in [p for p in rows if p[0] == c.place[0]]:
+            del rows[place]
+    elif c.kind == "REFA":
+        assert not [p for p in rows if p[0] == c.place[0]], c
+    elif c.kind == "REFB":
+        assert c.place not in rows, c
+    else:
+        assert rows[c.place] == c.row, c

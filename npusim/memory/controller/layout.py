@@ -38,7 +38,7 @@ PROTECT_NONE, PROTECT_OLDER, PROTECT_ALL = range(3)
  CH_WRITE_MODE, CH_CLOSINGS,               # 1: writes go first; how often a row was closed
  CH_FINISHED,                              # 1 + the first of the entries that are done
  CH_COMMITTED, CH_COMMITTED_LIST,          # 1 + the entry that follows its CAS, and its list
- CH_ACTIVATING, CH_DEADLINE,               # 1 + the entry whose second activation command is due
+ CH_ACTIVATING, CH_DEADLINE, CH_ACTIVATED,  # 1 + the entry whose second activation command is due, when, its bank
  CH_WAIT_LAST, CH_WAIT_LAST_WRITE,
  CH_TRAIN_FIRST, CH_LAST_KIND,             # first tick of the last train, and its command
  CH_LAST_WRITE,                            # end of the last write's data
@@ -47,7 +47,7 @@ PROTECT_NONE, PROTECT_OLDER, PROTECT_ALL = range(3)
  CH_PAIR_TICK, CH_PAIR_NODE, CH_PAIR_COMMAND, CH_PAIR_BANK,  # half cycles: the last row command of a rising edge
  CH_TURNS, CH_REFRESHES, CH_HITS, CH_MISSES, CH_CONFLICTS, CH_ACTS, CH_PRES, CH_PREAS, CH_READS, CH_WRITES,
  CH_LOGGED,
- CH_COUNT) = range(43)
+ CH_COUNT) = range(44)
 READ_LIST, WRITE_LIST, ACTIVE_LIST = range(3)
 
 # A bank: the open row, CLOSED or OPENING; entries of it in the active list; writes queued for it; and ticks before

@@ -17,6 +17,7 @@ from npusim.memory.controller.layout import (
     B_ROW,
     B_WORDS,
     B_WRITES,
+    CH_ACTIVATED,
     CH_ACTIVATING,
     CH_COLUMN_FREE,
     CH_COLUMN_FROM,
@@ -120,9 +121,10 @@ def send(
     if command == PRE:
         send_row(params, rules, nodes, s, PRE, bank, CLOSED, now)
     elif command == ACT:
-        send_row(params, rules, nodes, s, ACT, bank, OPENING if params[P_AAD] else runs[entry, E_ROW], now)
+        send_row(params, rules, nodes, s, ACT, bank, runs[entry, E_ROW], now)
         if params[P_AAD]:
-            s[CH_ACTIVATING], s[CH_DEADLINE] = 1 + entry, now + params[P_AAD]
+            set_row(params, s, bank, OPENING)
+            s[CH_ACTIVATING], s[CH_DEADLINE], s[CH_ACTIVATED] = 1 + entry, now + params[P_AAD], bank
         if params[P_ACTIVE]:
             remove(params, s, queue, position)
             if params[P_AAD] == 0:
@@ -154,8 +156,7 @@ def _activated(params: Array, s: Array, runs: Array, entry: int, bank: int) -> N
 @kernel
 def second_activate(params: Array, s: Array, runs: Array) -> None:
     """Send the second command of an activation (LPDDR5): the row is open."""
-    entry = s[CH_ACTIVATING] - 1
-    bank = runs[entry, E_BANK]
+    entry, bank = s[CH_ACTIVATING] - 1, s[CH_ACTIVATED]
     s[CH_ACTIVATING] = 0
     set_row(params, s, bank, runs[entry, E_ROW])
     if params[P_ACTIVE]:

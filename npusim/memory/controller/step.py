@@ -88,10 +88,11 @@ def fill_slot(
             return False, due
     queue = update_mode(params, s)
     if slot == ROW and s[CH_ROW_FROM] > now:
-        return False, min(due, s[CH_ROW_FROM])
-    sent, tick = _send_from(params, rules, nodes, s, runs, queue, now, slot)
-    if sent:
-        return True, tick
+        tick = s[CH_ROW_FROM]
+    else:
+        sent, tick = _send_from(params, rules, nodes, s, runs, queue, now, slot)
+        if sent:
+            return True, tick
     due = min(due, tick)
     if slot == ROW:
         s[CH_ROW_FROM] = tick
@@ -99,7 +100,8 @@ def fill_slot(
         s[CH_COLUMN_FROM] = due
     if params[P_CLOSED] and slot != COLUMN:
         sent, tick = close_unwanted(params, rules, nodes, s, runs, now)
-    return sent, min(due, tick)
+        return sent, min(due, tick)
+    return False, due
 
 
 @inlined
@@ -172,7 +174,9 @@ def _two_slots(params: Array, rules: Array, nodes: Array, s: Array, runs: Array,
     if now >= due:
         sent, due = fill_slot(params, rules, nodes, s, runs, now, COLUMN)
         if sent:
-            due = max(now + 1, s[CH_COLUMN_FREE]) if _waiting(s) else FAR
+            due = max(now + 1, s[CH_COLUMN_FREE])
+            if not _waiting(s):  # an idle channel takes writes first
+                s[CH_WRITE_MODE], due = 1, FAR
     if params[P_BUSES] == 1 and (sent or in_train(params, s, now)):
         return True, now + 1
     if s[CH_OWED] == 0 and s[CH_ROW_FROM] > now and params[P_CLOSED] == 0:
