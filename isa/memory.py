@@ -86,7 +86,7 @@ class DramPart(Part):
 
 
 class Controller(Part):
-    """How a channel's controller chooses among what waits; each field is an option, part `ramulator2` is that simulator.
+    """How a channel's controller chooses; each field is an option, and the part `ramulator2` is that simulator.
 
     Reads go first until more than `write_high` of the write queue is taken; then writes, until less than `write_low`.
     """

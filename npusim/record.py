@@ -47,6 +47,31 @@ class PipeInfo:
 
 
 @dataclass(frozen=True)
+class MemoryRecord:
+    """What the DRAM did in one simulation.
+
+    `channels` int64 by counter name, one value a channel; `histogram` counts request latencies, bucket 2n for
+    [2^n, 1.5 x 2^n) ns and 2n + 1 for the rest of the octave; `regions` (tensor, row hits, misses, conflicts) by the
+    tensor that a run's request begins in; `refresh_fs` the mean time a bank was being refreshed.
+    """
+
+    channels: Mapping[str, Array]
+    latency_ns: float
+    wait_ns: float
+    histogram: Array
+    regions: tuple[tuple[str, int, int, int], ...]
+    refresh_fs: float
+
+    def percentile(self, share: float) -> float:
+        """The latency in ns below which `share` of the requests lie, to the end of its bucket."""
+        total = int(self.histogram.sum())
+        if total == 0:
+            return 0.0
+        bucket = int(np.searchsorted(np.cumsum(self.histogram), share * total))
+        return float(2 ** (bucket // 2) * (2.0 if bucket % 2 else 1.5))
+
+
+@dataclass(frozen=True)
 class Record:
     """The raw record of one simulation.
 
@@ -72,6 +97,7 @@ class Record:
     events_dropped: int
     engine_cpu_s: float
     waits: Array = field(default_factory=lambda: np.zeros(0, WAIT))  # machines with flags, inside the trace window
+    memory: MemoryRecord | None = None  # None: ideal memory, closed forms
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from isa.program import LAUNCH_KERNEL, SPACE_ID, Program
 from isa.verify import verify
 from npusim.engine import layout as at
 from npusim.engine.layout import State, make_state
-from npusim.record import CAUSE_ID, CAUSES, EVENT, WAIT, PipeInfo, Record
+from npusim.record import CAUSE_ID, CAUSES, EVENT, WAIT, MemoryRecord, PipeInfo, Record
 
 Array = npt.NDArray[Any]
 EVENTS_A_CALL = 2_000_000
@@ -49,7 +49,8 @@ def run(
     state.values[at.V_SKEW] = round(1000 * skew)
     if window is not None:
         state.clock[at.K_FROM], state.clock[at.K_TO] = window
-    memory = make_memory(params.machine)
+    regions = _regions(program)
+    memory = make_memory(params.machine, regions=np.array(list(regions), np.int64))
     in_flight = int(params.dma[:, 1] @ params.dma[:, 2]) + params["matrix_count"] * params["weight_outstanding"]
     port = make_port(*(2 * params["cores"] * in_flight + 64,) * 2)
     port_cells = (port.requests, port.ring, port.responses, port.heap_state)
@@ -59,7 +60,16 @@ def run(
         now = _launch(program, params, state, port_cells, memory, index, now, collected)
         if progress is not None:
             progress(index, now)
-    return collected.record(params, state, memory, now, started)
+    return collected.record(params, state, memory, now, started, list(regions.values()))
+
+
+def _regions(program: Program) -> dict[int, str]:
+    """The tensors in DRAM by first byte, ascending; those that take turns at one address are named together."""
+    found: dict[int, list[str]] = {}
+    for tensor in program.tensors:
+        if tensor.space == "dram":
+            found.setdefault(tensor.address, []).append(tensor.name)
+    return {at: names[0] + (f" (+{len(names) - 1})" if len(names) > 1 else "") for at, names in sorted(found.items())}
 
 
 def _refuse_windows(program: Program) -> None:
@@ -81,7 +91,9 @@ class _Collector:
         self.macs = np.zeros(launches, np.int64)
         self.issued = np.zeros((launches, 8), np.int64)
 
-    def record(self, params: Params, state: State, memory: Any, now: int, started: float) -> Record:
+    def record(
+        self, params: Params, state: State, memory: Any, now: int, started: float, names: list[str]
+    ) -> Record:
         """The finished record of a run that began at process time `started`."""
         from npusim.memory.state import C_SERIES_BIN_FS
 
@@ -94,7 +106,24 @@ class _Collector:
             infos, now, self.states, self.span, self.paths, self.dram, self.macs, self.issued, memory.summary(),
             memory.series.astype(np.float64), float(memory.counters[C_SERIES_BIN_FS]) / cycle_fs,
             events, int(state.clock[at.K_DROPPED]), time.process_time() - started, waits,
+            _memory_record(params, memory, names),
         )
+
+
+def _memory_record(params: Params, memory: Any, names: list[str]) -> MemoryRecord | None:
+    """What the DRAM did; None for the ideal model."""
+    from npusim.memory.state import BUCKETS, C_HISTOGRAM
+
+    channels, totals = memory.channel_counters(), memory.summary()
+    if not channels:
+        return None
+    requests = max(1, totals["reads"] + totals["writes"])
+    regions = tuple((name, int(row[1]), int(row[2]), int(row[3])) for name, row in zip(names, memory.regions))
+    return MemoryRecord(
+        channels, totals["latency_fs"] / requests * 1e-6, totals["wait_fs"] / requests * 1e-6,
+        memory.counters[C_HISTOGRAM : C_HISTOGRAM + BUCKETS].copy(), regions,
+        memory.refresh_fs(params.machine.memory.dram),
+    )  # fmt: skip
 
 
 def _launch(

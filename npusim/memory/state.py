@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from isa.errors import ConfigError
-from isa.memory import Memory
+from isa.memory import DramPart, Memory
 from npusim.memory.controller import layout as at
-from npusim.memory.controller.mapping import M_RUN_BITS, M_TURN_BITS, M_UNIT_BITS, make_map
+from npusim.memory.controller.mapping import M_BURST_BITS, M_RUN_BITS, M_TURN_BITS, M_UNIT_BITS, make_map
 from npusim.memory.controller.setup import make_channels
 from npusim.memory.controller.timing import ticks_a_cycle
 
@@ -125,6 +125,23 @@ class MemoryState:
         """Return the femtoseconds in which each channel's data bus carried data; zeros for the ideal model."""
         bursts = self.state[:, at.CH_READS] + self.state[:, at.CH_WRITES]
         return np.asarray(bursts * self.control[at.P_BURST_TICKS] * (0 if self.params[P_IDEAL] else self.tick_fs))
+
+    def channel_counters(self) -> dict[str, Array]:
+        """Return what each channel did, by name: int64, one value a channel; empty for the ideal model."""
+        if self.params[P_IDEAL]:
+            return {}
+        burst = 1 << int(self.where[M_BURST_BITS])
+        found = {name: self.state[:, word].copy() for name, word in _CHANNEL_NAMES.items()}
+        found["read_bytes"] = self.state[:, at.CH_READS] * burst
+        found["write_bytes"] = self.state[:, at.CH_WRITES] * burst
+        found["busy_fs"] = self.channel_busy_fs()
+        return found
+
+    def refresh_fs(self, part: DramPart) -> float:
+        """Return the mean time in femtoseconds for which a bank was being refreshed."""
+        each = part.timing.nRFC if self.control[at.P_REFRESH] == at.ALL_BANK else (part.timing.nRFCpb or 0) / part.banks
+        each /= part.pseudo_channels if self.control[at.P_REFRESH] == at.ALL_BANK else 1
+        return float(self.state[:, at.CH_REFRESHES].mean() * each * ticks_a_cycle(part) * self.tick_fs)
 
     @property
     def tick_fs(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
@@ -13,6 +14,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from npusim.record import Result
+from npusim.report.memory import memory_rows, memory_summary
 from npusim.report.profile import OpRow, Profile, Share
 from npusim.report.roofs import short_name, titled
 from npusim.report.stalls import percentages
@@ -93,6 +95,14 @@ def _operators(profile: Profile, console: Console) -> Table:
     return table
 
 
+def memory_table(memory: Mapping[str, Any]) -> Table:
+    """The memory in words, from the key `memory` of summary.json."""
+    table = grid("Memory", "<", "<")
+    for what, figures in memory_rows(memory, len(memory["channels"]["utilization"])):
+        table.add_row(what, Text(figures))
+    return table
+
+
 def stall_tree(pipes: Mapping[str, Mapping[str, int]], floor_percent: float = 0.0) -> Tree:
     """The stall tree: under each pipe its causes in % of its cycles, which sum to exactly 100.0.
 
@@ -161,6 +171,7 @@ def terminal(result: Result, console: Console, files: Sequence[Path] = ()) -> No
         _speed_of_light(profile.speed_of_light),
         _operators(profile, console),
         stall_tree(pipes(profile), floor_percent=1.0),
+        *([memory_table(memory)] if (memory := memory_summary(profile)) else []),
     )
     _notes(profile, console)
     if files:
@@ -213,7 +224,8 @@ def profile_view(result: Result, console: Console) -> None:
     profile = Profile(result)
     parts = [
         _head(profile), _speed_of_light(profile.speed_of_light), bounds_table(profile.bound_cycles()),
-        stall_tree(pipes(profile)), _memory_chart(profile), _dram_counters(profile),
+        stall_tree(pipes(profile)), _memory_chart(profile),
+        memory_table(memory) if (memory := memory_summary(profile)) else None, _dram_counters(profile),
         _hot_spots(profile, name_cells(console)),
     ]  # fmt: skip
     _print_all(console, *(p for p in parts if p is not None))

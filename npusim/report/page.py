@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from npusim.report import limits, palette
 from npusim.report.charts import ROOF_COLOURS, charts
+from npusim.report.memory import memory_rows
 from npusim.report.profile import FAMILIES, OpRow, Profile
 from npusim.report.roofs import roofline, titled
 from npusim.report.stalls import percentages
@@ -16,6 +17,7 @@ from npusim.report.summary import energy_j, summary_of
 from npusim.report.text import bound_text, counter, duration, energy, figure, percent, shape, si, size
 
 MAX_TABLE_ROWS = 2000
+CHANNEL_COLUMNS = ("read_bytes", "write_bytes", "utilization", "row_hit_rate")
 
 
 def _environment() -> Environment:
@@ -112,6 +114,7 @@ def _run_facts(profile: Profile, summary: dict[str, Any]) -> list[tuple[str, str
 
 def _context(profile: Profile) -> dict[str, Any]:
     summary = summary_of(profile)
+    memory = summary.get("memory")
     data = roofline(profile)
     rows = _table(profile)
     bounds = profile.bound_cycles()
@@ -149,6 +152,9 @@ def _context(profile: Profile) -> dict[str, Any]:
         "total_cycles": max(1, profile.total_cycles),
         "machine": _machine(profile),
         "run_facts": _run_facts(profile, summary),
+        "memory": memory_rows(memory, len(memory["channels"]["utilization"])) if memory else [],
+        "channels": list(zip(*(memory["channels"][k] for k in CHANNEL_COLUMNS))) if memory else [],
+        "conflicts": memory["conflicts"] if memory else [],
     }
 
 

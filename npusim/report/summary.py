@@ -8,6 +8,7 @@ from typing import Any
 
 from npusim.record import Result
 from npusim.report import limits
+from npusim.report.memory import memory_summary
 from npusim.report.profile import Profile
 from npusim.version import VERSION
 
@@ -111,6 +112,9 @@ def summary_of(profile: Profile) -> dict[str, Any]:
     }
     if profile.dram_bus_bytes is not None:
         out["dram_bus_bytes"] = profile.dram_bus_bytes
+    memory = memory_summary(profile)
+    if memory is not None:
+        out["memory"] = memory
     energy: Mapping[str, float] = energy_j(profile)
     if energy:
         out["energy_j"] = sum(energy.values())
@@ -124,6 +128,6 @@ def summary(result: Result) -> dict[str, Any]:
     `pipes` in core cycles; each pipe's states sum to `total_cycles` x `instances`, else SimulationError. `host_macs`
     are those of `macs` that the host does, `host_bytes` what crossed the link to it. `warps` is empty on machines
     without warps, `dram_bus_bytes` (whole bursts) left out without bursts, `check` is None when no check was run,
-    `energy_j` is left out without energies.
+    `energy_j` is left out without energies. `memory` is that of npusim.report.memory, left out with ideal memory.
     """
     return summary_of(Profile(result))

@@ -1,0 +1,103 @@
+"""The memory's part of a report: channels, rows, latencies, refresh, conflicts by tensor, and what more would bring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from npusim.record import MemoryRecord
+from npusim.report.bounds import BOUND_SHARE
+from npusim.report.profile import Profile
+
+WHAT_IF = 1.2  # the bandwidth of the hint, against the machine's
+SHOWN_REGIONS = 12
+
+
+def memory_summary(profile: Profile) -> dict[str, Any] | None:
+    """The key `memory` of summary.json; None without DRAM commands (ideal memory, closed forms).
+
+    Rates are shares: `row_hit_rate` of the runs that found their row open, `utilization` of each channel's data bus,
+    `refresh_share` of the banks' time. `latency_ns` is of requests at the port, whole requests, p50 and p99 within a
+    bucket of half an octave.
+    """
+    memory = profile.result.record.memory
+    if memory is None or not memory.channels:
+        return None
+    seconds = profile.seconds(profile.total_cycles) or 1.0
+    runs = sum(int(memory.channels[name].sum()) for name in ("row_hits", "row_misses", "row_conflicts"))
+    busy = memory.channels["busy_fs"] * 1e-15 / seconds
+    return {
+        "row_hit_rate": int(memory.channels["row_hits"].sum()) / runs if runs else 0.0,
+        "turnarounds": int(memory.channels["turnarounds"].sum()),
+        "activations": int(memory.channels["activations"].sum()),
+        "refresh_share": memory.refresh_fs * 1e-15 / seconds,
+        "latency_ns": {
+            "mean": memory.latency_ns, "waiting": memory.wait_ns, "p50": memory.percentile(0.5),
+            "p99": memory.percentile(0.99),
+        },
+        "channels": {
+            "read_bytes": [int(n) for n in memory.channels["read_bytes"]],
+            "write_bytes": [int(n) for n in memory.channels["write_bytes"]],
+            "utilization": [float(x) for x in busy],
+            "row_hit_rate": [_rate(memory, c) for c in range(len(busy))],
+        },
+        "conflicts": [
+            {"tensor": name, "row_hits": hits, "row_misses": misses, "row_conflicts": conflicts}
+            for name, hits, misses, conflicts in sorted(memory.regions, key=lambda r: -r[3])[:SHOWN_REGIONS]
+            if hits + misses + conflicts
+        ],
+        "what_if": what_if(profile),
+    }  # fmt: skip
+
+
+def _rate(memory: MemoryRecord, channel: int) -> float:
+    hits, misses, conflicts = (int(memory.channels[n][channel]) for n in ("row_hits", "row_misses", "row_conflicts"))
+    return hits / (hits + misses + conflicts) if hits + misses + conflicts else 0.0
+
+
+def what_if(profile: Profile, bandwidth: float = WHAT_IF) -> dict[str, float]:
+    """What more DRAM bandwidth would bring, to first order.
+
+    Of an operator that memory bounds, the share of its time in which memory is in use shrinks by `bandwidth`; the rest
+    stays. `time_share` is the new time over the old, `memory_bound_share` the share of the new time spent in operators
+    that memory still bounds, beside the present one.
+    """
+    before = after = bound_before = bound_after = 0.0
+    for row in profile.rows:
+        cycles, share = float(row.cycles), 0.0
+        if row.bound_by == "memory":
+            share = row.bound_share
+            bound_before += cycles
+        shrunk = cycles * (1 - share + share / bandwidth)
+        before, after = before + cycles, after + shrunk
+        if share and cycles * share / bandwidth >= BOUND_SHARE * shrunk:
+            bound_after += shrunk
+    return {
+        "bandwidth": bandwidth,
+        "time_share": after / before if before else 1.0,
+        "memory_bound_share": bound_after / after if after else 0.0,
+        "memory_bound_share_now": bound_before / before if before else 0.0,
+    }
+
+
+def memory_rows(summary: Mapping[str, Any], channels: int) -> list[tuple[str, str]]:
+    """The memory in words, (what, figure), from the object of `memory_summary`."""
+    used, latency, hint = np.array(summary["channels"]["utilization"]), summary["latency_ns"], summary["what_if"]
+    spread = f"{used.mean():.1%} of the time ({used.min():.1%} to {used.max():.1%} over {channels} channels)"
+    rows = [
+        ("data buses in use", spread),
+        ("row hits", f"{summary['row_hit_rate']:.1%} of runs, {summary['activations']:,} activations"),
+        ("latency in memory", f"{latency['mean']:,.0f} ns, of which {latency['waiting']:,.0f} ns behind others; "
+                                 f"p50 {latency['p50']:,.0f}, p99 {latency['p99']:,.0f}"),
+        ("bus turnarounds", f"{summary['turnarounds']:,}"),
+        ("refresh", f"{summary['refresh_share']:.2%} of the banks' time"),
+        (f"with {hint['bandwidth'] - 1:.0%} more bandwidth",
+         f"{1 - hint['time_share']:.1%} less time; memory bounds {hint['memory_bound_share']:.0%} of it "
+         f"(now {hint['memory_bound_share_now']:.0%})"),
+    ]  # fmt: skip
+    worst = [c for c in summary["conflicts"] if c["row_conflicts"]][:3]
+    if worst:
+        rows.append(("row conflicts", ", ".join(f"{c['tensor']} {c['row_conflicts']:,}" for c in worst)))
+    return rows
