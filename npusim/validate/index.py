@@ -27,6 +27,7 @@ TABLES: dict[str, Table] = {
     "scalesim_gemm":               Table("systolic", ""),
     "scalesim_conv":               Table("systolic", ""),
     "systolic_rtl":                Table("systolic", ""),
+    "ramulator2_dram":             Table("dram", ""),
     "textbook":                   Table("textbook", ""),
     # TPU v3 at its 940 MHz, one TensorCore with its half of the HBM (workload.SOURCES); whole runs.
     "tpu_v3_pytorchsim_artifact":  Table("workload", "tpu-v3", timing="graph"),
