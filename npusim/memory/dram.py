@@ -27,6 +27,7 @@ from npusim.memory.controller.layout import (
     CH_SIZE0,
     CH_WAIT_FIRST,
     E_ARRIVAL,
+    FAR,
     NO_REFRESH,
     P_BANKS,
     P_PSEUDO,
@@ -241,7 +242,9 @@ def _advance_channel(
     """Let a channel do what is due before tick `until`."""
     now = s[CH_NEXT]
     while now < until:
-        arrival = admit(params, control, s, runs, asked, counters, series, responses, heap, now)
+        arrival = FAR
+        if s[CH_WAIT_FIRST] or s[CH_WAIT_FIRST + 1]:
+            arrival = admit(params, control, s, runs, asked, counters, series, responses, heap, now)
         due = step(control, rules, nodes, s, runs, now)
         if s[CH_FINISHED]:
             answer_finished(params, control, s, runs, asked, counters, series, regions, responses, heap)

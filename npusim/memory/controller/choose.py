@@ -46,9 +46,10 @@ from npusim.memory.controller.layout import (
     P_TURN,
     PROTECT_NONE,
     PROTECT_OLDER,
+    PSEUDO_OF,
     ROW,
 )
-from npusim.memory.controller.timing import ACT, PRE, PSEUDO, RD, WR
+from npusim.memory.controller.timing import ACT, PRE, RD, WR
 
 Array = npt.NDArray[Any]
 NOTHING = -1
@@ -140,21 +141,21 @@ def choose(
         at = banks + B_WORDS * bank
         if s[at + B_ROW] == row:
             if slot != ROW:
-                command, tick = column_tick(params, nodes, s, runs, s[place], at, bank, now)
+                command, tick = column_tick(params, nodes, s, runs, s[place], at, bank, now, due)
                 if tick <= now:
                     return i, command, bank, now
                 due = min(due, tick)
                 place += L_WORDS
                 continue
         elif slot != COLUMN:
-            command, tick = row_tick(params, nodes, s, runs, queue, i, at, bank, now)
+            command, tick = row_tick(params, nodes, s, runs, queue, i, at, bank, now, due)
             if tick <= now:
                 return i, command, bank, now
             due = min(due, tick)
         if slot == ROW:
             shut = s[at + B_ROW] != row
             if params[P_TURN] > 1:
-                command, bank, tick, more = other_rows(params, nodes, s, runs, queue, i, now)
+                command, bank, tick, more = other_rows(params, nodes, s, runs, queue, i, now, due)
                 if tick <= now:
                     return i, command, bank, now
                 due, shut = min(due, tick), shut or more
@@ -166,12 +167,15 @@ def choose(
 
 @inlined
 def column_tick(
-    params: Array, nodes: Array, s: Array, runs: Array, entry: int, at: int, bank: int, now: int
+    params: Array, nodes: Array, s: Array, runs: Array, entry: int, at: int, bank: int, now: int, due: int
 ) -> tuple[int, int]:
-    """The column command of an entry whose row is open, and the first tick from `now` on that takes it."""
+    """The column command of an entry whose row is open, and the first tick from `now` on that takes it.
+
+    What is known to lie at `due` or later is not worked out; so it is in the functions below.
+    """
     command = WR if runs[entry, E_WRITE] else RD
     word = at + (B_WRITE_FROM if command == WR else B_READ_FROM)
-    if s[word] <= now:
+    if s[word] < due:
         s[word] = earliest(params, nodes, s, command, bank)
     tick = max(now, s[word])
     return command, slot_from(params, s, command, bank, 0, tick)
@@ -179,17 +183,18 @@ def column_tick(
 
 @inlined
 def row_tick(
-    params: Array, nodes: Array, s: Array, runs: Array, queue: int, position: int, at: int, bank: int, now: int
-) -> tuple[int, int]:
+    params: Array, nodes: Array, s: Array, runs: Array, queue: int, position: int, at: int, bank: int, now: int,
+    due: int,
+) -> tuple[int, int]:  # fmt: skip
     """The command that gets an entry's row opened, and the first tick from `now` on that takes it, FAR if unknown."""
-    if s[at + B_ROW_FROM] > now:
+    if s[at + B_ROW_FROM] >= due:
         return NOTHING, s[at + B_ROW_FROM]
     command = row_command(params, s, bank)
     if command == NOTHING:
         return NOTHING, FAR
     s[at + B_ROW_FROM] = earliest(params, nodes, s, command, bank)
     tick = max(now, s[at + B_ROW_FROM])
-    tick = slot_from(params, s, command, bank, nodes[bank, PSEUDO] - 1, tick)
+    tick = slot_from(params, s, command, bank, nodes[bank, PSEUDO_OF], tick)
     guarded = command == PRE and params[P_PROTECT] != PROTECT_NONE and eligible(params, s, runs, queue, now)[0] > 1
     if guarded and tick <= now and protected(params, nodes, s, runs, queue, position, bank):
         return NOTHING, FAR
@@ -198,17 +203,17 @@ def row_tick(
 
 @kernel
 def other_rows(
-    params: Array, nodes: Array, s: Array, runs: Array, queue: int, position: int, now: int
+    params: Array, nodes: Array, s: Array, runs: Array, queue: int, position: int, now: int, due: int
 ) -> tuple[int, int, int, bool]:
     """As row_tick, for the banks of an entry's later bursts: (command, bank, tick, one of their rows is not open)."""
     entry = s[params[AT_LIST] + queue * params[P_SLOTS] + L_WORDS * position]
-    bank, row, due, shut = runs[entry, E_BANK], runs[entry, E_ROW], FAR, False
+    bank, row, shut = runs[entry, E_BANK], runs[entry, E_ROW], False
     for _ in range(1, banks_of(params, runs, entry)):
         bank = next_bank(nodes, bank)
         at = params[AT_BANK] + B_WORDS * bank
         if s[at + B_ROW] != row:
             shut = True
-            command, tick = row_tick(params, nodes, s, runs, queue, position, at, bank, now)
+            command, tick = row_tick(params, nodes, s, runs, queue, position, at, bank, now, due)
             if tick <= now:
                 return command, bank, tick, shut
             due = min(due, tick)

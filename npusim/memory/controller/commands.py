@@ -39,6 +39,7 @@ from npusim.memory.controller.layout import (
     P_PSEUDO,
     P_SIBLING,
     P_STACKS,
+    PSEUDO_OF,
 )
 from npusim.memory.controller.timing import (
     ACT,
@@ -62,13 +63,12 @@ Array = npt.NDArray[Any]
 @inlined
 def earliest(params: Array, nodes: Array, s: Array, command: int, bank: int) -> int:
     """The first tick at which a command to a bank breaks no rule; command slots aside."""
-    at = params[AT_READY] + command
-    tick = s[at + COMMAND_COUNT * nodes[bank, BANK]]
-    tick = max(tick, s[at + COMMAND_COUNT * nodes[bank, GROUP]])
-    tick = max(tick, s[at + COMMAND_COUNT * nodes[bank, PSEUDO]])
+    tick = s[nodes[bank, BANK] + command]
+    tick = max(tick, s[nodes[bank, GROUP] + command])
+    tick = max(tick, s[nodes[bank, PSEUDO] + command])
     if params[P_STACKS] > 1:
-        tick = max(tick, s[at + COMMAND_COUNT * nodes[bank, STACK]])
-    return int(max(tick, s[at]))
+        tick = max(tick, s[nodes[bank, STACK] + command])
+    return int(max(tick, s[nodes[bank, CHANNEL] + command]))
 
 
 @inlined
@@ -100,7 +100,7 @@ def apply_rules(params: Array, rules: Array, nodes: Array, s: Array, command: in
         count = rules[level, command, 0]
         if count == 0:
             continue
-        at = params[AT_READY] + COMMAND_COUNT * nodes[bank, level]
+        at = nodes[bank, level]
         for i in range(count):
             word = at + rules[level, command, 1 + 2 * i]
             s[word] = max(s[word], now + rules[level, command, 2 + 2 * i])
@@ -112,23 +112,23 @@ def apply_rules(params: Array, rules: Array, nodes: Array, s: Array, command: in
 
 @kernel
 def _count_activation(params: Array, nodes: Array, s: Array, bank: int, now: int) -> None:
-    pseudo = nodes[bank, PSEUDO]
-    at = params[AT_FAW] + FAW_WORDS * (pseudo - 1)
+    pseudo = nodes[bank, PSEUDO_OF]
+    at = params[AT_FAW] + FAW_WORDS * pseudo
     slot = s[at]
     s[at + 1 + slot] = now
     s[at] = (slot + 1) & 3
-    word = params[AT_READY] + COMMAND_COUNT * pseudo + ACT
+    word = nodes[bank, PSEUDO] + ACT
     s[word] = max(s[word], s[at + 1 + s[at]] + params[P_FAW])
 
 
 @kernel
 def _tell_siblings(params: Array, nodes: Array, s: Array, bank: int, now: int) -> None:
     mine, stacks = nodes[bank, STACK], params[P_STACKS]
-    first = 1 + params[P_PSEUDO] + (nodes[bank, PSEUDO] - 1) * stacks
+    first = 1 + params[P_PSEUDO] + nodes[bank, PSEUDO_OF] * stacks
     for stack in range(first, first + stacks):
-        if stack != mine:
-            word = params[AT_READY] + COMMAND_COUNT * stack + RD
-            s[word] = max(s[word], now + params[P_SIBLING])
+        at = params[AT_READY] + COMMAND_COUNT * stack
+        if at != mine:
+            s[at + RD] = max(s[at + RD], now + params[P_SIBLING])
 
 
 @inlined
@@ -166,7 +166,7 @@ def send_row(params: Array, rules: Array, nodes: Array, s: Array, command: int, 
     apply_rules(params, rules, nodes, s, command, bank, now)
     log(params, s, command, bank, row, now)
     if params[P_HALF]:
-        note_pair(s, command, bank, nodes[bank, PSEUDO] - 1, now)
+        note_pair(s, command, bank, nodes[bank, PSEUDO_OF], now)
     set_row(params, s, bank, row)
     s[CH_ACTS if command == ACT else CH_PRES] += 1
 

@@ -70,5 +70,6 @@ SEEN_HIT, SEEN_MISS, SEEN_CONFLICT = 1, 2, 3
 # fmt: on
 FAR = 1 << 60  # a tick that never comes
 LONG_AGO = -(1 << 40)  # "never happened"
-NEXT_BANK = 5  # column of `nodes` behind the levels
+# `nodes`, int64 [banks, .]: by level, the word at which the ready ticks of the bank's node begin; behind the levels:
+NEXT_BANK, PSEUDO_OF = 5, 6  # the bank of a run's next burst, and the number of the pseudo-channel
 COLUMN, ROW, ANY = range(3)  # which commands a slot takes

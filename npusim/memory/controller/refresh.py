@@ -46,10 +46,11 @@ from npusim.memory.controller.layout import (
     P_REFRESH,
     P_REFRESH_BLOCKS,
     P_SLOTS,
+    PSEUDO_OF,
     READ_LIST,
     WRITE_LIST,
 )
-from npusim.memory.controller.timing import PRE, PREA, PSEUDO, REFA, REFB
+from npusim.memory.controller.timing import PRE, PREA, REFA, REFB
 
 Array = npt.NDArray[Any]
 
@@ -119,7 +120,7 @@ def refresh_bank(params: Array, rules: Array, nodes: Array, s: Array, runs: Arra
     bank = s[CH_REFRESHING] - 1
     command = REFB if s[params[AT_BANK] + B_WORDS * bank + B_ROW] == CLOSED else PRE
     tick = max(now, earliest(params, nodes, s, command, bank))
-    tick = slot_from(params, s, command, bank, nodes[bank, PSEUDO] - 1, tick)
+    tick = slot_from(params, s, command, bank, nodes[bank, PSEUDO_OF], tick)
     if tick > now:
         return False, tick
     if command == PRE:
@@ -174,7 +175,7 @@ def close_unwanted(params: Array, rules: Array, nodes: Array, s: Array, runs: Ar
         if row < 0 or _wanted(params, nodes, s, runs, bank, row):
             continue
         tick = max(now, earliest(params, nodes, s, PRE, bank))
-        tick = slot_from(params, s, PRE, bank, nodes[bank, PSEUDO] - 1, tick)
+        tick = slot_from(params, s, PRE, bank, nodes[bank, PSEUDO_OF], tick)
         if tick <= now:
             send_row(params, rules, nodes, s, PRE, bank, CLOSED, now)
             return True, now + 1

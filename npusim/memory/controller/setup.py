@@ -15,6 +15,7 @@ from npusim.memory.controller import layout as at
 from npusim.memory.controller.timing import (
     COMMAND_COUNT,
     GROUP,
+    LEVEL_COUNT,
     PSEUDO,
     RD,
     WR,
@@ -32,7 +33,7 @@ MAX_BY_BANK = 62  # refreshed one by one: a mask of banks is one word
 
 @dataclass
 class Channels:
-    """The controllers of some channels: `params`, `rules`, `nodes` [banks, levels + 1], `state`."""
+    """The controllers of some channels: `params`, `rules`, `nodes` [banks, .], `state`."""
 
     params: Array
     rules: Array
@@ -58,7 +59,8 @@ def make_channels(
     _fill_part(params, part)
     _fill_options(params, part, options, rules)
     nodes = _nodes(part, turn)
-    words = _place(params, int(nodes.max()) + 1)
+    words = _place(params, int(nodes[:, :LEVEL_COUNT].max()) + 1)
+    nodes[:, :LEVEL_COUNT] = params[at.AT_READY] + COMMAND_COUNT * nodes[:, :LEVEL_COUNT]
     state = np.zeros((count, words), np.int64)
     state[:, params[at.AT_READY] : params[at.AT_BANK]] = at.LONG_AGO
     banks = state[:, params[at.AT_BANK] : params[at.AT_FAW]].reshape(count, part.banks, at.B_WORDS)
@@ -99,7 +101,7 @@ def _check(part: DramPart, options: Controller) -> None:
 
 
 def _nodes(part: DramPart, turn: int) -> Array:
-    """The node of each bank at each level (numbered channel first, banks last), and the bank of a run's next burst."""
+    """The node of each bank at each level (numbered channel first, banks last); its next bank, its pseudo-channel."""
     pseudo, stacks, groups = part.pseudo_channels, part.stack_ids, part.bank_groups
     bank = np.arange(part.banks)
     group = bank // part.banks_per_group
@@ -107,7 +109,7 @@ def _nodes(part: DramPart, turn: int) -> Array:
     first = np.cumsum([0, 1, pseudo, pseudo * stacks, pseudo * stacks * groups])
     levels = (channel, stack // stacks, stack, group, bank)
     following = (group // turn * turn + (group + 1) % turn) * part.banks_per_group + bank % part.banks_per_group
-    columns = [*(level + start for level, start in zip(levels, first)), following]
+    columns = [*(level + start for level, start in zip(levels, first)), following, stack // stacks]
     return np.ascontiguousarray(np.stack(columns, axis=1).astype(np.int64))
 
 

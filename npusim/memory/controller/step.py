@@ -148,7 +148,7 @@ def count_refreshes(params: Array, s: Array, now: int) -> int:
     return int(s[CH_NEXT_REFRESH])
 
 
-@kernel
+@inlined
 def step(params: Array, rules: Array, nodes: Array, s: Array, runs: Array, now: int) -> int:
     """Do all that a channel does in tick `now`; return the next tick in which it may do something, arrivals apart."""
     due = count_refreshes(params, s, now)
