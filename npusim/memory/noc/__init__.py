@@ -1,0 +1,1 @@
+"""The on-chip network: one graph, three models of it (flits, packets, bandwidth)."""

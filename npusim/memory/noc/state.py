@@ -1,0 +1,120 @@
+"""What a network is to its kernels: int64 arrays, and how a description fills them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from isa.errors import ConfigError
+from isa.network import Network, network_faults
+from npusim.memory.noc.topology import Topology, make_topology
+
+Array = npt.NDArray[Any]
+
+# fmt: off
+# Parameters (int64). Nodes: cores from 0, slices from SLICE_BASE, memory controllers from CHANNEL_BASE.
+(P_ROUTE, P_NODES, P_SLICE_BASE, P_CHANNEL_BASE, P_ROUTERS, P_LINKS,
+ P_ROUTER_CYCLES, P_LINK_CYCLES, P_MEAN_CYCLES,      # a router; a link; an idle network's mean way from end to end
+ P_FLIT_BYTES, P_HEADER_BYTES,
+ P_CHANNELS, P_BUFFER, P_CREDIT_CYCLES, P_ORDERED,   # flit model: virtual channels, flits of each, credits, order
+ P_COUNT) = range(16)
+ROUTE_CROSSBAR, ROUTE_TABLE, ROUTE_BANDWIDTH = range(3)  # how network_send goes
+
+# `links`, int64 [links, LK_WORDS]: link n is node n's way in, nodes + n its way out, then those between routers.
+(LK_ROUTER,     # router that it leads to; -1: to a node
+ LK_FREE,       # cycle from which no packet holds it
+ LK_TREE,       # multicast that used it last
+ LK_HEAD,       # that one's head at its end
+ LK_FROM,       # who sends into it: node, or nodes + router
+ LK_DIM, LK_DATELINE,
+ LK_POINTER,    # flit model: channel after the one that was granted last
+ LK_WORDS) = range(9)
+
+# `counters`, int64 [links, CT_WORDS]. A flit keeps a link busy for one cycle.
+(CT_FLITS, CT_PACKETS,
+ CT_WAIT,       # cycles that packets (flit model: flits) stood at the link's entrance beyond the router's latency
+ CT_WORDS) = range(4)
+# fmt: on
+
+
+@dataclass
+class NetworkState:
+    """One network (of requests, or of responses): the first four arguments of its kernels, and its graph."""
+
+    params: Array  # int64 [P_COUNT]
+    links: Array  # int64 [links, LK_WORDS]
+    routes: Array  # int64 [routers, nodes]: next link; never written
+    counters: Array  # int64 [links, CT_WORDS]
+    topology: Topology
+
+    def slice_node(self, index: int) -> int:
+        """Node of an L2 slice."""
+        return int(self.params[P_SLICE_BASE]) + index
+
+    def channel_node(self, index: int) -> int:
+        """Node of a memory controller."""
+        return int(self.params[P_CHANNEL_BASE]) + index
+
+    def link_report(self, cycles: int) -> list[dict[str, Any]]:
+        """Per link that was used: its name, bytes, packets, cycles waited for it, and its utilisation over `cycles`."""
+        return [
+            {
+                "link": self.topology.link_name(i),
+                "bytes": int(row[CT_FLITS]) * int(self.params[P_FLIT_BYTES]),
+                "busy_cycles": int(row[CT_FLITS]),
+                "packets": int(row[CT_PACKETS]),
+                "wait_cycles": int(row[CT_WAIT]),
+                "utilisation": int(row[CT_FLITS]) / max(1, cycles),
+            }
+            for i, row in enumerate(self.counters)
+            if row[CT_PACKETS]
+        ]
+
+
+def make_network(network: Network, cores: int, slices: int, channels: int) -> NetworkState:
+    """Build one idle network; call it twice for requests and responses. Raises ConfigError for a faulty description."""
+    faults = list(network_faults(network, cores, slices, channels))
+    if faults:
+        raise ConfigError("\n".join(faults))
+    topology = make_topology(network, cores, slices, channels)
+    params = np.zeros(P_COUNT, np.int64)
+    params[P_ROUTE] = ROUTE_CROSSBAR if network.topology == "crossbar" else ROUTE_TABLE
+    if network.model == "bandwidth":
+        params[P_ROUTE] = ROUTE_BANDWIDTH
+    params[[P_NODES, P_ROUTERS, P_LINKS]] = topology.nodes, topology.routers, topology.links
+    params[[P_SLICE_BASE, P_CHANNEL_BASE]] = cores, cores + slices
+    params[P_ROUTER_CYCLES] = network.router_latency_cycles
+    params[P_LINK_CYCLES] = network.link_latency_cycles
+    hop_cycles = network.router_latency_cycles + network.link_latency_cycles
+    params[P_MEAN_CYCLES] = round(_mean_hops(topology, cores, slices, channels) * hop_cycles)
+    params[[P_FLIT_BYTES, P_HEADER_BYTES]] = network.flit_bytes, network.header_bytes
+    params[[P_CHANNELS, P_BUFFER]] = network.virtual_channels, network.buffer_flits
+    params[[P_CREDIT_CYCLES, P_ORDERED]] = network.credit_latency_cycles, network.ordered
+    return NetworkState(params, _links(topology), topology.next_link, _zeros(topology.links, CT_WORDS), topology)
+
+
+def _links(topology: Topology) -> Array:
+    links, nodes = _zeros(topology.links, LK_WORDS), topology.nodes
+    links[:, LK_ROUTER] = np.maximum(topology.link_to - nodes, -1)
+    links[:, LK_FROM] = topology.link_from
+    links[:, LK_DIM] = topology.link_dim
+    links[:, LK_DATELINE] = topology.link_dateline
+    links[:, LK_TREE] = -1
+    links[:nodes, LK_TREE] = np.arange(nodes)  # multicasts of node n are numbered n + k * nodes
+    return links
+
+
+def _mean_hops(topology: Topology, cores: int, slices: int, channels: int) -> float:
+    """Mean over pairs of different kinds (core and slice, slice and channel, ...), or all pairs of the only kind."""
+    nodes = np.arange(topology.nodes)
+    kinds = [k for k in np.split(nodes, [cores, cores + slices]) if len(k)]
+    pairs = [(a, b) for i, a in enumerate(kinds) for b in kinds[i + 1 :]] or [(nodes, nodes)]
+    total = sum(topology.mean_hops(a, b) * len(a) * len(b) for a, b in pairs)
+    return total / sum(len(a) * len(b) for a, b in pairs)
+
+
+def _zeros(rows: int, words: int) -> Array:
+    return np.zeros((rows, words), np.int64)
