@@ -30,12 +30,11 @@ ROUTE_CROSSBAR, ROUTE_TABLE, ROUTE_BANDWIDTH = range(3)  # how network_send goes
  LK_HEAD,       # that one's head at its end
  LK_FROM,       # who sends into it: node, or nodes + router
  LK_DIM, LK_DATELINE,
- LK_POINTER,    # flit model: channel after the one that was granted last
- LK_WORDS) = range(9)
+ LK_WORDS) = range(8)
 
 # `counters`, int64 [links, CT_WORDS]. A flit keeps a link busy for one cycle.
 (CT_FLITS, CT_PACKETS,
- CT_WAIT,       # cycles that packets (flit model: flits) stood at the link's entrance beyond the router's latency
+ CT_WAIT,       # cycles that heads of packets stood before the link beyond the router's latency
  CT_WORDS) = range(4)
 # fmt: on
 

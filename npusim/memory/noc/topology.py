@@ -119,8 +119,8 @@ def make_topology(network: Network, cores: int, slices: int, channels: int) -> T
                 ends.append((nodes + router, nodes + neighbour[1] * columns + neighbour[0], dim, int(outside)))
     table = np.array(ends, np.int64).T
     next_link = _routes(columns, rows, wraps, node_router, out)
-    sender, receiver, dim, dateline = (np.ascontiguousarray(c) for c in table)
-    return Topology(network.topology, columns, rows, node_router, sender, receiver, dim, dateline, next_link)
+    sender, receiver, dims, datelines = (np.ascontiguousarray(c) for c in table)
+    return Topology(network.topology, columns, rows, node_router, sender, receiver, dims, datelines, next_link)
 
 
 def _routes(columns: int, rows: int, wraps: bool, node_router: Array, out: Array) -> Array:
