@@ -1,0 +1,297 @@
+"""The hierarchy behind the port: requests, answers of the DRAM and events of the slices in the order of their cycles.
+
+Within a cycle the DRAM's answers come first, then requests, then what was scheduled. A request to the DRAM is stamped
+H_MISS cycles after its cause, an answer is felt H_FILL cycles after its time: so for a window of their sum all answers
+are known before it begins, and results do not depend on where windows or calls are cut.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy.typing as npt
+
+from npusim.jit import inlined, kernel
+from npusim.memory import dram
+from npusim.memory.dram import memory_advance
+from npusim.memory.hierarchy.answers import finish, row_of
+from npusim.memory.hierarchy.clock import cycle_of, fs_of, next_event, schedule, take_event
+from npusim.memory.hierarchy.fills import dram_answer, far_answer
+from npusim.memory.hierarchy.layout import (
+    A_FINISH_FS,
+    A_LEFT,
+    A_NEXT,
+    A_ORDER,
+    A_PORT,
+    A_TAG,
+    A_TIME_FS,
+    A_WAIT_FS,
+    BAD_REQUEST,
+    C_READ_BYTES,
+    C_READS,
+    DRAM_HEAP,
+    DRAM_RING,
+    FAR_CYCLE,
+    FULL,
+    H_CAPACITY,
+    H_CORES,
+    H_DIRECT,
+    H_FILL,
+    H_LINE,
+    H_PARTS,
+    H_PER,
+    H_REQUEST,
+    H_SECTOR,
+    H_WINDOW,
+    K_ACK,
+    K_ARRIVE,
+    K_REMOTE,
+    K_RETURN,
+    K_WAKE,
+    MARGIN,
+    N_ASKED_FREE,
+    N_ASKED_LEFT,
+    N_CYCLE,
+    N_LEFT,
+    N_OPEN,
+    N_ORDER,
+    OK,
+    R_ASKED,
+    R_BYTES,
+    R_HOME,
+    R_KIND,
+    R_LINE,
+    R_OWN,
+    R_SECTORS,
+    R_SLICE,
+    R_WAIT,
+    R_WHOLE,
+    R_WRITE,
+    ROWS,
+)
+from npusim.memory.hierarchy.slices import arrive, serve_next
+from npusim.memory.hierarchy.ways import home_of, request_arrival
+from npusim.memory.port import (
+    HEAP_SIZE,
+    REQ_ADDRESS,
+    REQ_BYTES,
+    REQ_PORT,
+    REQ_TAG,
+    REQ_TIME_FS,
+    REQ_WRITE,
+    RING_HEAD,
+    RING_TAIL,
+    RSP_TIME_FS,
+    ring_free,
+)
+from npusim.memory.state import A_NEXT_FS, MAX_REQUEST_BYTES
+
+Array = npt.NDArray[Any]
+
+
+@kernel
+def hierarchy_advance(
+    geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, seeds: Array, limits: Array, entries: Array,
+    heads: Array, params: Array, now: Array, slices: Array, wheel: Array, rows: Array, asked: Array, far: Array,
+    counters: Array, m_params: Array, m_control: Array, m_rules: Array, m_nodes: Array, m_where: Array, m_state: Array,
+    m_runs: Array, m_asked: Array, m_counters: Array, m_series: Array, m_regions: Array, m_requests: Array,
+    m_ring: Array, m_responses: Array, m_heap: Array, requests: Array, ring: Array, responses: Array, heap: Array,
+    until_fs: int,
+) -> int:  # fmt: skip
+    """Take in every request before `until_fs` and do all that is due before it; returns OK or what is missing.
+
+    No request may arrive later with a time before `until_fs`. A status other than OK can be cured and the call be
+    repeated, but for BAD_REQUEST.
+    """
+    if params[H_DIRECT]:
+        return memory_advance(
+            m_params, m_control, m_rules, m_nodes, m_where, m_state, m_runs, m_asked, m_counters, m_series, m_regions,
+            requests, ring, responses, heap, until_fs,
+        )  # fmt: skip
+    until = cycle_of(params, until_fs) + params[H_REQUEST]
+    while now[N_CYCLE] < until:
+        begin = min(next_event(now, wheel), _request_cycle(params, requests, ring))
+        begin = min(begin, _answer_cycle(params, m_responses, m_heap))
+        pending_fs = _dram_next_fs(m_asked, m_requests, m_ring)
+        begin = min(begin, _felt(params, pending_fs))
+        if begin >= until:
+            now[N_CYCLE] = until
+            break
+        now[N_CYCLE] = max(now[N_CYCLE], begin)
+        end = min(until, now[N_CYCLE] + params[H_WINDOW])
+        dram_fs = fs_of(params, max(0, end - params[H_FILL]))
+        if pending_fs < dram_fs:
+            status = memory_advance(
+                m_params, m_control, m_rules, m_nodes, m_where, m_state, m_runs, m_asked, m_counters, m_series,
+                m_regions, m_requests, m_ring, m_responses, m_heap, dram_fs,
+            )  # fmt: skip
+            if status != dram.OK:
+                return DRAM_HEAP if status == dram.FULL else status
+        status = _window(
+            geometry, tags, marks, links, sets, seeds, limits, entries, heads, params, now, slices, wheel, rows, asked,
+            far, counters, m_requests, m_ring, m_responses, m_heap, requests, ring, responses, heap, end,
+        )  # fmt: skip
+        if status != OK:
+            return status
+        now[N_CYCLE] = end
+    return OK
+
+
+@inlined
+def _request_cycle(params: Array, requests: Array, ring: Array) -> int:
+    """When the first request of the ring can reach a slice."""
+    if ring[RING_HEAD] >= ring[RING_TAIL]:
+        return FAR_CYCLE
+    time_fs = requests[ring[RING_HEAD] % requests.shape[0], REQ_TIME_FS]
+    return int(cycle_of(params, time_fs) + params[H_REQUEST])
+
+
+@inlined
+def _felt(params: Array, time_fs: int) -> int:
+    """When an answer of the DRAM is in its slice."""
+    return FAR_CYCLE if time_fs >= 1 << 61 else int(cycle_of(params, time_fs) + params[H_FILL])
+
+
+@inlined
+def _answer_cycle(params: Array, answers: Array, answer_heap: Array) -> int:
+    return FAR_CYCLE if answer_heap[HEAP_SIZE] == 0 else _felt(params, answers[0, RSP_TIME_FS])
+
+
+@inlined
+def _dram_next_fs(m_asked: Array, m_requests: Array, m_ring: Array) -> int:
+    """A time before which the DRAM can give no answer that it has not given yet."""
+    next_fs = m_asked[0, A_NEXT_FS]
+    if m_ring[RING_HEAD] < m_ring[RING_TAIL]:
+        next_fs = min(next_fs, m_requests[m_ring[RING_HEAD] % m_requests.shape[0], REQ_TIME_FS])
+    return int(next_fs)
+
+
+@kernel
+def _window(
+    geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, seeds: Array, limits: Array, entries: Array,
+    heads: Array, params: Array, now: Array, slices: Array, wheel: Array, rows: Array, asked: Array, far: Array,
+    counters: Array, m_requests: Array, m_ring: Array, m_responses: Array, m_heap: Array, requests: Array, ring: Array,
+    responses: Array, heap: Array, end: int,
+) -> int:  # fmt: skip
+    """Do everything before cycle `end`, for which all answers of the DRAM are known."""
+    request = _request_cycle(params, requests, ring)
+    answer = _answer_cycle(params, m_responses, m_heap)
+    while True:
+        cycle = min(request, min(answer, next_event(now, wheel)))
+        if cycle >= end:
+            return OK
+        now[N_CYCLE] = cycle
+        if now[N_LEFT] < MARGIN:
+            return ROWS
+        if ring_free(m_requests, m_ring) < MARGIN:
+            return DRAM_RING
+        if answer == cycle:
+            dram_answer(
+                geometry, tags, marks, links, sets, seeds, limits, entries, heads, params, now, slices, wheel, rows,
+                asked, far, counters, m_requests, m_ring, responses, heap, m_responses, m_heap, cycle,
+            )  # fmt: skip
+            answer = _answer_cycle(params, m_responses, m_heap)
+        elif request == cycle:
+            status = _take_request(params, now, slices, wheel, rows, asked, counters, requests, ring, responses, heap)
+            if status != OK:
+                return status
+            request = _request_cycle(params, requests, ring)
+        else:
+            row = take_event(now, wheel, rows)
+            if row:
+                _event(
+                    geometry, tags, marks, links, sets, seeds, limits, entries, heads, params, now, slices, wheel,
+                    rows, asked, far, counters, m_requests, m_ring, responses, heap, row, cycle,
+                )  # fmt: skip
+
+
+@kernel
+def _event(
+    geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, seeds: Array, limits: Array, entries: Array,
+    heads: Array, params: Array, now: Array, slices: Array, wheel: Array, rows: Array, asked: Array, far: Array,
+    counters: Array, m_requests: Array, m_ring: Array, responses: Array, heap: Array, row: int, cycle: int,
+) -> None:  # fmt: skip
+    kind = rows[row, R_KIND]
+    if kind == K_WAKE:
+        serve_next(
+            geometry, tags, marks, links, sets, seeds, limits, entries, heads, params, now, slices, wheel, rows, asked,
+            far, counters, m_requests, m_ring, responses, heap, row - 1, cycle,
+        )  # fmt: skip
+    elif kind == K_ARRIVE:
+        arrive(now, slices, wheel, rows, row, 0, cycle)
+    elif kind == K_REMOTE:
+        arrive(now, slices, wheel, rows, row, 1, cycle)
+    elif kind == K_RETURN:
+        far_answer(
+            geometry, tags, marks, links, sets, seeds, limits, entries, heads, params, now, slices, wheel, rows, asked,
+            far, counters, m_requests, m_ring, responses, heap, row, cycle,
+        )  # fmt: skip
+    elif kind == K_ACK:
+        finish(params, now, slices, wheel, rows, asked, counters, responses, heap, row, cycle)
+
+
+@kernel
+def _take_request(
+    params: Array, now: Array, slices: Array, wheel: Array, rows: Array, asked: Array, counters: Array,
+    requests: Array, ring: Array, responses: Array, heap: Array,
+) -> int:  # fmt: skip
+    """Cut the first request of the ring into lines and send each to its slice."""
+    place = ring[RING_HEAD] % requests.shape[0]
+    address, size, write = requests[place, REQ_ADDRESS], requests[place, REQ_BYTES], requests[place, REQ_WRITE]
+    port = requests[place, REQ_PORT]
+    if size <= 0 or size > MAX_REQUEST_BYTES or address < 0 or address + size > params[H_CAPACITY]:
+        return BAD_REQUEST
+    if port < 0 or port >= params[H_CORES]:
+        return BAD_REQUEST
+    if heap[HEAP_SIZE] + now[N_OPEN] >= responses.shape[0]:
+        return FULL
+    if now[N_LEFT] < size // params[H_LINE] + 2 + MARGIN or now[N_ASKED_LEFT] < 1:
+        return ROWS
+    ring[RING_HEAD] += 1
+    counters[C_READS + write] += 1
+    counters[C_READ_BYTES + write] += size
+    request = now[N_ASKED_FREE]
+    now[N_ASKED_FREE] = asked[request, A_NEXT]
+    now[N_ASKED_LEFT] -= 1
+    now[N_OPEN] += 1
+    now[N_ORDER] += 1
+    asked[request, A_TIME_FS], asked[request, A_TAG] = requests[place, REQ_TIME_FS], requests[place, REQ_TAG]
+    asked[request, A_ORDER], asked[request, A_PORT] = now[N_ORDER], port
+    asked[request, A_FINISH_FS] = asked[request, A_WAIT_FS] = 0
+    first, last = address // params[H_LINE], (address + size - 1) // params[H_LINE]
+    asked[request, A_LEFT] = last - first + 1
+    for line in range(first, last + 1):
+        begin = max(address - line * params[H_LINE], 0)
+        end = min(address + size - line * params[H_LINE], params[H_LINE])
+        _send(params, now, slices, wheel, rows, request, line, begin, end, write, port)
+    return OK
+
+
+@inlined
+def _send(
+    params: Array, now: Array, slices: Array, wheel: Array, rows: Array, request: int, line: int, begin: int, end: int,
+    write: int, port: int,
+) -> None:  # fmt: skip
+    """Send the piece of a request that lies in bytes [begin, end) of a line to the slice of its own partition."""
+    home, name = home_of(params, line)
+    own = home
+    if params[H_PARTS] > 1:
+        own = port * params[H_PARTS] // params[H_CORES] * params[H_PER] + home % params[H_PER]
+    sector = params[H_SECTOR]
+    first, last = begin // sector, (end - 1) // sector
+    sectors = (1 << (last + 1)) - (1 << first)
+    whole = 0
+    if write:  # sectors of which every byte is written
+        whole = (1 << (end // sector)) - 1
+        whole &= ~((1 << ((begin + sector - 1) // sector)) - 1)
+    row = row_of(now, rows)
+    rows[row, R_KIND], rows[row, R_LINE], rows[row, R_SECTORS], rows[row, R_WHOLE] = K_ARRIVE, name, sectors, whole
+    rows[row, R_WRITE], rows[row, R_SLICE], rows[row, R_HOME], rows[row, R_OWN] = write, own, home, own
+    rows[row, R_ASKED], rows[row, R_WAIT] = request, 0
+    rows[row, R_BYTES] = (last - first + 1) * sector
+    leaves = now[N_CYCLE] - params[H_REQUEST]
+    arrival = request_arrival(params, leaves, port, own, end - begin if write else 0)
+    if arrival == now[N_CYCLE]:
+        arrive(now, slices, wheel, rows, row, 0, arrival)
+    else:
+        schedule(now, wheel, rows, row, arrival)

@@ -1,0 +1,115 @@
+"""The way back: from a home slice to the partition that asked, and from a slice to the core."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy.typing as npt
+
+from npusim.jit import inlined, kernel
+from npusim.memory.hierarchy.clock import fs_of, schedule
+from npusim.memory.hierarchy.layout import (
+    A_FINISH_FS,
+    A_LEFT,
+    A_NEXT,
+    A_ORDER,
+    A_PORT,
+    A_TAG,
+    A_TIME_FS,
+    A_WAIT_FS,
+    BUCKETS,
+    C_HISTOGRAM,
+    C_LATENCY_FS,
+    C_WAIT_FS,
+    H_FAR_BACK,
+    H_HIT,
+    H_Q,
+    K_ACK,
+    K_RETURN,
+    N_ASKED_FREE,
+    N_ASKED_LEFT,
+    N_FREE,
+    N_LEFT,
+    N_OPEN,
+    R_ASKED,
+    R_BYTES,
+    R_KIND,
+    R_NEXT,
+    R_OWN,
+    R_SLICE,
+    R_WAIT,
+    R_WRITE,
+)
+from npusim.memory.hierarchy.ways import cross, response_arrival
+from npusim.memory.port import heap_insert
+
+Array = npt.NDArray[Any]
+
+
+@inlined
+def row_of(now: Array, rows: Array) -> int:
+    """Take a free row."""
+    row = now[N_FREE]
+    now[N_FREE] = rows[row, R_NEXT]
+    now[N_LEFT] -= 1
+    return int(row)
+
+
+@inlined
+def free_row(now: Array, rows: Array, row: int) -> None:
+    """Give a row back."""
+    rows[row, R_NEXT] = now[N_FREE]
+    now[N_FREE] = row
+    now[N_LEFT] += 1
+
+
+@kernel
+def give_back(
+    params: Array, now: Array, slices: Array, wheel: Array, rows: Array, asked: Array, far: Array, counters: Array,
+    responses: Array, heap: Array, s: int, row: int, cycle: int,
+) -> None:  # fmt: skip
+    """A row has what it wanted at slice `s`: it goes to the core from its own partition, else over the link."""
+    own = rows[row, R_OWN]
+    if own == s:
+        finish(params, now, slices, wheel, rows, asked, counters, responses, heap, row, cycle)
+        return
+    write = rows[row, R_WRITE]
+    queued = cross(params, far, cycle, s, own, 0 if write else rows[row, R_BYTES])
+    rows[row, R_WAIT] += queued * params[H_Q]
+    rows[row, R_KIND], rows[row, R_SLICE] = K_ACK if write else K_RETURN, own
+    schedule(now, wheel, rows, row, cycle + params[H_FAR_BACK] + queued)
+
+
+@kernel
+def finish(
+    params: Array, now: Array, slices: Array, wheel: Array, rows: Array, asked: Array, counters: Array,
+    responses: Array, heap: Array, row: int, cycle: int,
+) -> None:  # fmt: skip
+    """A piece leaves its own slice H_HIT cycles from now; its request is answered after its last piece."""
+    request = rows[row, R_ASKED]
+    size = 0 if rows[row, R_WRITE] else rows[row, R_BYTES]
+    arrival = response_arrival(params, cycle + params[H_HIT], rows[row, R_OWN], asked[request, A_PORT], size)
+    asked[request, A_FINISH_FS] = max(asked[request, A_FINISH_FS], fs_of(params, arrival))
+    asked[request, A_WAIT_FS] = max(asked[request, A_WAIT_FS], rows[row, R_WAIT])
+    free_row(now, rows, row)
+    asked[request, A_LEFT] -= 1
+    if asked[request, A_LEFT] > 0:
+        return
+    finish_fs, wait_fs = asked[request, A_FINISH_FS], asked[request, A_WAIT_FS]
+    heap_insert(responses, heap, finish_fs, asked[request, A_ORDER], asked[request, A_TAG], wait_fs)
+    _count(counters, finish_fs - asked[request, A_TIME_FS], wait_fs)
+    asked[request, A_NEXT] = now[N_ASKED_FREE]
+    now[N_ASKED_FREE] = request
+    now[N_ASKED_LEFT] += 1
+    now[N_OPEN] -= 1
+
+
+@inlined
+def _count(counters: Array, latency_fs: int, wait_fs: int) -> None:
+    counters[C_LATENCY_FS] += latency_fs
+    counters[C_WAIT_FS] += wait_fs
+    ns, bucket = latency_fs // 1_000_000, 0
+    while ns >= 4:
+        ns >>= 1
+        bucket += 2
+    counters[C_HISTOGRAM + min(BUCKETS - 1, bucket + max(0, ns - 1))] += 1

@@ -1,0 +1,94 @@
+"""Cycles and femtoseconds, and the events of the coming cycles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy.typing as npt
+
+from npusim.jit import inlined, kernel
+from npusim.memory.hierarchy.layout import (
+    FAR_CYCLE,
+    H_F,
+    H_Q,
+    H_R,
+    N_CYCLE,
+    N_EVENTS,
+    R_NEXT,
+    R_TIME,
+    W_BITS,
+    W_FIRST,
+    W_LAST,
+    WHEEL,
+)
+
+Array = npt.NDArray[Any]
+
+
+@inlined
+def fs_of(params: Array, cycle: int) -> int:
+    """The femtosecond at which a cycle begins, rounded down."""
+    return int(cycle * params[H_Q] + cycle * params[H_R] // params[H_F])
+
+
+@inlined
+def cycle_of(params: Array, time_fs: int) -> int:
+    """The first cycle that begins at or after a time."""
+    if params[H_R] == 0:
+        return int((time_fs + params[H_Q] - 1) // params[H_Q])
+    cycle = time_fs // (params[H_Q] + 1)
+    cycle += (time_fs - fs_of(params, cycle)) // (params[H_Q] + 1)
+    while fs_of(params, cycle) < time_fs:
+        cycle += 1
+    return int(cycle)
+
+
+@inlined
+def schedule(now: Array, wheel: Array, rows: Array, row: int, cycle: int) -> None:
+    """Let a row's event happen at a cycle, after those of that cycle which were scheduled before."""
+    rows[row, R_TIME], rows[row, R_NEXT] = cycle, 0
+    place = min(cycle, now[N_CYCLE] + WHEEL - 1) & (WHEEL - 1)  # farther ones come round again
+    if wheel[place, W_FIRST]:
+        rows[wheel[place, W_LAST], R_NEXT] = row
+    else:
+        wheel[place, W_FIRST] = row
+        wheel[place >> 5, W_BITS] |= 1 << (place & 31)
+    wheel[place, W_LAST] = row
+    now[N_EVENTS] += 1
+
+
+@kernel
+def next_event(now: Array, wheel: Array) -> int:
+    """The cycle of the next event."""
+    if now[N_EVENTS] == 0:
+        return FAR_CYCLE
+    cycle = now[N_CYCLE]
+    place = cycle & (WHEEL - 1)
+    if wheel[place, W_FIRST]:
+        return int(cycle)
+    word, skipped = wheel[place >> 5, W_BITS] >> (place & 31), 0
+    if word == 0:
+        skipped = 32 - (place & 31)
+        word = wheel[((place + skipped) & (WHEEL - 1)) >> 5, W_BITS]
+        while word == 0:
+            skipped += 32
+            word = wheel[((place + skipped) & (WHEEL - 1)) >> 5, W_BITS]
+    while word & 1 == 0:
+        word >>= 1
+        skipped += 1
+    return int(cycle + skipped)
+
+
+@inlined
+def take_event(now: Array, wheel: Array, rows: Array) -> int:
+    """Take the first event of the present cycle, which has one; returns 0 when that one is not due yet."""
+    place = now[N_CYCLE] & (WHEEL - 1)
+    row = wheel[place, W_FIRST]
+    wheel[place, W_FIRST] = rows[row, R_NEXT]
+    if rows[row, R_NEXT] == 0:
+        wheel[place >> 5, W_BITS] &= ~(1 << (place & 31))
+    now[N_EVENTS] -= 1
+    if rows[row, R_TIME] > now[N_CYCLE]:
+        schedule(now, wheel, rows, row, rows[row, R_TIME])
+        return 0
+    return int(row)

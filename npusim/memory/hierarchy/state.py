@@ -1,0 +1,158 @@
+"""From a machine description to the arrays of the hierarchy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from isa.cache import Cache
+from isa.errors import ConfigError
+from isa.memory import Memory
+from npusim.memory.caches.mshr import MshrState, make_mshrs
+from npusim.memory.caches.state import CacheState, make_caches
+from npusim.memory.hierarchy import layout as at
+from npusim.memory.port import MemoryPort, make_port
+from npusim.memory.state import MemoryState, make_memory
+
+Array = npt.NDArray[Any]
+FIRST_ROWS = 1 << 12
+
+
+@dataclass(frozen=True)
+class _Chip:
+    memory: Memory
+    clock_mhz: float
+
+
+@dataclass
+class HierarchyState:
+    """One chip's shared cache and DRAM; `port` is the DRAM's own. All arrays are int64 and C-contiguous.
+
+    A request's time is when it has gone `send_cycles` of the core clock from its core; an answer is in the core
+    `return_cycles` after its time. Windows of a caller may be `window_cycles` long.
+    """
+
+    caches: CacheState
+    mshrs: MshrState
+    params: Array
+    now: Array
+    slices: Array
+    wheel: Array
+    rows: Array
+    asked: Array
+    far: Array
+    counters: Array
+    memory: MemoryState
+    port: MemoryPort
+    send_cycles: int
+    return_cycles: int
+    window_cycles: int
+
+    @property
+    def arrays(self) -> Any:
+        """All arrays in the order of the first arguments of `hierarchy_advance`."""
+        return (
+            *self.caches.arrays, *self.mshrs.arrays, self.params, self.now, self.slices, self.wheel, self.rows,
+            self.asked, self.far, self.counters, *self.memory.arrays, self.port.requests, self.port.ring,
+            self.port.responses, self.port.heap_state,
+        )  # fmt: skip
+
+    def grow(self) -> None:
+        """Double the tables of requests and pieces; what is under way stays where it is."""
+        for name, free, left in (("rows", at.N_FREE, at.N_LEFT), ("asked", at.N_ASKED_FREE, at.N_ASKED_LEFT)):
+            table = getattr(self, name)
+            grown = np.concatenate([table, np.zeros_like(table)])
+            grown[len(table) : -1, 0] = np.arange(len(table) + 1, len(grown))
+            grown[-1, 0] = self.now[free]
+            self.now[free] = len(table)
+            self.now[left] += len(table)
+            setattr(self, name, grown)
+
+    def summary(self) -> dict[str, int]:
+        """Return the counters by name: of all slices together, and of the links between partitions."""
+        found = {name: int(self.counters[word]) for name, word in at.COUNTERS.items()}
+        found |= {name: int(self.slices[:, word].sum()) for name, word in at.SLICE_COUNTERS.items()}
+        found["link_bytes"] = int(self.far[:, at.F_BYTES].sum())
+        return found
+
+    def slice_counters(self) -> dict[str, Array]:
+        """Return what each slice did, by name."""
+        return {name: self.slices[:, word].copy() for name, word in at.SLICE_COUNTERS.items()}
+
+    def histogram(self) -> Array:
+        """Return the numbers of requests by latency: bucket 2n for [2^n, 1.5 x 2^n) ns, 2n + 1 for the rest."""
+        return self.counters[at.C_HISTOGRAM :].copy()
+
+
+def make_hierarchy(
+    memory: Memory, cores: int, clock_mhz: float, *, window_cycles: int = 0, request_cycles: int = 0,
+    response_cycles: int = 0,
+) -> HierarchyState:  # fmt: skip
+    """Return the idle, empty hierarchy of a chip; raises ConfigError for what cannot be simulated.
+
+    The caller adds the latencies from and to the core (`send_cycles`, `return_cycles`); `request_cycles` and
+    `response_cycles` come on top. `window_cycles` shortens the windows inside, which changes no result.
+    """
+    if cores < 1:
+        raise ConfigError(f"a hierarchy for {cores} cores: at least one is needed")
+    shared = memory.l2
+    params = np.zeros(at.H_COUNT, np.int64)
+    params[at.H_DIRECT], params[at.H_CAPACITY], params[at.H_CORES] = shared is None, memory.capacity_bytes, cores
+    send, back = memory.request_latency_cycles, memory.response_latency_cycles
+    caches = shared or Cache(size_bytes=128, ways=1, hit_latency_cycles=1, bytes_per_cycle=1, mshrs=1)
+    slices = 1
+    if shared is not None:
+        slices = shared.slices
+        _fill_shared(params, memory, clock_mhz)
+        params[at.H_REQUEST], params[at.H_RESPONSE] = request_cycles, response_cycles
+        if window_cycles:
+            params[at.H_WINDOW] = min(window_cycles, params[at.H_WINDOW])
+    now = np.zeros(at.N_COUNT, np.int64)
+    rows = np.zeros((FIRST_ROWS * (1 + slices // 256), at.R_COUNT), np.int64)
+    asked = np.zeros((FIRST_ROWS, at.A_COUNT), np.int64)
+    rows[1 + slices : -1, at.R_NEXT] = np.arange(2 + slices, len(rows))
+    asked[1:-1, at.A_NEXT] = np.arange(2, len(asked))
+    now[[at.N_FREE, at.N_LEFT]] = 1 + slices, len(rows) - 1 - slices
+    now[[at.N_ASKED_FREE, at.N_ASKED_LEFT]] = 1, len(asked) - 1
+    counters = np.zeros(at.C_HISTOGRAM + at.BUCKETS, np.int64)
+    parts = 1 if shared is None else shared.partitions
+    return HierarchyState(
+        make_caches(caches, slices, parts), make_mshrs(2 * slices, caches.mshrs, caches.mshr_targets), params, now,
+        np.zeros((slices, at.S_COUNT), np.int64), np.zeros((at.WHEEL, at.W_COUNT), np.int64), rows, asked,
+        np.zeros((parts * parts, at.F_COUNT), np.int64), counters, make_memory(_Chip(memory, clock_mhz)),
+        make_port(), send, back, send,
+    )  # fmt: skip
+
+
+def _fill_shared(params: Array, memory: Memory, clock_mhz: float) -> None:
+    shared = memory.l2
+    assert shared is not None
+    unit, rest = divmod(shared.slice_bytes, shared.line_bytes)
+    if rest or unit == 0:
+        raise ConfigError(
+            f"memory.l2.slice_bytes {shared.slice_bytes} is not a whole number of lines of {shared.line_bytes} bytes"
+        )
+    if shared.slices % shared.partitions:
+        raise ConfigError(f"memory.l2.slices: {shared.slices} do not divide among {shared.partitions} partitions")
+    if memory.capacity_bytes % shared.sector_bytes:
+        raise ConfigError(
+            f"memory.capacity_bytes {memory.capacity_bytes} is not a whole number of sectors of "
+            f"{shared.sector_bytes} bytes"
+        )
+    khz = round((shared.clock_mhz or clock_mhz) * 1000)
+    figures = {
+        at.H_Q: 10**12 // khz, at.H_R: 10**12 % khz, at.H_F: khz, at.H_SLICES: shared.slices,
+        at.H_PARTS: shared.partitions, at.H_PER: shared.slices // shared.partitions,
+        at.H_SHIFT: max(1, (shared.slices - 1).bit_length()), at.H_LINE: shared.line_bytes,
+        at.H_SECTOR: shared.sector_bytes, at.H_UNIT: unit, at.H_RATE: shared.bytes_per_cycle,
+        at.H_HIT: shared.hit_latency_cycles, at.H_MISS: shared.miss_latency_cycles,
+        at.H_FILL: shared.fill_latency_cycles, at.H_FAR_OUT: shared.far_latency_cycles // 2,
+        at.H_FAR_BACK: shared.far_latency_cycles - shared.far_latency_cycles // 2,
+        at.H_FAR_RATE: shared.far_bytes_per_cycle or 0, at.H_REPLICATE: shared.replicate, at.H_CREDITS: shared.mshrs,
+        at.H_WINDOW: shared.miss_latency_cycles + shared.fill_latency_cycles,
+    }  # fmt: skip
+    for word, value in figures.items():
+        params[word] = value
