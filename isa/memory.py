@@ -91,8 +91,9 @@ class Controller(Part):
     Reads go first until more than `write_high` of the write queue is taken; then writes, until less than `write_low`.
     """
 
-    read_queue: Annotated[int, Field(ge=1, le=1024)] = 32
-    write_queue: Annotated[int, Field(ge=1, le=1024)] = 32
+    read_queue: Annotated[int, Field(ge=1, le=1024)] = 64  # places
+    write_queue: Annotated[int, Field(ge=1, le=1024)] = 40
+    entry_bytes: Annotated[int, Field(ge=1, le=65536)] = 64  # of a place, at least a burst; long runs take several
     write_high: Annotated[float, Field(gt=0, le=1)] = 0.8
     write_low: Annotated[float, Field(ge=0, le=1)] = 0.2
     protect_hits: Literal["none", "older", "all"] = "all"  # a row stays open for: nobody, older entries, every entry
@@ -132,6 +133,7 @@ class Memory(Part):
 
 
 def memory_faults(memory: Memory) -> Iterator[str]:
+    """What one field of the memory alone cannot show: each fault is "key.path: what is wrong"."""
     part, timing = memory.dram, memory.dram.timing
     if part.bus_bits * part.burst_length % 8:
         yield f"memory.dram.burst_length: a burst of {part.bus_bits * part.burst_length} bits is not whole bytes"

@@ -1,11 +1,11 @@
 """The quick fidelities: a Record of a program from closed forms, without running its instructions.
 
 `roofline`: a launch takes the longest of MACs at peak, bytes at DRAM peak and bytes over the host link at the peak of
-its path, plus the launch cost. `analytic` adds what
-the hardware cannot avoid: MACs of padding, the cores a launch really uses, vector work, DRAM refresh, the rate of the
-copy paths, and once a launch the fill and drain (latency of the first bytes, of the array, of the last write). Units
-overlap perfectly: a launch is as long as its busiest unit. Bytes are each tensor once; what tiling reads again is seen
-only by `cycle`. Sources: Williams et al., CACM 2009 (roofline); isa.cost.
+its path, plus the launch cost. `analytic` adds what the hardware cannot avoid: MACs of padding, the cores a launch
+really uses, vector work, what DRAM loses on streams (read off the cycle level, npusim.memory.efficiency), the rate of
+the copy paths, and once a launch the fill and drain (latency of the first bytes, of the array, of the last write).
+Units overlap perfectly: a launch is as long as its busiest unit. Bytes are each tensor once; what tiling reads again is
+seen only by `cycle`. Sources: Williams et al., CACM 2009 (roofline); isa.cost.
 """
 
 from __future__ import annotations
@@ -155,16 +155,13 @@ def roofline_cycles(work: Work, machine: Machine) -> Busy:
     return Busy(math.ceil(work.macs * work.passes / pes), 0, dma)
 
 
-def dram_efficiency(machine: Machine) -> Fraction:
-    """The share of DRAM peak that a stream can reach: refresh, and activating the next page (nFAW) in time.
+def dram_efficiency(machine: Machine, read_bytes: int = 1, write_bytes: int = 0) -> Fraction:
+    """The share of DRAM peak that streams of these sizes reach at once, as the cycle level measures it."""
+    from npusim.memory.efficiency import Pattern, efficiency
 
-    A bank is out for nRFC every nREFI cycles; four pages may open every nFAW, so a page must carry a quarter of it.
-    """
-    memory, dram, timing = machine.memory, machine.memory.dram, machine.memory.dram.timing
-    if memory.model == "ideal":
-        return Fraction(1)
-    page_cycles = Fraction(dram.page_bytes * 8, dram.bus_bits * dram.data_rate)
-    return (1 - Fraction(timing.nRFC, timing.nREFI)) * min(Fraction(1), 4 * page_cycles / timing.nFAW)
+    request = max((engine.request_bytes for engine in machine.core.dma.values()), default=512)
+    share = read_bytes / max(1, read_bytes + write_bytes)
+    return Fraction(efficiency(machine, Pattern("stream", request, share))).limit_denominator(10**6)
 
 
 def access_cycles(machine: Machine) -> int:
@@ -183,7 +180,8 @@ def analytic_cycles(work: Work, machine: Machine) -> Busy:
     streams = ceil_div(work.streams, work.cores * matrix.count)
     lanes = vector.lanes * vector.sublanes * vector.alus * work.cores if vector else work.cores
     size = work.read_bytes + work.write_bytes
-    dma = math.ceil(size / (dram_bytes_per_cycle(machine) * dram_efficiency(machine)))
+    reached = dram_efficiency(machine, work.read_bytes, work.write_bytes)
+    dma = math.ceil(size / (dram_bytes_per_cycle(machine) * reached))
     dma = max(dma, _host_cycles(work, machine))
     fill = 0
     for path, moved in zip(_dram_paths(machine), (work.read_bytes, work.write_bytes)):

@@ -31,15 +31,14 @@ from npusim.memory.controller.layout import (
     NO_REFRESH,
     P_BANKS,
     P_PSEUDO,
-    P_READ_QUEUE,
     P_REFI,
     P_REFRESH,
-    P_WRITE_QUEUE,
     PER_BANK,
     READ_LIST,
     WRITE_LIST,
 )
 from npusim.memory.controller.mapping import M_BURST_BITS, M_RUN_BITS, M_UNIT_BITS, channel_of
+from npusim.memory.controller.send import fits
 from npusim.memory.controller.step import step
 from npusim.memory.port import (
     HEAP_SIZE,
@@ -262,8 +261,7 @@ def _place_free(control: Array, s: Array, runs: Array, now: int) -> bool:
     """Whether a run that has arrived could get the place that another has left."""
     for write in range(2):
         run = s[CH_WAIT_FIRST + write] - 1
-        places = control[P_WRITE_QUEUE] if write else control[P_READ_QUEUE]
-        if run >= 0 and s[CH_SIZE0 + write] < places and runs[run, E_ARRIVAL] <= now:
+        if run >= 0 and runs[run, E_ARRIVAL] <= now and fits(control, s, runs, write, run):
             return True
     return False
 

@@ -34,9 +34,7 @@ from npusim.memory.controller.layout import (
     L_WORDS,
     P_COLUMN_TICKS,
     P_READ_LATENCY,
-    P_READ_QUEUE,
     P_SLOTS,
-    P_WRITE_QUEUE,
     READ_LIST,
     SEEN_CONFLICT,
     SEEN_HIT,
@@ -44,7 +42,7 @@ from npusim.memory.controller.layout import (
     WRITE_LIST,
 )
 from npusim.memory.controller.mapping import M_RUN_BITS, locate
-from npusim.memory.controller.send import append
+from npusim.memory.controller.send import append, fits
 from npusim.memory.port import heap_insert
 from npusim.memory.state import (
     A_FINISH,
@@ -143,9 +141,10 @@ def admit(
     """Give places to the runs that have arrived; return the tick at which the next one could get one."""
     due = FAR
     for write in range(2):
-        places = control[P_WRITE_QUEUE] if write else control[P_READ_QUEUE]
-        while s[CH_WAIT_FIRST + write] and s[CH_SIZE0 + write] < places:
+        while s[CH_WAIT_FIRST + write]:
             run = s[CH_WAIT_FIRST + write] - 1
+            if not fits(control, s, runs, write, run):
+                break
             if runs[run, E_ARRIVAL] > now:
                 due = min(due, runs[run, E_ARRIVAL])
                 break

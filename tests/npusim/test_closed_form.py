@@ -83,8 +83,7 @@ def test_analytic_pays_padding_and_refresh():
         estimate(api.compile(f"gemm:{m}x128x4096", machine).built.program, machine, "analytic") for m in (2048, 2049)
     )
     assert padded.macs[0] > exact.macs[0] == 2048 * 128 * 4096
-    timing = machine.memory.dram.timing
-    assert 0.9 < dram_efficiency(machine) == 1 - Fraction(timing.nRFC, timing.nREFI) < 1
+    assert 0.9 < dram_efficiency(machine, 1, 1) < dram_efficiency(machine) < 1  # the bus turns between both
     assert access_cycles(machine) > 2 * machine.memory.request_latency_cycles
 
 

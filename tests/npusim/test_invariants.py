@@ -297,8 +297,8 @@ BETTER: dict[str, Callable[[Any], None]] = {
     "buffers and ports": _spaces,
     "fifo": lambda tree: _double(tree["core"]["matrix"], "weight_fifo_tiles", top=64),
     "window": lambda tree: _double(tree["core"], "window", top=62),
-    "write queue": lambda tree: _double(tree["memory"], "write_queue_runs", top=1024),
-    "read queue": lambda tree: _double(tree["memory"], "read_queue_runs", top=1024),
+    "write queue": lambda tree: _double(tree["memory"]["controller"], "write_queue", top=1024),
+    "read queue": lambda tree: _double(tree["memory"]["controller"], "read_queue", top=1024),
 }  # fmt: skip
 ALLOWED = {"ideal": Fraction(1), "cycle": Fraction(103, 100)}  # DRAM: the order of rows and of turns changes
 # (memory, model, chip, what): more than that, and how much.

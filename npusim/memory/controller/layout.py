@@ -21,16 +21,17 @@ from __future__ import annotations
  P_ACTIVE,                                 # 1: an entry whose row was opened leaves its queue for the active list
  P_CLOSED,                                 # 1: rows that nobody waits for are closed
  P_TRAIN, P_COLUMN_TICKS, P_BURST_TICKS,   # 1: a run's row hits go out in one piece, so many ticks apart; of a burst
- P_READ_QUEUE, P_WRITE_QUEUE, P_SLOTS,     # places; words of each list
+ P_READ_QUEUE, P_WRITE_QUEUE, P_PLACE, P_SLOTS,  # places; bursts of a place; words of each list
  P_LOG,                                    # commands of a channel that are kept, the first ones; 0: none
- AT_READY, AT_BANK, AT_FAW, AT_LIST, AT_LOG, P_WORDS) = range(38)
+ AT_READY, AT_BANK, AT_FAW, AT_LIST, AT_LOG, P_WORDS) = range(39)
 NO_REFRESH, ALL_BANK, PER_BANK = range(3)
 PROTECT_NONE, PROTECT_OLDER, PROTECT_ALL = range(3)
 
-# Header of a channel. CH_SIZE0..2: entries in the read, write and active list.
+# Header of a channel.
 # The words of every step come first: a channel that has nothing to do costs one line of the processor's cache.
 (CH_NEXT,                                  # tick of the next thing to do
- CH_SIZE0, CH_SIZE1, CH_SIZE2,
+ CH_SIZE0, CH_SIZE1, CH_SIZE2,              # entries in the read, write and active list
+ CH_PLACES0, CH_PLACES1, CH_PLACES2,        # places that they take
  CH_WAIT_FIRST, CH_WAIT_WRITE,             # 1 + the first entry without a place: reads, writes
  CH_NEXT_REFRESH, CH_OWED,                 # refreshes: the next one's tick, how many wait
  CH_COLUMN_FREE,                           # the end of the running train
@@ -47,7 +48,7 @@ PROTECT_NONE, PROTECT_OLDER, PROTECT_ALL = range(3)
  CH_PAIR_TICK, CH_PAIR_NODE, CH_PAIR_COMMAND, CH_PAIR_BANK,  # half cycles: the last row command of a rising edge
  CH_TURNS, CH_REFRESHES, CH_HITS, CH_MISSES, CH_CONFLICTS, CH_ACTS, CH_PRES, CH_PREAS, CH_READS, CH_WRITES,
  CH_LOGGED,
- CH_COUNT) = range(44)
+ CH_COUNT) = range(47)
 READ_LIST, WRITE_LIST, ACTIVE_LIST = range(3)
 
 # A bank: the open row, CLOSED or OPENING; entries of it in the active list; writes queued for it; and ticks before
@@ -65,7 +66,7 @@ FAW_WORDS = 5  # slot of the oldest, four times
 # E_LOCAL: its next burst, counted in the channel. E_SEEN: how its first command found the bank. E_OWN: bursts of the
 # same request that the channel carries before its own are over.
 (E_NEXT, E_ARRIVAL, E_BANK, E_ROW, E_COUNT, E_WRITE, E_REQUEST, E_SEEN, E_DONE, E_BYTES, E_LOCAL, E_OWN, E_REGION,
- E_WORDS) = range(14)
+ E_PLACES, E_WORDS) = range(15)
 SEEN_HIT, SEEN_MISS, SEEN_CONFLICT = 1, 2, 3
 # fmt: on
 FAR = 1 << 60  # a tick that never comes

@@ -13,12 +13,10 @@ from npusim.memory.controller.layout import (
     CH_SIZE0,
     E_ARRIVAL,
     E_WRITE,
-    P_READ_QUEUE,
-    P_WRITE_QUEUE,
     READ_LIST,
     WRITE_LIST,
 )
-from npusim.memory.controller.send import append
+from npusim.memory.controller.send import append, fits
 from npusim.memory.controller.step import step
 
 Array = npt.NDArray[Any]
@@ -30,7 +28,7 @@ def inject(params: Array, state: Array, runs: Array, channel_of: Array, due: Arr
     while i < runs.shape[0] and due[i] <= clock:
         s = state[channel_of[i]]
         queue = WRITE_LIST if runs[i, E_WRITE] else READ_LIST
-        if s[CH_SIZE0 + queue] >= (params[P_WRITE_QUEUE] if runs[i, E_WRITE] else params[P_READ_QUEUE]):
+        if not fits(params, s, runs, queue, i):
             break
         runs[i, E_ARRIVAL] = clock
         append(params, s, runs, queue, i)

@@ -30,6 +30,8 @@ from npusim.memory.controller.layout import (
     CH_LAST_KIND,
     CH_LAST_WRITE,
     CH_MISSES,
+    CH_PLACES0,
+    CH_PLACES2,
     CH_READS,
     CH_ROW_FROM,
     CH_SIZE0,
@@ -44,6 +46,7 @@ from npusim.memory.controller.layout import (
     E_DONE,
     E_LOCAL,
     E_NEXT,
+    E_PLACES,
     E_ROW,
     E_SEEN,
     E_WRITE,
@@ -57,7 +60,9 @@ from npusim.memory.controller.layout import (
     P_ACTIVE,
     P_COLUMN_TICKS,
     P_LOG,
+    P_PLACE,
     P_READ_LATENCY,
+    P_READ_QUEUE,
     P_SLOTS,
     P_TRAIN,
     P_TURN,
@@ -65,9 +70,11 @@ from npusim.memory.controller.layout import (
     P_WCK_READ,
     P_WCK_WRITE,
     P_WRITE_LATENCY,
+    P_WRITE_QUEUE,
     SEEN_CONFLICT,
     SEEN_HIT,
     SEEN_MISS,
+    WRITE_LIST,
 )
 from npusim.memory.controller.timing import ACT, PRE, RD, WR
 
@@ -82,13 +89,29 @@ def append(params: Array, s: Array, runs: Array, queue: int, entry: int) -> None
     s[place + L_OPEN_AT] = -1
     s[CH_ROW_FROM] = s[CH_COLUMN_FROM] = 0
     s[CH_SIZE0 + queue] += 1
+    runs[entry, E_PLACES] = places_of(params, runs, entry)
+    s[CH_PLACES0 + queue] += runs[entry, E_PLACES]
+
+
+@inlined
+def places_of(params: Array, runs: Array, entry: int) -> int:
+    """How many places of a queue an entry takes."""
+    return int((runs[entry, E_COUNT] + params[P_PLACE] - 1) // params[P_PLACE])
+
+
+@inlined
+def fits(params: Array, s: Array, runs: Array, queue: int, entry: int) -> bool:
+    """Whether a queue has room for an entry; one that is larger than the queue has it alone."""
+    places = params[P_WRITE_QUEUE] if queue == WRITE_LIST else params[P_READ_QUEUE]
+    return bool(s[CH_SIZE0 + queue] == 0 or s[CH_PLACES0 + queue] + places_of(params, runs, entry) <= places)
 
 
 @kernel
-def remove(params: Array, s: Array, queue: int, position: int) -> None:
+def remove(params: Array, s: Array, runs: Array, queue: int, position: int) -> None:
     """Take an entry out of a list; the others keep their order."""
     at, size = params[AT_LIST] + queue * params[P_SLOTS], s[CH_SIZE0 + queue] - 1
     s[CH_SIZE0 + queue] = size
+    s[CH_PLACES0 + queue] -= runs[s[at + L_WORDS * position], E_PLACES]
     s[CH_ROW_FROM] = s[CH_COLUMN_FROM] = 0
     for word in range(at + L_WORDS * position, at + L_WORDS * size):
         s[word] = s[word + L_WORDS]
@@ -126,7 +149,7 @@ def send(
             set_row(params, s, bank, OPENING)
             s[CH_ACTIVATING], s[CH_DEADLINE], s[CH_ACTIVATED] = 1 + entry, now + params[P_AAD], bank
         if params[P_ACTIVE]:
-            remove(params, s, queue, position)
+            remove(params, s, runs, queue, position)
             if params[P_AAD] == 0:
                 _activated(params, s, runs, entry, bank)
     elif params[P_WCK] and now >= s[CH_WCK_UNTIL]:
@@ -149,6 +172,7 @@ def _activated(params: Array, s: Array, runs: Array, entry: int, bank: int) -> N
     place = first + L_WORDS * i
     s[place + L_ENTRY], s[place + L_BANK], s[place + L_ROW] = entry, bank, runs[entry, E_ROW]
     s[CH_SIZE2] += 1
+    s[CH_PLACES2] += runs[entry, E_PLACES]
     s[CH_COLUMN_FROM] = 0
     s[params[AT_BANK] + B_WORDS * bank + B_ACTIVE] += 1
 
@@ -194,7 +218,7 @@ def send_columns(
     s[params[AT_LIST] + queue * params[P_SLOTS] + L_WORDS * position + L_BANK] = bank
     s[CH_ROW_FROM] = 0
     if left == 0:
-        remove(params, s, queue, position)
+        remove(params, s, runs, queue, position)
         if queue == ACTIVE_LIST:
             s[params[AT_BANK] + B_WORDS * bank + B_ACTIVE] -= 1
         _finish(params, s, runs, entry, command, last)

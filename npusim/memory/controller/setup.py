@@ -144,6 +144,7 @@ def _fill_options(params: Array, part: DramPart, options: Controller, rules: lis
     params[at.P_COLUMN_FIRST], params[at.P_ACTIVE] = int(options.columns_first), int(options.opened_leave_queue)
     params[at.P_CLOSED] = int(options.row_policy == "closed")
     params[at.P_READ_QUEUE], params[at.P_WRITE_QUEUE] = options.read_queue, options.write_queue
+    params[at.P_PLACE] = max(1, options.entry_bytes // part.burst_bytes)
     params[at.P_SLOTS] = at.L_WORDS * max(options.read_queue, options.write_queue, part.banks)
     if options.write_done == "command":
         params[at.P_WRITE_LATENCY] = 0

@@ -22,6 +22,7 @@ from npusim.memory.controller.layout import (
     CH_DEADLINE,
     CH_NEXT_REFRESH,
     CH_OWED,
+    CH_PLACES0,
     CH_ROW_FROM,
     CH_SIZE0,
     CH_TRAIN_FIRST,
@@ -58,7 +59,7 @@ Array = npt.NDArray[Any]
 @inlined
 def update_mode(params: Array, s: Array) -> int:
     """Decide whether writes or reads go first, with hysteresis; return the list that does."""
-    reads, writes = s[CH_SIZE0 + READ_LIST], s[CH_SIZE0 + WRITE_LIST]
+    reads, writes = s[CH_SIZE0 + READ_LIST], s[CH_PLACES0 + WRITE_LIST]
     if s[CH_WRITE_MODE]:
         if writes < params[P_LOW] and reads > 0:
             s[CH_WRITE_MODE] = s[CH_ROW_FROM] = s[CH_COLUMN_FROM] = 0
