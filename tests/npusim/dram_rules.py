@@ -49,7 +49,8 @@ def nominal_rules(part: DramPart) -> list[tuple[str, str, str, int]]:
         ("RD", "WR", "pseudo", t.nRTW or t.nCL + bl + 2 - t.nCWL), ("WR", "RD", "pseudo", written + t.nWTR_S),
         ("WR", "RD", "group", t.nCWL + (t.nBL_max or bl) + t.nWTR_L),
         ("ACT", "PREA", "pseudo", t.nRAS), ("RD", "PREA", "pseudo", t.nRTP), ("WR", "PREA", "pseudo", written + t.nWR),
-        ("PREA", "ACT", "pseudo", t.nRPab or t.nRP), ("PREA", "REFA", "pseudo", t.nRP), ("PRE", "REFA", "pseudo", t.nRP),
+        ("PREA", "ACT", "pseudo", t.nRPab or t.nRP), ("PREA", "REFA", "pseudo", t.nRP),
+        ("PRE", "REFA", "pseudo", t.nRP),
         ("ACT", "REFA", "pseudo", t.nRC), ("REFA", "ACT", "pseudo", t.nRFC), ("REFA", "REFA", "pseudo", t.nRFC),
         ("REFA", "PREA", "pseudo", t.nRFC),
     ]  # fmt: skip

@@ -104,9 +104,8 @@ class TwinChannel:
         if self.scale == 2 and now % 2 == 0:
             before = [c for c in self.log if c.tick % 2 and c.kind not in ("RD", "WR")]
             if before and before[-1].tick + (3 if before[-1].kind == "ACT" else 1) == now:
-                if before[-1].place[0] == place[0] and (
-                    before[-1].kind in ("PREA", "REFA") or kind == "PREA" or before[-1].place == place
-                ):
+                alike = before[-1].kind in ("PREA", "REFA") or kind == "PREA" or before[-1].place == place
+                if before[-1].place[0] == place[0] and alike:
                     return False
         return self.allowed(kind, place) <= now
 
@@ -243,9 +242,9 @@ class TwinChannel:
 
     def send_row(self, now: int) -> bool:
         if self.owed:
-            if self.by_bank or self.urgent() or not (self.queue[False] or self.queue[True]):
-                if self.refresh_bank(now) if self.by_bank else self.refresh_all(now):
-                    return True
+            may = self.by_bank or self.urgent() or not (self.queue[False] or self.queue[True])
+            if may and (self.refresh_bank(now) if self.by_bank else self.refresh_all(now)):
+                return True
             if self.urgent():
                 return False
         runs = self.eligible(now)
@@ -372,8 +371,8 @@ class Twin:
         self.asked = 0
         self.runs_of: dict[int, int] = {}
 
-    def locate(self, burst: int) -> tuple[int, int, Place, int, int]:
-        """(channel, burst of the channel, place, row, page) of a burst of the memory."""
+    def locate(self, burst: int) -> tuple[int, int, Place, int]:
+        """(channel, burst of the channel, place, row) of a burst of the memory."""
         part = self.part
         unit, offset = divmod(burst, self.memory.interleave_bytes // part.burst_bytes)
         upper, index = divmod(unit, self.memory.channels)
@@ -389,7 +388,7 @@ class Twin:
         if places > 2:
             mixed = (bank * (part.bank_groups // self.turn) + high + folded(row, places)) % places
             bank, high = divmod(mixed, part.bank_groups // self.turn)
-        return (index + shift) % self.memory.channels, local, (pseudo, stack, high * self.turn + low, bank), row, page
+        return (index + shift) % self.memory.channels, local, (pseudo, stack, high * self.turn + low, bank), row
 
     def ask(self, time_fs: int, address: int, size: int, write: bool) -> None:
         """Take a request; requests come in the order of their times."""
@@ -398,7 +397,7 @@ class Twin:
         self.asked += 1
         pieces: dict[int, list[Run]] = {}
         for burst in range(address // self.part.burst_bytes, (address + size - 1) // self.part.burst_bytes + 1):
-            index, local, place, row, page = self.locate(burst)
+            index, local, place, row = self.locate(burst)
             mine = pieces.setdefault(index, [])
             last = mine[-1] if mine else None
             same = last and last.first + len(last.places) == local and local % (self.turn * self.columns) != 0
