@@ -4,9 +4,10 @@ A router is that of Dally & Towles (Principles and Practices of Interconnection 
 buffer per virtual channel and one combined step of allocation (Kumar et al., A 4.6 Tbit/s 3.6 GHz single-cycle NoC
 router, ICCD 2007): a head asks for its output if a virtual channel of its class is free there, and takes it when the
 switch is granted; later flits ask while there are credits. In a cycle each output, beginning with another one every
-cycle, grants the next channel in round-robin order whose input port is not yet used. A flit that is in its buffer at t
-may leave from t + router cycles, is in the next buffer link cycles later, and its place can be used again credit cycles
-after it left.
+cycle, grants the next channel in round-robin order whose input port is not yet used; who goes on with the packet that
+an output has begun comes before all others, so that packets interleave only where one is held up. A flit that is in its
+buffer at t may leave from t + router cycles, is in the next buffer link cycles later, and its place can be used again
+credit cycles after it left.
 
 A router is visited only in cycles in which something may change for it: `wake` holds the next one of each sender, and
 time jumps to the least of them. Nothing that a router does in a cycle is seen by another in the same cycle, so neither
@@ -223,14 +224,14 @@ def _pick(
     if params[P_ORDERED]:
         first += target % count
         count = 1
-    soonest = NEVER
+    soonest, best, fewest = NEVER, -1, NEVER
     for channel in range(first, first + count):
         if channels[channel, VC_OWNED] == 0:
             cycle = _room_cycle(channels, buffers, channel)
-            if cycle <= now:
-                return int(channel)
+            if cycle <= now and channels[channel, VC_FLITS] < fewest:
+                best, fewest = channel, channels[channel, VC_FLITS]
             soonest = min(soonest, cycle)
-    return int(-1 - soonest)
+    return int(best if best >= 0 else -1 - soonest)
 
 
 @kernel
@@ -277,26 +278,27 @@ def _route(
     soonest, asked = NEVER, False
     first = routers[router, RT_ACTIVE]
     for place in range(first, first + routers[router, RT_ACTIVES]):
-        cycle = _ask(
-            params, links, routes, ports, channels, buffers, packets, router, lists[place], now
-        )  # fmt: skip
+        cycle = _ask(params, links, routes, ports, channels, buffers, packets, router, lists[place], now)
         soonest = min(soonest, cycle)
         asked = asked or cycle == now
     if not asked:
         return int(soonest)
     first, count = routers[router, RT_OUT], routers[router, RT_OUTS]
-    turn = now % count
-    for i in range(count):
-        out = lists[first + (turn + i if turn + i < count else turn + i - count)]
-        if ports[out, PT_FIRST] < 0:
-            continue
-        channel = _grant(ports, channels, out, now)
-        ports[out, PT_FIRST] = -1
-        if channel >= 0:
-            _go(
-                params, links, counters, ports, channels, buffers, routers, lists, packets, wake, clock, deliveries,
-                done, channel, out, now,
-            )  # fmt: skip
+    for begun in (1, 0):  # first who goes on with a packet, then who begins one
+        place = first + now % count
+        for _ in range(count):
+            out = lists[place]
+            place = place + 1 if place + 1 < first + count else first
+            if ports[out, PT_FIRST] < 0:
+                continue
+            channel = _grant(ports, channels, out, begun, now)
+            if channel >= 0 or begun == 0:
+                ports[out, PT_FIRST] = -1
+            if channel >= 0:
+                _go(
+                    params, links, counters, ports, channels, buffers, routers, lists, packets, wake, clock,
+                    deliveries, done, channel, out, now,
+                )  # fmt: skip
     return int(now + 1)
 
 
@@ -332,15 +334,16 @@ def _ask(
 
 
 @kernel
-def _grant(ports: Array, channels: Array, out: int, now: int) -> int:
-    """Return the channel, of those that ask for an output, that comes next and whose input is not yet used, or -1."""
+def _grant(ports: Array, channels: Array, out: int, begun: int, now: int) -> int:
+    """Return the channel that an output grants, or -1: the one it granted last, if `begun`, else the next in turn."""
     best, best_turns = -1, NEVER
     channel = ports[out, PT_FIRST]
     while channel >= 0:
         turns = channel - ports[out, PT_POINTER]
         if turns < 0:
             turns += channels.shape[0]
-        if turns < best_turns and ports[channels[channel, VC_LINK], PT_TAKEN] != now:
+        held = turns == 0 and channels[channel, VC_OUT_CHANNEL] >= 0
+        if turns < best_turns and (held or not begun) and ports[channels[channel, VC_LINK], PT_TAKEN] != now:
             best, best_turns = channel, turns
         channel = channels[channel, VC_NEXT]
     return int(best)
@@ -359,7 +362,7 @@ def _go(
         counters[out, CT_PACKETS] += 1
         counters[out, CT_WAIT] += now - buffers[channel, slot, BF_READY]
     counters[out, CT_FLITS] += 1
-    ports[out, PT_POINTER] = channel + 1
+    ports[out, PT_POINTER] = channel + 1 if left == 0 else channel
     ports[link, PT_TAKEN] = now
     channels[channel, VC_OUT_CHANNEL] = pick
     channels[pick, VC_OWNED] = 1

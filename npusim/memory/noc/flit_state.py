@@ -30,7 +30,7 @@ NEVER = 1 << 62
 OK, PACKETS_FULL, DELIVERIES_FULL, DEADLOCK = range(4)
 
 # `ports`, int64 [links, PT_WORDS]: the router's output behind which the link lies.
-(PT_POINTER,  # channel after the one that was granted last
+(PT_POINTER,  # channel that comes first: the one granted last, behind its tail the next one
  PT_FIRST,    # list of channels that ask in this cycle
  PT_TAKEN,    # cycle in which an input's switch port was last used (the link as an input)
  PT_HALF,     # channels before the dateline; 0: no dateline on the way, all channels alike

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from npusim.jit import kernel
 from npusim.memory.noc.bandwidth import bandwidth_send
-from npusim.memory.noc.links import reserve
+from npusim.memory.noc.links import reserve, reserve_gap
 from npusim.memory.noc.state import (
     LK_HEAD,
     LK_ROUTER,
@@ -59,7 +59,7 @@ def packet_send(
     router = links[source, LK_ROUTER]
     while router >= 0:
         link = routes[router, target]
-        head = reserve(links, counters, link, head + params[P_ROUTER_CYCLES], flits) + params[P_LINK_CYCLES]
+        head = reserve_gap(links, counters, link, head + params[P_ROUTER_CYCLES], flits) + params[P_LINK_CYCLES]
         router = links[link, LK_ROUTER]
     return int(head + flits - 1)
 
@@ -83,7 +83,7 @@ def network_multicast(
         while router >= 0:
             link = routes[router, targets[i]]
             if links[link, LK_TREE] != tree:
-                start = reserve(links, counters, link, head + params[P_ROUTER_CYCLES], flits)
+                start = reserve_gap(links, counters, link, head + params[P_ROUTER_CYCLES], flits)
                 links[link, LK_TREE], links[link, LK_HEAD] = tree, start + params[P_LINK_CYCLES]
             head = links[link, LK_HEAD]
             router = links[link, LK_ROUTER]

@@ -25,12 +25,14 @@ ROUTE_CROSSBAR, ROUTE_TABLE, ROUTE_BANDWIDTH = range(3)  # how network_send goes
 
 # `links`, int64 [links, LK_WORDS]: link n is node n's way in, nodes + n its way out, then those between routers.
 (LK_ROUTER,     # router that it leads to; -1: to a node
- LK_FREE,       # cycle from which no packet holds it
+ LK_FREE,       # cycle from which no packet holds it (`reserve`)
  LK_TREE,       # multicast that used it last
  LK_HEAD,       # that one's head at its end
  LK_FROM,       # who sends into it: node, or nodes + router
  LK_DIM, LK_DATELINE,
- LK_WORDS) = range(8)
+ LK_CALENDAR) = range(8)  # blocks of 32 cycles: the number of the block, and a bit per cycle that is taken
+CALENDAR_BLOCKS = 32     # block b at place b % CALENDAR_BLOCKS, a power of 2
+LK_WORDS = LK_CALENDAR + 2 * CALENDAR_BLOCKS
 
 # `counters`, int64 [links, CT_WORDS]. A flit keeps a link busy for one cycle.
 (CT_FLITS, CT_PACKETS,
