@@ -1,0 +1,311 @@
+"""The shared cache in front of the DRAM: latencies in closed form, bytes conserved, bandwidth bounded."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isa.chip import MemoryChip
+from isa.errors import ConfigError
+from isa.loader import load_chip
+from npusim.memory import dram, port
+from npusim.memory.hierarchy import clock, layout, run, ways
+from npusim.memory.hierarchy.state import HierarchyState, make_hierarchy
+from npusim.memory.port import MemoryPort, heap_pop, make_port, ring_push
+from npusim.memory.state import make_memory
+
+HIT, MISS, FILL, FAR, CORES = 20, 30, 25, 41, 4
+CYCLE_FS = 1_000_000
+
+
+@functools.cache
+def chip(*changes: str) -> MemoryChip:
+    """A small chip at 1 GHz: four slices of 16 KiB in front of eight channels."""
+    fields = (
+        "clock_mhz=1000", f"cores={CORES}", "memory.channels=8", "memory.capacity_bytes=1073741824",
+        "memory.l2.slices=4", "memory.l2.size_bytes=16384", "memory.l2.ways=16",
+        f"memory.l2.hit_latency_cycles={HIT}",
+        f"memory.l2.miss_latency_cycles={MISS}", f"memory.l2.fill_latency_cycles={FILL}",
+        "memory.l2.bytes_per_cycle=64",
+        f"memory.l2.far_latency_cycles={FAR}", "memory.l2.mshrs=16", "memory.l2.mshr_targets=4",
+    )  # fmt: skip
+    found = load_chip("v100", (*fields, *changes)).chip
+    assert isinstance(found, MemoryChip)
+    return found
+
+
+IDEAL = ("memory.model=ideal", "memory.ideal_bytes_per_cycle=256")
+PARTS = ("memory.l2.partitions=2",)
+
+
+@dataclass
+class Bench:
+    """A hierarchy and its port."""
+
+    state: HierarchyState
+    port: MemoryPort
+
+    def ask(self, rows: Any, step_fs: int = 10_000_000, limit_fs: int = 10**13) -> dict[int, tuple[int, int]]:
+        """Send rows of (time, core, address, bytes, write) and run until all are answered; the answers by row.
+
+        Every answer is taken only once its time is over, and none may come earlier than it is known.
+        """
+        found: dict[int, tuple[int, int]] = {}
+        until, sent = int(rows[0][0]) // step_fs * step_fs, 0
+        while len(found) < len(rows):
+            until += step_fs
+            while sent < len(rows) and rows[sent][0] < until:
+                if not ring_push(self.port.requests, self.port.ring, *(int(word) for word in rows[sent]), sent):
+                    self.port.grow_requests()
+                    continue
+                sent += 1
+            assert run.advance(self.state, self.port, until) == layout.OK
+            while self.port.heap_state[port.HEAP_SIZE] and self.port.responses[0, port.RSP_TIME_FS] < until:
+                time_fs, _, tag, wait_fs = (int(word) for word in self.port.responses[0])
+                heap_pop(self.port.responses, self.port.heap_state)
+                assert tag not in found
+                found[tag] = time_fs, wait_fs
+            assert until < rows[-1][0] + limit_fs, f"{len(rows) - len(found)} of {len(rows)} requests have no answer"
+        return found
+
+    def latency(self, time_fs: int, core: int, address: int, size: int = 32, write: int = 0) -> int:
+        return self.ask([(time_fs, core, address, size, write)])[0][0] - time_fs
+
+
+def bench(*changes: str, **options: int) -> Bench:
+    machine = chip(*changes)
+    return Bench(make_hierarchy(machine.memory, CORES, machine.clock_mhz, **options), make_port(64, 64))
+
+
+def home(state: HierarchyState, address: int) -> int:
+    found, _ = ways.home_of(state.params, address // 128)
+    return int(found)
+
+
+def idle_dram(machine: MemoryChip, time_fs: int, address: int, size: int) -> int:
+    """When a DRAM of its own answers."""
+    memory, alone = make_memory(machine), make_port()
+    ring_push(alone.requests, alone.ring, time_fs, 0, address, size, 0, 0)
+    dram.advance(memory, alone, time_fs + 10**9)
+    return int(alone.responses[0, port.RSP_TIME_FS])
+
+
+# ---- latency
+
+
+@pytest.mark.parametrize("changes", [(), IDEAL, ("clock_mhz=1755",), ("memory.l2.clock_mhz=900.5",)])
+@pytest.mark.parametrize("start_fs", [2_000_000_000, 2_000_123_457])
+def test_light_load_latencies_are_those_of_the_parts(changes: tuple[str, ...], start_fs: int) -> None:
+    machine, found = chip(*PARTS, *changes), bench(*PARTS, *changes)
+    params = found.state.params
+    addresses = {home(found.state, a) // 2: a for a in range(0, 8192, 512)}
+    assert set(addresses) == {0, 1}
+
+    def expected(time_fs: int, address: int, far: bool, miss: bool) -> int:
+        cycle = clock.cycle_of(params, time_fs) + (FAR // 2 if far else 0)
+        if miss:
+            done = idle_dram(machine, clock.fs_of(params, cycle + MISS), address, 32)
+            cycle = clock.cycle_of(params, done) + FILL
+        return clock.fs_of(params, cycle + (FAR - FAR // 2 if far else 0) + HIT) - time_fs
+
+    time_fs = start_fs
+    for core, address, far in ((0, addresses[0], False), (3, addresses[0] + 32, True)):
+        for miss in (True, False, False):
+            assert found.latency(time_fs, core, address) == expected(time_fs, address, far and miss, miss)
+            time_fs += 50_000_000_000
+    # A line that the home slice has, and the other one not yet.
+    assert found.latency(time_fs, 0, addresses[1] + 64) == expected(time_fs, addresses[1] + 64, True, True)
+    found = bench(*PARTS, *changes)
+    found.latency(time_fs, 0, addresses[0])
+    time_fs += 50_000_000_000
+    assert found.latency(time_fs, 3, addresses[0]) == expected(time_fs, addresses[0], True, False)
+    time_fs += 50_000_000_000
+    assert found.latency(time_fs, 3, addresses[0]) == expected(time_fs, addresses[0], False, False)
+
+
+def test_without_copies_a_far_line_stays_far() -> None:
+    found = bench(*PARTS, *IDEAL, "memory.l2.replicate=false")
+    address = next(a for a in range(0, 8192, 512) if home(found.state, a) >= 2)
+    latencies = [found.latency(10**9 * i, 0, address) // CYCLE_FS for i in range(1, 4)]
+    assert latencies[1] == latencies[2] == HIT + FAR
+
+
+def test_a_write_drops_the_other_copy() -> None:
+    found = bench(*PARTS, *IDEAL)
+    address = next(a for a in range(0, 8192, 512) if home(found.state, a) >= 2)
+    steps = [(0, 0), (0, 0), (3, 1), (0, 0), (0, 0), (0, 1), (0, 0)]
+    latencies = [found.latency(10**9 * (i + 1), core, address, 32, w) // CYCLE_FS for i, (core, w) in enumerate(steps)]
+    assert latencies[1:] == [HIT, HIT, HIT + FAR, HIT, HIT + FAR, HIT + FAR]
+
+
+def test_latencies_of_the_ways_come_on_top() -> None:
+    plain, far = bench(*IDEAL), bench(*IDEAL, request_cycles=7, response_cycles=5)
+    for i in range(1, 3):
+        assert far.latency(10**9 * i, 0, 512) == plain.latency(10**9 * i, 0, 512) + 12 * CYCLE_FS
+
+
+# ---- random traffic
+
+
+def traffic(seed: int, count: int, span: int, gap_fs: int = 3_000_000, size: int = 300) -> list[tuple[int, ...]]:
+    draw = np.random.default_rng(seed)
+    time_fs = 10**9 + np.cumsum(draw.integers(0, gap_fs, count))
+    address, length = draw.integers(0, span, count) * 4, draw.integers(1, size // 4, count) * 4
+    write = draw.random(count) < 0.4
+    return list(
+        zip(
+            time_fs.tolist(),
+            draw.integers(0, CORES, count).tolist(),
+            address.tolist(),
+            length.tolist(),
+            write.astype(int).tolist(),
+        )
+    )
+
+
+TINY = ("memory.l2.mshrs=2", "memory.l2.mshr_targets=2", "memory.l2.size_bytes=4096", "memory.l2.ways=4")
+
+
+@pytest.mark.parametrize("changes", [
+    (), PARTS, ("memory.l2.write=through",), ("memory.l2.write=through", "memory.l2.write_allocate=false", *PARTS),
+    ("memory.l2.replicate=false", "memory.l2.far_bytes_per_cycle=8", *PARTS), ("memory.l2.slices=3",),
+    ("memory.l2.slices=6", "memory.l2.partitions=3", "memory.l2.size_bytes=6144"), ("memory.l2.mshrs=1", *PARTS),
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("gap_fs", [200_000, 20_000_000])
+def test_each_request_is_answered_once_and_bytes_are_conserved(changes: tuple[str, ...], gap_fs: int) -> None:
+    found = bench(*TINY, *changes)
+    rows = traffic(7, 1500, 40_000, gap_fs)
+    answers = found.ask(rows)
+    for i, row in enumerate(rows):
+        assert answers[i][0] >= row[0] + (HIT - 1) * CYCLE_FS
+    assert run.advance(found.state, found.port, max(a for a, _ in answers.values()) + 10**10) == layout.OK
+    counts, below = found.state.summary(), found.state.memory.summary()
+    assert counts["reads"] + counts["writes"] == len(rows) == found.state.histogram().sum()
+    assert counts["read_bytes"] == sum(r[3] for r in rows if not r[4])
+    assert counts["write_bytes"] == sum(r[3] for r in rows if r[4])
+    assert counts["latency_fs"] == sum(answers[i][0] - row[0] for i, row in enumerate(rows))
+    assert (counts["dram_read_bytes"], counts["dram_written_bytes"]) == (below["read_bytes"], below["write_bytes"])
+    if gap_fs < 10**6:
+        assert counts["stalls"] > 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 1000), step_fs=st.integers(100_001, 40_000_000), window=st.integers(1, 80),
+    gap_fs=st.sampled_from([300_000, 3_000_000, 100_000_000]), parts=st.sampled_from([(), PARTS]),
+    model=st.sampled_from([(), IDEAL]),
+)  # fmt: skip
+def test_no_cut_of_time_changes_an_answer(
+    seed: int, step_fs: int, window: int, gap_fs: int, parts: Any, model: Any
+) -> None:
+    rows = traffic(seed, 200, 20_000, gap_fs)
+    whole, cut = bench(*TINY, *parts, *model), bench(*TINY, *parts, *model, window_cycles=window)
+    assert whole.ask(rows) == cut.ask(rows, step_fs)
+    assert whole.state.summary() == cut.state.summary()
+
+
+@pytest.mark.kernels
+def test_a_few_requests_as_plain_python() -> None:
+    found = bench(*TINY, *PARTS, "memory.l2.far_bytes_per_cycle=64")
+    assert len(found.ask(traffic(3, 40, 2_000, 2_000_000), step_fs=200_000_000)) == 40
+
+
+def test_without_a_cache_it_is_the_bare_memory() -> None:
+    machine = chip()
+    memory = machine.memory.model_copy(update={"l2": None})
+    rows = traffic(1, 500, 100_000)
+    found = Bench(make_hierarchy(memory, CORES, machine.clock_mhz), make_port(1024, 1024)).ask(rows)
+    alone, bare = make_memory(machine), make_port(1024, 1024)
+    for i, row in enumerate(rows):
+        ring_push(bare.requests, bare.ring, *row, i)
+    dram.advance(alone, bare, rows[-1][0] + 10**10)
+    expected = {int(r[2]): (int(r[0]), int(r[3])) for r in bare.responses[: bare.heap_state[0]]}
+    assert found == expected
+
+
+def test_requests_that_cannot_be_are_refused() -> None:
+    for row in ((0, 0, -4, 4, 0), (0, 0, 1 << 30, 4, 0), (0, 0, 0, 0, 0), (0, CORES, 0, 4, 0)):
+        found = bench()
+        ring_push(found.port.requests, found.port.ring, *row, 0)
+        assert run.advance(found.state, found.port, 10**9) == layout.BAD_REQUEST
+    with pytest.raises(ConfigError, match="slice_bytes"):
+        bench("memory.l2.slice_bytes=192")
+
+
+# ---- bandwidth
+
+
+def stream(count: int, span_bytes: int, size: int = 128, per_cycle: int = 4, cores: int = CORES, write: int = 0) -> Any:
+    """Lines one after the other, round and round `span_bytes`, `per_cycle` requests a cycle."""
+    return [(10**9 + i * CYCLE_FS // per_cycle, i % cores, i * size % span_bytes, size, write) for i in range(count)]
+
+
+def rate(found: Bench, rows: Any) -> float:
+    """Bytes a cycle from the first request to the last answer."""
+    answers = found.ask(rows)
+    return float(sum(r[3] for r in rows) * CYCLE_FS / (max(a for a, _ in answers.values()) - rows[0][0]))
+
+
+def test_hits_come_at_the_rate_of_the_slices() -> None:
+    found = bench()
+    found.ask(stream(256, 32768, per_cycle=1))
+    before = found.state.summary()["misses"]
+    rows = [(t + 10**11, *rest) for t, *rest in stream(8000, 32768)]
+    assert 0.95 * 4 * 64 < rate(found, rows) <= 4 * 64
+    assert found.state.summary()["misses"] == before
+
+
+def test_misses_come_at_the_rate_of_the_dram() -> None:
+    found = bench("memory.l2.mshrs=256")
+    peak = chip().dram_bytes_per_second / 1e9
+    reached = rate(found, stream(8000, 1 << 28, per_cycle=8))
+    assert 0.8 * peak < reached <= peak
+    written = bench("memory.l2.mshrs=256")
+    rows = stream(30_000, 1 << 28, per_cycle=8, write=1)
+    kept = 4 * (16384 + 256 * 128) + 8 * 32 * 128  # bytes in lines, on the way to the DRAM and in its queues
+    assert rate(written, rows) * (1 - kept / (30_000 * 128)) <= peak
+    assert written.state.summary()["dram_read_bytes"] == 0  # whole sectors are not fetched
+
+
+def test_a_working_set_fits_when_the_cache_is_doubled() -> None:
+    span, shares = 96 * 1024, []
+    for size in (16384, 32768):
+        found = bench(f"memory.l2.size_bytes={size}", "memory.l2.mshrs=64")
+        rows = stream(768 * 4, span, per_cycle=1)
+        found.ask(rows)
+        shares.append(found.state.summary()["misses"] / 768)
+    assert shares[0] > 3 and shares[1] == 1.0
+
+
+@pytest.mark.parametrize("changes", [("memory.l2.mshrs=64",), ("memory.l2.mshrs=64", *PARTS)], ids=str)
+def test_two_cores_that_stream_share_fairly(changes: tuple[str, ...]) -> None:
+    found = bench(*changes)
+    half = 1 << 26
+    rows = [(10**9 + i * CYCLE_FS // 16, 3 * (i & 1), (i & 1) * half + i // 2 * 128, 128, 0) for i in range(6000)]
+    answers = found.ask(rows)
+    middle = sorted(time for time, _ in answers.values())[len(rows) // 2]
+    shares = [sum(answers[i][0] <= middle for i in range(core, len(rows), 2)) for core in range(2)]
+    assert abs(shares[0] - shares[1]) < 0.05 * len(rows)
+
+
+def test_the_link_between_partitions_bounds_far_hits() -> None:
+    found = bench(*PARTS, "memory.l2.far_bytes_per_cycle=16", "memory.l2.replicate=false", "memory.l2.mshr_targets=1")
+    far = [a for a in range(0, 32768, 128) if home(found.state, a) >= 2]
+    found.ask([(10**9 + i * CYCLE_FS, 3, a, 128, 0) for i, a in enumerate(far)])
+    rows = [(10**12 + i * CYCLE_FS, 0, far[i % len(far)], 128, 0) for i in range(2000)]
+    assert 0.95 * 16 < rate(found, rows) <= 16
+
+
+def test_equal_shares_fall_to_all_slices() -> None:
+    for slices in (3, 4, 5, 80, 96):
+        state = make_hierarchy(chip(f"memory.l2.slices={slices}", "memory.l2.slice_bytes=512").memory, CORES, 1000)
+        homes = [ways.home_of(state.params, line)[0] for line in range(4 * slices * 64)]
+        assert len(set(np.bincount(homes, minlength=slices))) == 1
+        for line in range(0, 100_000, 977):
+            assert ways.address_of(state.params, *ways.home_of(state.params, line)) == line * 128
