@@ -23,7 +23,7 @@ Array = npt.NDArray[Any]
  P_COUNT) = range(16)
 ROUTE_CROSSBAR, ROUTE_TABLE, ROUTE_BANDWIDTH = range(3)  # how network_send goes
 
-# `links`, int64 [links, LK_WORDS]: link n is node n's way in, nodes + n its way out, then those between routers.
+# `links`, int64 [links, words]: link n is node n's way in, nodes + n its way out, then those between routers.
 (LK_ROUTER,     # router that it leads to; -1: to a node
  LK_FREE,       # cycle from which no packet holds it (`reserve`)
  LK_TREE,       # multicast that used it last
@@ -32,7 +32,11 @@ ROUTE_CROSSBAR, ROUTE_TABLE, ROUTE_BANDWIDTH = range(3)  # how network_send goes
  LK_DIM, LK_DATELINE,
  LK_CALENDAR) = range(8)  # blocks of 32 cycles: the number of the block, and a bit per cycle that is taken
 CALENDAR_BLOCKS = 32     # block b at place b % CALENDAR_BLOCKS, a power of 2
-LK_WORDS = LK_CALENDAR + 2 * CALENDAR_BLOCKS
+LK_QUEUE = LK_CALENDAR + 2 * CALENDAR_BLOCKS
+# Crossbar: behind that, per virtual channel of a link to the router, QU_FLITS + buffer_flits words.
+(QU_FREE,     # cycle from which the next packet may leave the buffer
+ QU_PLACE,    # of the next flit
+ QU_FLITS) = range(3)  # per place: cycle from which it may be filled
 
 # `counters`, int64 [links, CT_WORDS]. A flit keeps a link busy for one cycle.
 (CT_FLITS, CT_PACKETS,
@@ -46,7 +50,7 @@ class NetworkState:
     """One network (of requests, or of responses): the first four arguments of its kernels, and its graph."""
 
     params: Array  # int64 [P_COUNT]
-    links: Array  # int64 [links, LK_WORDS]
+    links: Array  # int64 [links, words]
     routes: Array  # int64 [routers, nodes]: next link; never written
     counters: Array  # int64 [links, CT_WORDS]
     topology: Topology
@@ -94,11 +98,13 @@ def make_network(network: Network, cores: int, slices: int, channels: int) -> Ne
     params[[P_FLIT_BYTES, P_HEADER_BYTES]] = network.flit_bytes, network.header_bytes
     params[[P_CHANNELS, P_BUFFER]] = network.virtual_channels, network.buffer_flits
     params[[P_CREDIT_CYCLES, P_ORDERED]] = network.credit_latency_cycles, network.ordered
-    return NetworkState(params, _links(topology), topology.next_link, _zeros(topology.links, CT_WORDS), topology)
+    queues = network.virtual_channels * (QU_FLITS + network.buffer_flits) if params[P_ROUTE] == ROUTE_CROSSBAR else 0
+    links = _links(topology, LK_QUEUE + queues)
+    return NetworkState(params, links, topology.next_link, np.zeros((topology.links, CT_WORDS), np.int64), topology)
 
 
-def _links(topology: Topology) -> Array:
-    links, nodes = _zeros(topology.links, LK_WORDS), topology.nodes
+def _links(topology: Topology, words: int) -> Array:
+    links, nodes = np.zeros((topology.links, words), np.int64), topology.nodes
     links[:, LK_ROUTER] = np.maximum(topology.link_to - nodes, -1)
     links[:, LK_FROM] = topology.link_from
     links[:, LK_DIM] = topology.link_dim
@@ -115,7 +121,3 @@ def _mean_hops(topology: Topology, cores: int, slices: int, channels: int) -> fl
     pairs = [(a, b) for i, a in enumerate(kinds) for b in kinds[i + 1 :]] or [(nodes, nodes)]
     total = sum(topology.mean_hops(a, b) * len(a) * len(b) for a, b in pairs)
     return total / sum(len(a) * len(b) for a, b in pairs)
-
-
-def _zeros(rows: int, words: int) -> Array:
-    return np.zeros((rows, words), np.int64)
