@@ -100,6 +100,11 @@ class MemoryChip(Part):
         return self
 
     @property
+    def all_cores(self) -> int:
+        """Cores of all kinds: those of `cores`, then the other groups in their order."""
+        return self.cores + sum(group.count for group in self.other_cores.values())
+
+    @property
     def dram_bytes_per_second(self) -> float:
         """Peak DRAM bandwidth of the chip."""
         return self.memory.channels * self.memory.dram.channel_bytes_per_second
@@ -123,6 +128,8 @@ def _core_faults(chip: MemoryChip) -> Iterator[str]:
             yield f"{key}: has neither warps nor copiers, so it asks the memory for nothing"
         if (core.warps is None) != (core.load_store is None):
             yield f"{key}.load_store: warps and a load_store unit belong together"
+        if core.warps is not None and core.l1 is None:
+            yield f"{key}.l1: missing; the loads of warps go through an L1"
         if core.warps is not None and core.warps.blocks > core.warps.resident:
             yield f"{key}.warps.blocks: {core.warps.blocks} is more than the {core.warps.resident} resident warps"
 

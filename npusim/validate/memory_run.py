@@ -42,16 +42,16 @@ def chip_of(row: Row, bench: Bench) -> MemoryChip:
 def start(chip: MemoryChip, pattern: Pattern) -> Run:
     """A generator of `pattern` in front of the chip's memory, idle and empty."""
     backend = make_backend(chip)
-    state, lines = make_generator(chip, pattern, send_cycles=backend.send_cycles, return_cycles=backend.return_cycles)
-    return Run(state, lines, backend)
+    state, l1 = make_generator(chip, pattern, send_cycles=backend.send_cycles, return_cycles=backend.return_cycles)
+    return Run(state, l1, backend)
 
 
 def start_after(chip: MemoryChip, before: Pattern, pattern: Pattern) -> Run:
     """The same, after one block of another pattern on as many cores has filled the caches and come to its end."""
     backend = make_backend(chip)
     ways = {"send_cycles": backend.send_cycles, "return_cycles": backend.return_cycles}
-    state, lines = make_generator(chip, before, block_limit=before.cores or chip.cores, **ways)
-    run = Run(state, lines, backend)
+    state, l1 = make_generator(chip, before, block_limit=before.cores or chip.cores, **ways)
+    run = Run(state, l1, backend)
     run.drain()
     run.follow(make_generator(chip, pattern, first_cycle=run.cycle, **ways)[0])
     return run

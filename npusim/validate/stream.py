@@ -32,7 +32,7 @@ COUNTED = {"init": 1, "read": 1, "scale": 2, "triad": 3, "3pt": 2, "5pt": 2}  # 
 MAX_BLOCK = 1024
 CYCLES = (12_000, 60_000)  # of the steady part
 BYTES = 12 << 20  # moved in the steady part, unless that takes too long
-FILLED = 120  # per cent of the shared cache that the stream has moved before
+FILLED = 200  # per cent of the shared cache that the stream has moved before
 
 
 def name_of(row: Row) -> str:

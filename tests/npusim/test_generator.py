@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +12,23 @@ from hypothesis import strategies as st
 from isa.chip import Copier, MemoryChip
 from isa.errors import ConfigError
 from isa.loader import load_chip
+from npusim.memory.caches.mshr import mshr_next
 from npusim.memory.generator import patterns
-from npusim.memory.generator.backend import DramBackend
+from npusim.memory.generator.backend import make_backend
 from npusim.memory.generator.events import event_pop, event_push
-from npusim.memory.generator.l1 import HIT, MERGED, MISS, STALL, l1_fill, l1_load, l1_store, make_l1, sectors_of
+from npusim.memory.generator.l1 import (
+    HIT,
+    MERGED,
+    MISS,
+    STALL,
+    L1State,
+    l1_arrive,
+    l1_load,
+    l1_settle,
+    l1_store,
+    make_l1,
+    sectors_of,
+)
 from npusim.memory.generator.layout import (
     K_BLOCKS,
     K_CHASES,
@@ -34,8 +46,6 @@ from npusim.memory.generator.layout import (
 from npusim.memory.generator.patterns import OP_END, OP_LOAD, OP_LOOP, OP_STORE, OP_WAIT, Pattern, program
 from npusim.memory.generator.run import Run
 from npusim.memory.generator.setup import Copy, engines_of, make_copiers, make_generator
-from npusim.memory.port import make_port
-from npusim.memory.state import make_memory
 
 pytestmark = pytest.mark.kernels
 HIT_CYCLES, WAY, BACK, BLOCK_CYCLES = 20, 15, 10, 50
@@ -47,7 +57,8 @@ def chip(*changes: str) -> MemoryChip:
     fields = (
         "clock_mhz=1000", "cores=2", "core.warps.resident=8", "core.warps.blocks=4", "core.warps.warp_cycles=0",
         f"core.warps.block_cycles={BLOCK_CYCLES}", "core.l1.size_bytes=8192", "core.l1.ways=4", "core.l1.mshrs=64",
-        f"core.l1.hit_latency_cycles={HIT_CYCLES}", "memory.model=ideal", "memory.ideal_bytes_per_cycle=1024",
+        f"core.l1.hit_latency_cycles={HIT_CYCLES}", "memory.model=ideal", "memory.l2=null",
+        "memory.ideal_bytes_per_cycle=1024",
         f"memory.request_latency_cycles={WAY}", f"memory.response_latency_cycles={BACK}",
     )  # fmt: skip
     found = load_chip("v100", (*fields, *changes)).chip
@@ -55,14 +66,12 @@ def chip(*changes: str) -> MemoryChip:
     return found
 
 
-def behind(machine: MemoryChip, window: int = WAY) -> DramBackend:
-    return DramBackend(make_memory(machine), make_port(8, 8), WAY, BACK, window)
-
-
-def start(pattern: Pattern, *changes: str, window: int = WAY, limit: int = 0) -> Run:
+def start(pattern: Pattern, *changes: str, window: int = 0, limit: int = 0) -> Run:
     machine = chip(*changes)
-    state, lines = make_generator(machine, pattern, block_limit=limit, send_cycles=WAY, return_cycles=BACK)
-    return Run(state, lines, behind(machine, window))
+    backend = make_backend(machine)
+    assert (backend.send_cycles, backend.return_cycles) == (WAY, BACK)
+    state, l1 = make_generator(machine, pattern, block_limit=limit, send_cycles=WAY, return_cycles=BACK)
+    return Run(state, l1, backend, window_cycles=window)
 
 
 def loads(*rows: dict[str, int], warps: int = 1, blocks: int = 1, cores: int = 1) -> Pattern:
@@ -182,7 +191,7 @@ def test_stencils_share_their_neighbours_through_the_l1(kernel: str, loads_a_thr
 
 @pytest.mark.parametrize("kernel", ["triad", "3pt"])
 def test_a_window_of_one_cycle_gives_the_same(kernel: str) -> None:
-    found = [start(patterns.stream(kernel, 96, 2, 32), window=window, limit=40).advance(3000) for window in (1, 7, WAY)]
+    found = [start(patterns.stream(kernel, 96, 2, 32), window=window, limit=40).advance(3000) for window in (1, 7, 0)]
     assert found[0].tolist() == found[1].tolist() == found[2].tolist()
     assert found[0][K_BLOCKS] == 40
 
@@ -255,10 +264,33 @@ def test_events_come_by_cycle_and_then_by_unit(cycles: list[int]) -> None:
     assert found == sorted((cycle, unit) for unit, cycle in enumerate(cycles))
 
 
-def small_l1(*changes: str) -> np.ndarray:
-    cache = chip("core.l1.size_bytes=256", "core.l1.ways=2", *changes).core.l1
-    assert cache is not None
-    return make_l1(cache, 2)
+class SmallL1:
+    """Caches of two cores, of one set of two ways, with two outstanding lines of two targets each."""
+
+    def __init__(self, *changes: str) -> None:
+        geometry = ("core.l1.size_bytes=256", "core.l1.ways=2", "core.l1.mshrs=2", "core.l1.mshr_targets=2")
+        cache = chip(*geometry, *changes).core.l1
+        assert cache is not None
+        self.state: L1State = make_l1(cache, 2)
+        self.targets = np.zeros((20, 3), np.int64)
+
+    def load(self, line: int, wanted: int, target: int, core: int = 0) -> tuple[int, int]:
+        c, m = self.state.caches, self.state.misses
+        found = l1_load(
+            c.geometry, c.tags, c.marks, c.links, c.sets, *m.arrays, self.targets, core, line, wanted, target
+        )  # fmt: skip
+        return tuple(found)
+
+    def arrive(self, line: int, sectors: int, core: int = 0) -> list[int]:
+        """The targets that have all they want now."""
+        m = self.state.misses
+        entry = l1_arrive(*self.state.caches.arrays, m.entries, m.heads, core, line, sectors)
+        told = []
+        while entry >= 0 and (target := mshr_next(m.entries, self.targets, entry)):
+            told.append(target)
+        if entry >= 0:
+            l1_settle(m.entries, m.heads, core, entry)
+        return told
 
 
 def test_sectors_of_bytes() -> None:
@@ -266,29 +298,30 @@ def test_sectors_of_bytes() -> None:
     assert found == [1, 3, 8, 15]
 
 
-def test_a_line_comes_sector_by_sector() -> None:
-    lines = small_l1()
-    assert l1_load(lines, 0, 5, 0b0011, 7) == (MISS, 0b0011, 7)
-    assert l1_load(lines, 0, 5, 0b0010, 8) == (MERGED, 0, 7)
-    assert l1_load(lines, 0, 5, 0b0110, 8) == (MISS, 0b0100, 8)
-    l1_fill(lines, 0, 5, 0b0011)
-    assert l1_load(lines, 0, 5, 0b0001, 9) == (HIT, 0, -1)
-    assert l1_load(lines, 0, 5, 0b0101, 9) == (MERGED, 0, 8)
-    assert l1_load(lines, 1, 5, 0b0001, 9) == (MISS, 0b0001, 9)  # the other core's cache
+def test_a_line_comes_sector_by_sector_and_everyone_waits_for_his_own() -> None:
+    l1 = SmallL1()
+    assert l1.load(5, 0b0011, 7) == (MISS, 0b0011)
+    assert l1.load(5, 0b0110, 8) == (MISS, 0b0100)
+    assert l1.load(5, 0b0001, 9) == (STALL, 0)  # an entry has two targets
+    assert l1.load(5, 0b0001, 0) == (STALL, 0)  # there is none free
+    assert l1.arrive(5, 0b0011) == [7]
+    assert l1.load(5, 0b0001, 9) == (HIT, 0)
+    assert l1.load(5, 0b0101, 9) == (MERGED, 0)
+    assert l1.load(5, 0b0001, 10, core=1) == (MISS, 0b0001)  # the other core's cache
+    assert l1.arrive(5, 0b0100) == [8, 9]
+    assert l1.arrive(5, 0b1000) == []  # nobody asked
 
 
-def test_the_line_used_longest_ago_leaves_and_one_on_its_way_stays() -> None:
-    lines = small_l1()
-    assert l1_load(lines, 0, 1, 1, 1)[0] == MISS and l1_load(lines, 0, 2, 1, 2)[0] == MISS
-    assert l1_load(lines, 0, 3, 1, 3)[0] == STALL  # both ways are on their way
-    l1_fill(lines, 0, 1, 1)
-    l1_fill(lines, 0, 2, 1)
-    l1_store(lines, 0, 1)  # writing is using
-    assert l1_load(lines, 0, 3, 1, -1)[0] == STALL  # no request is free
-    assert l1_load(lines, 0, 3, 1, 3)[0] == MISS
-    assert l1_load(lines, 0, 1, 1, 4)[0] == HIT
-    l1_fill(lines, 0, 3, 1)
-    assert l1_load(lines, 0, 2, 1, 5)[0] == MISS
+def test_lines_on_their_way_are_bounded_and_the_line_used_longest_ago_leaves() -> None:
+    l1 = SmallL1()
+    assert l1.load(1, 1, 1)[0] == MISS and l1.load(2, 1, 2)[0] == MISS
+    assert l1.load(3, 1, 3)[0] == STALL
+    assert (l1.arrive(1, 1), l1.arrive(2, 1)) == ([1], [2])
+    caches = l1.state.caches
+    l1_store(caches.geometry, caches.tags, caches.marks, caches.links, caches.sets, 0, 1, 2)  # writing is using
+    assert l1.load(3, 1, 3)[0] == MISS and l1.arrive(3, 1) == [3]
+    assert l1.load(1, 3, 4)[0] == HIT  # what was written is valid
+    assert l1.load(2, 1, 5)[0] == MISS
 
 
 # ---- copy engines
@@ -296,11 +329,11 @@ def test_the_line_used_longest_ago_leaves_and_one_on_its_way_stays() -> None:
 ENGINE = Copier(request_bytes=256, outstanding=4, startup_cycles=5, bytes_per_cycle=32.0, direction="read")
 
 
-def copied(engine: Copier, cycles: int, *changes: str, count: int = 1, window: int = WAY) -> np.ndarray:
+def copied(engine: Copier, cycles: int, *changes: str, count: int = 1, window: int = 0) -> np.ndarray:
     machine = chip(*changes)
-    copies = [Copy(e, engine, e << 20, 1 << 16) for e in range(count)]
-    state, lines = make_copiers(machine, copies, send_cycles=WAY, return_cycles=BACK)
-    return Run(state, lines, behind(machine, window)).advance(cycles)
+    copies = [Copy(e % machine.cores, engine, e << 20, 1 << 16) for e in range(count)]
+    state, l1 = make_copiers(machine, copies, send_cycles=WAY, return_cycles=BACK)
+    return Run(state, l1, make_backend(machine), window_cycles=window).advance(cycles)
 
 
 @pytest.mark.parametrize(("rate", "outstanding"), [(32.0, 64), (51.2, 64), (256.0, 2), (256.0, 3)])
@@ -331,8 +364,3 @@ def test_every_engine_of_every_kind_of_core_is_found() -> None:
         found = list(engines_of(machine, direction))
         assert [core for core, _ in found] == list(range(24 + 48))
         assert {engine.direction for _, engine in found} == {direction}
-
-
-def test_the_window_of_a_run_is_the_backends() -> None:
-    run = start(patterns.stream("read", 32, 1, 32))
-    assert replace(run.backend, window_cycles=3).window_cycles == 3 and run.cycle == 0

@@ -7,9 +7,10 @@ from typing import Any
 import numpy.typing as npt
 
 from npusim.jit import kernel
+from npusim.memory.caches.mshr import T_NEXT, mshr_next
 from npusim.memory.generator.copiers import copier_answer, copier_step
 from npusim.memory.generator.events import EV_CYCLE, EV_UNIT, event_pop
-from npusim.memory.generator.l1 import l1_fill, sectors_of
+from npusim.memory.generator.l1 import l1_arrive, l1_settle, sectors_of
 from npusim.memory.generator.layout import (
     C_IN_FREE,
     C_LOADS,
@@ -20,16 +21,12 @@ from npusim.memory.generator.layout import (
     F_CORE,
     F_KIND,
     F_NEXT,
-    F_WAITERS,
     FULL,
     LOAD,
-    N_NEXT,
     N_WARP,
-    NONE,
     OK,
     P_CORES,
     P_F,
-    P_HAS_L1,
     P_LINE,
     P_PORT_RATE,
     P_Q,
@@ -43,7 +40,7 @@ from npusim.memory.generator.layout import (
     W_STATE,
     WAITING,
     X_FREE_FLIGHT,
-    X_FREE_NODE,
+    X_FREE_TARGET,
     X_NOW,
 )
 from npusim.memory.generator.patterns import OP_WAIT, ROW_OP
@@ -57,7 +54,8 @@ Array = npt.NDArray[Any]
 @kernel
 def generator_advance(
     params: Array, program: Array, chain: Array, warps: Array, cores: Array, slots: Array, copiers: Array,
-    flights: Array, nodes: Array, events: Array, size: Array, other: Array, counters: Array, lines: Array,
+    flights: Array, targets: Array, events: Array, size: Array, other: Array, counters: Array, geometry: Array,
+    tags: Array, marks: Array, links: Array, sets: Array, seeds: Array, limits: Array, entries: Array, heads: Array,
     requests: Array, ring: Array, responses: Array, heap_state: Array, until: int,
 ) -> int:  # fmt: skip
     """Do all that is due before core cycle `until`; returns OK, or FULL when the ring has no room for a request."""
@@ -69,8 +67,8 @@ def generator_advance(
         if answer <= event:
             other[X_NOW] = answer
             _answer(
-                params, program, warps, cores, copiers, flights, nodes, events, size, other, counters, lines,
-                responses[0, RSP_TAG], answer,
+                params, program, warps, cores, copiers, flights, targets, events, size, other, counters, geometry,
+                tags, marks, links, sets, seeds, entries, heads, responses[0, RSP_TAG], answer,
             )  # fmt: skip
             heap_pop(responses, heap_state)
             answer = _answer_cycle(params, responses, heap_state, answer)
@@ -84,8 +82,8 @@ def generator_advance(
             warp_step(params, program, chain, warps, cores, slots, events, size, other, counters, unit, event)
         elif unit < params[P_WARPS] + params[P_CORES]:
             unit_step(
-                params, program, chain, warps, cores, flights, nodes, events, size, other, counters, lines, requests,
-                ring, unit - params[P_WARPS], event,
+                params, program, chain, warps, cores, flights, targets, events, size, other, counters, geometry, tags,
+                marks, links, sets, limits, entries, heads, requests, ring, unit - params[P_WARPS], event,
             )  # fmt: skip
         else:
             e = unit - params[P_WARPS] - params[P_CORES]
@@ -110,8 +108,9 @@ def _answer_cycle(params: Array, responses: Array, heap_state: Array, now: int) 
 
 @kernel
 def _answer(
-    params: Array, program: Array, warps: Array, cores: Array, copiers: Array, flights: Array, nodes: Array,
-    events: Array, size: Array, other: Array, counters: Array, lines: Array, flight: int, cycle: int,
+    params: Array, program: Array, warps: Array, cores: Array, copiers: Array, flights: Array, targets: Array,
+    events: Array, size: Array, other: Array, counters: Array, geometry: Array, tags: Array, marks: Array,
+    links: Array, sets: Array, seeds: Array, entries: Array, heads: Array, flight: int, cycle: int,
 ) -> None:  # fmt: skip
     """A request is answered: fill the L1, hand the data to who waits, let the unit go on."""
     c, kind = flights[flight, F_CORE], flights[flight, F_KIND]
@@ -123,13 +122,14 @@ def _answer(
         return
     if kind == LOAD:
         cores[c, C_LOADS] -= 1
-        line = address // params[P_LINE]
-        if params[P_HAS_L1]:
-            l1_fill(lines, c, line, sectors_of(address - line * params[P_LINE], size_bytes, params[P_SECTOR]))
-        rate = params[P_PORT_RATE]
+        line, rate = address // params[P_LINE], params[P_PORT_RATE]
         there = max(cycle, cores[c, C_IN_FREE]) + (size_bytes + rate - 1) // rate
         cores[c, C_IN_FREE] = there
-        _hand_over(program, warps, nodes, events, size, other, counters, flights[flight, F_WAITERS], cycle, there - 1)
+        sectors = sectors_of(address - line * params[P_LINE], size_bytes, params[P_SECTOR])
+        entry = l1_arrive(geometry, tags, marks, links, sets, seeds, entries, heads, c, line, sectors)
+        if entry >= 0:
+            _hand_over(program, warps, targets, events, size, other, counters, entries, entry, cycle, there - 1)
+            l1_settle(entries, heads, c, entry)
     else:
         sector = params[P_SECTOR]
         cores[c, C_STORES] -= (address % sector + size_bytes + sector - 1) // sector
@@ -138,22 +138,22 @@ def _answer(
 
 @kernel
 def _hand_over(
-    program: Array, warps: Array, nodes: Array, events: Array, size: Array, other: Array, counters: Array, node: int,
-    cycle: int, there: int,
+    program: Array, warps: Array, targets: Array, events: Array, size: Array, other: Array, counters: Array,
+    entries: Array, entry: int, cycle: int, there: int,
 ) -> None:  # fmt: skip
-    """The data of a request are in the core at cycle `there`; warps that waited for nothing else go on then."""
-    while node != NONE:
-        w, following = nodes[node, N_WARP], nodes[node, N_NEXT]
-        nodes[node, N_NEXT] = other[X_FREE_NODE]
-        other[X_FREE_NODE] = node
-        node = following
+    """Data are in the core at cycle `there`; warps that have all they wait for go on then."""
+    target = mshr_next(entries, targets, entry)
+    while target:
+        w = targets[target, N_WARP]
+        targets[target, T_NEXT] = other[X_FREE_TARGET]
+        other[X_FREE_TARGET] = target
         warps[w, W_LOADS] -= 1
         warps[w, W_DATA] = max(warps[w, W_DATA], there)
-        if warps[w, W_LOADS] > 0 or warps[w, W_STATE] != WAITING:
-            continue
-        row = warps[w, W_PC]
-        if program[row, ROW_OP] == OP_WAIT:
-            warps[w, W_PC] = row + 1
-        else:
-            row -= 1  # a chase has moved on already
-        resume(program, warps, events, size, counters, w, cycle, row)
+        if warps[w, W_LOADS] == 0 and warps[w, W_STATE] == WAITING:
+            row = warps[w, W_PC]
+            if program[row, ROW_OP] == OP_WAIT:
+                warps[w, W_PC] = row + 1
+            else:
+                row -= 1  # a chase has moved on already
+            resume(program, warps, events, size, counters, w, cycle, row)
+        target = mshr_next(entries, targets, entry)

@@ -1,4 +1,4 @@
-"""What lies behind the port of a generator: the caches and channels of a chip, or its channels alone."""
+"""What lies behind the port of a generator: the shared cache, if there is one, and the channels of a chip."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Protocol
 
 from isa.chip import MemoryChip
 from isa.errors import SimulationError
-from npusim.memory import dram
+from npusim.memory.hierarchy import layout
+from npusim.memory.hierarchy.run import advance
+from npusim.memory.hierarchy.state import HierarchyState, make_hierarchy
 from npusim.memory.port import MemoryPort, make_port
-from npusim.memory.state import MemoryState, make_memory
 
 
 class Backend(Protocol):
     """The whole memory of a chip.
 
     A request is stamped `send_cycles` after it leaves the core, an answer is in the core `return_cycles` after its
-    time; both at the core clock. `window_cycles` is the longest window.
+    time; both at the core clock. No answer comes before the time of its request.
     """
 
     port: MemoryPort
     send_cycles: int
     return_cycles: int
-    window_cycles: int
 
     def advance(self, until_fs: int) -> None:
         """Take in all requests before a time and decide all that is due before it."""
@@ -30,25 +30,22 @@ class Backend(Protocol):
 
 
 @dataclass
-class DramBackend:
-    """Channels alone, without caches: the way to them takes the latencies of the machine description."""
+class Hierarchy:
+    """Shared cache and channels of a chip (npusim.memory.hierarchy)."""
 
-    memory: MemoryState
+    state: HierarchyState
     port: MemoryPort
     send_cycles: int
     return_cycles: int
-    window_cycles: int
 
     def advance(self, until_fs: int) -> None:
         """See Backend."""
-        if dram.advance(self.memory, self.port, until_fs) != dram.OK:
-            raise SimulationError(f"a request before {until_fs} fs lies outside of the memory")
+        status = advance(self.state, self.port, until_fs)
+        if status != layout.OK:
+            raise SimulationError(f"a request before {until_fs} fs lies outside of the memory, or of the cores")
 
 
-def make_backend(chip: MemoryChip) -> Backend:
+def make_backend(chip: MemoryChip) -> Hierarchy:
     """The memory of a chip, idle and empty."""
-    memory = chip.memory
-    return DramBackend(
-        make_memory(chip), make_port(), memory.request_latency_cycles, memory.response_latency_cycles,
-        memory.request_latency_cycles,
-    )  # fmt: skip
+    state = make_hierarchy(chip.memory, chip.all_cores, chip.clock_mhz)
+    return Hierarchy(state, make_port(1 << 14, 1 << 14), state.send_cycles, state.return_cycles)

@@ -12,6 +12,7 @@ from npusim.memory.generator.layout import (
     COPY,
     E_ADDRESS,
     E_BYTES,
+    E_CORE,
     E_FLIGHT,
     E_LEFT,
     E_LIMIT,
@@ -50,7 +51,8 @@ def copier_step(
         return
     piece = min(copiers[e, E_BYTES], copiers[e, E_LEFT])
     kind = COPY + STORE if copiers[e, E_WRITE] else COPY
-    send(params, flights, other, counters, requests, ring, cycle, e, kind, copiers[e, E_ADDRESS], piece)
+    core, address = copiers[e, E_CORE], copiers[e, E_ADDRESS]
+    send(params, flights, other, counters, requests, ring, cycle, core, e, kind, address, piece)
     copiers[e, E_FLIGHT] += 1
     copiers[e, E_LEFT] -= piece
     copiers[e, E_ADDRESS] += copiers[e, E_STEP]

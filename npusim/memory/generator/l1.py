@@ -1,39 +1,42 @@
-"""The L1 of each core: lines of sectors, least recently used out first; a line may have sectors on their way.
-
-Lines are int64 [cores, sets x ways + 1, columns]; the last row of a core holds its geometry and clock.
-"""
+"""The L1 of each core: a cache of npusim.memory.caches with a table of outstanding lines, whose targets are warps."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from isa.cache import Cache
 from npusim.jit import kernel
+from npusim.memory.caches import lines as at
+from npusim.memory.caches import mshr
+from npusim.memory.caches.lines import fill, lookup
+from npusim.memory.caches.mshr import M_PENDING, MshrState, make_mshrs, mshr_close, mshr_find, mshr_miss
+from npusim.memory.caches.state import CacheState, make_caches
 
 Array = npt.NDArray[Any]
 
+# Status of l1_load.
 HIT, MERGED, MISS, STALL = 0, 1, 2, 3
 
-L_LINE = 0  # number of the line, -1: none
-L_VALID = 1  # sectors that are here, a bit each
-L_COMING = 2  # sectors that are on their way
-L_USED = 3  # when it was used last
-L_FLIGHT = 4  # the requests that bring the sectors on their way, a column a sector
-MAX_SECTORS = 8
-L_COLUMNS = L_FLIGHT + MAX_SECTORS
-G_SETS, G_WAYS, G_CLOCK = 0, 1, 2  # of the last row
+
+@dataclass
+class L1State:
+    """The caches of all cores and what each has outstanding."""
+
+    caches: CacheState
+    misses: MshrState
+
+    @property
+    def arrays(self) -> Any:
+        """All arrays, in the order in which the generator's kernels take them."""
+        return *self.caches.arrays, *self.misses.arrays
 
 
-def make_l1(cache: Cache, cores: int) -> Array:
+def make_l1(cache: Cache, cores: int) -> L1State:
     """Empty caches of `cores` cores."""
-    sets = cache.size_bytes // (cache.ways * cache.line_bytes)
-    lines = np.zeros((cores, sets * cache.ways + 1, L_COLUMNS), np.int64)
-    lines[:, :, L_LINE] = -1
-    lines[:, -1, G_SETS], lines[:, -1, G_WAYS], lines[:, -1, G_CLOCK] = sets, cache.ways, 0
-    return lines
+    return L1State(make_caches(cache, cores), make_mshrs(cores, cache.mshrs, cache.mshr_targets))
 
 
 @kernel
@@ -44,101 +47,48 @@ def sectors_of(offset: int, size_bytes: int, sector_bytes: int) -> int:
 
 
 @kernel
-def _set_of(line: int, sets: int) -> int:
-    return int((line ^ (line // sets) ^ (line // (sets * sets))) % sets)
+def l1_load(
+    geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, limits: Array, entries: Array, heads: Array,
+    targets: Array, c: int, line: int, wanted: int, target: int,
+) -> tuple[int, int]:  # fmt: skip
+    """Look sectors of a line up, and let `target` (0: there is none free) wait for what is not here.
 
-
-@kernel
-def _find(lines: Array, c: int, line: int, first: int, ways: int) -> int:
-    for way in range(first, first + ways):
-        if lines[c, way, L_LINE] == line:
-            return way
-    return -1
-
-
-@kernel
-def l1_load(lines: Array, c: int, line: int, wanted: int, flight: int) -> tuple[int, int, int]:
-    """Look sectors of a line up; on a miss those not yet on their way are `flight`'s.
-
-    Returns status, sectors to ask for, and the request to wait for: of several that bring wanted sectors, the one of
-    the last sector. STALL: `flight` is -1, or every line of the set is on its way.
+    Returns the status and the sectors to ask for; STALL: nothing was done but the line was used.
     """
-    end = lines.shape[1] - 1
-    sets, ways = lines[c, end, G_SETS], lines[c, end, G_WAYS]
-    first = _set_of(line, sets) * ways
-    way = _find(lines, c, line, first, ways)
-    clock = lines[c, end, G_CLOCK] + 1
-    lines[c, end, G_CLOCK] = clock
-    if way >= 0:
-        lines[c, way, L_USED] = clock
-        missing = wanted & ~lines[c, way, L_VALID]
-        if missing == 0:
-            return HIT, 0, -1
-        absent = missing & ~lines[c, way, L_COMING]
-        if absent == 0:
-            return MERGED, 0, int(lines[c, way, L_FLIGHT + _last(missing)])
-        if flight < 0:
-            return STALL, 0, -1
-        _claim(lines, c, way, absent, flight)
-        return MISS, int(absent), flight
-    if flight < 0:
-        return STALL, 0, -1
-    way = _victim(lines, c, first, ways)
-    if way < 0:
-        return STALL, 0, -1
-    lines[c, way, L_LINE] = line
-    lines[c, way, L_VALID] = 0
-    lines[c, way, L_COMING] = 0
-    lines[c, way, L_USED] = clock
-    _claim(lines, c, way, wanted, flight)
-    return MISS, wanted, flight
+    status, missing = lookup(geometry, tags, marks, links, sets, c, line, wanted, 0, 0)
+    if status == at.HIT:
+        return HIT, 0
+    if target == 0:
+        return STALL, 0
+    found, _, absent = mshr_miss(limits, entries, heads, targets, c, line, missing, target)
+    if found == mshr.STALL:
+        return STALL, 0
+    return (MISS if found == mshr.FETCH else MERGED), int(absent)
 
 
 @kernel
-def _last(sectors: int) -> int:
-    last = 0
-    while sectors >> (last + 1):
-        last += 1
-    return last
+def l1_store(
+    geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, c: int, line: int, sectors: int
+) -> None:
+    """A store goes through without taking a place; a line that is here is used, and valid where it is written."""
+    lookup(geometry, tags, marks, links, sets, c, line, sectors, sectors, 1)
 
 
 @kernel
-def _claim(lines: Array, c: int, way: int, sectors: int, flight: int) -> None:
-    lines[c, way, L_COMING] |= sectors
-    for sector in range(MAX_SECTORS):
-        if (sectors >> sector) & 1:
-            lines[c, way, L_FLIGHT + sector] = flight
+def l1_arrive(
+    geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, seeds: Array, entries: Array, heads: Array,
+    c: int, line: int, sectors: int,
+) -> int:  # fmt: skip
+    """Sectors of a line are here; returns the entry of those who wait for some (`mshr_next` names them), or -1."""
+    fill(geometry, tags, marks, links, sets, seeds, c, line, sectors, 0)
+    entry = mshr_find(entries, heads, c, line)
+    if entry >= 0:
+        entries[entry, M_PENDING] &= ~sectors
+    return int(entry)
 
 
 @kernel
-def _victim(lines: Array, c: int, first: int, ways: int) -> int:
-    """The way that was used longest ago and has nothing on its way, or -1."""
-    best = -1
-    for way in range(first, first + ways):
-        if lines[c, way, L_LINE] < 0:
-            return way
-        if lines[c, way, L_COMING] == 0 and (best < 0 or lines[c, way, L_USED] < lines[c, best, L_USED]):
-            best = way
-    return best
-
-
-@kernel
-def l1_fill(lines: Array, c: int, line: int, sectors: int) -> None:
-    """Sectors of a line have arrived."""
-    end = lines.shape[1] - 1
-    sets, ways = lines[c, end, G_SETS], lines[c, end, G_WAYS]
-    way = _find(lines, c, line, _set_of(line, sets) * ways, ways)
-    if way >= 0:
-        lines[c, way, L_VALID] |= sectors
-        lines[c, way, L_COMING] &= ~sectors
-
-
-@kernel
-def l1_store(lines: Array, c: int, line: int) -> None:
-    """A store goes through without taking a place; a line that is here is written too, and used."""
-    end = lines.shape[1] - 1
-    sets, ways = lines[c, end, G_SETS], lines[c, end, G_WAYS]
-    way = _find(lines, c, line, _set_of(line, sets) * ways, ways)
-    if way >= 0:
-        lines[c, end, G_CLOCK] += 1
-        lines[c, way, L_USED] = lines[c, end, G_CLOCK]
+def l1_settle(entries: Array, heads: Array, c: int, entry: int) -> None:
+    """Close an entry when nothing of its line is on its way any more and all who waited have been told."""
+    if entries[entry, M_PENDING] == 0:
+        mshr_close(entries, heads, c, entry)

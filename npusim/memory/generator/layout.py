@@ -13,8 +13,8 @@ Array = npt.NDArray[Any]
 (
     P_CORES, P_WARPS, P_COPIERS, P_SLOTS, P_SLOT_WARPS, P_BLOCK_CYCLES, P_WARP_CYCLES, P_ISSUE_CYCLES, P_LOAD_RATE,
     P_PORT_RATE, P_LINE, P_SECTOR, P_HIT_CYCLES, P_SEND_CYCLES, P_RETURN_CYCLES, P_STORES, P_LOADS, P_BLOCK_LIMIT,
-    P_CHAIN_BYTES, P_Q, P_R, P_F, P_HAS_L1, P_CHAIN_STEP, P_COUNT,
-) = range(25)  # fmt: skip
+    P_CHAIN_BYTES, P_Q, P_R, P_F, P_CHAIN_STEP, P_COUNT,
+) = range(24)  # fmt: skip
 
 # A warp.
 (
@@ -28,10 +28,10 @@ C_HEAD, C_TAIL, C_STATE, C_FREE, C_IN_FREE, C_LOADS, C_STORES, C_COLUMNS = range
 UNIT_IDLE, UNIT_BUSY, UNIT_BLOCKED = 0, 1, 2  # C_STATE: queue empty, has an event, waits for an answer
 
 # A request in flight; its row is the tag at the port.
-F_CORE, F_KIND, F_ADDRESS, F_BYTES, F_WAITERS, F_NEXT, F_COLUMNS = range(7)
+F_CORE, F_KIND, F_ADDRESS, F_BYTES, F_NEXT, F_COLUMNS = range(6)  # F_CORE of a copy is the copier
 LOAD, STORE, COPY = 0, 1, 2
-# Who waits for it: a list of rows; F_CORE of a copy is the copier.
-N_WARP, N_NEXT, N_COLUMNS = 0, 1, 2
+# A target of the L1's misses (npusim.memory.caches.mshr): T_NEXT, T_NEED, then the warp; row 0 is nobody.
+N_WARP, N_COLUMNS = 2, 3
 NONE = -1
 
 # A copy engine.
@@ -40,7 +40,7 @@ NONE = -1
 ) = range(12)  # fmt: skip
 
 # Free lists and what is next, int64[X_COUNT].
-X_FREE_FLIGHT, X_FREE_NODE, X_BLOCK, X_NOW, X_COUNT = range(5)
+X_FREE_FLIGHT, X_FREE_TARGET, X_BLOCK, X_NOW, X_COUNT = range(5)
 
 # Counters, int64[K_COUNT].
 (
@@ -64,7 +64,7 @@ class GeneratorState:
     slots: Array  # warps that a resident block still has, by slot
     copiers: Array
     flights: Array
-    nodes: Array
+    targets: Array
     events: Array
     size: Array  # of the heap of events
     other: Array

@@ -38,7 +38,7 @@ ROW_STEP = 7
 ROW_SIZE = 8
 ROW_COLUMNS = 9
 
-ARRAY_GAP = 3 << 12  # bytes between arrays: their starts must not meet in one bank
+ARRAY_PAGE = 2 << 20  # bytes: arrays begin at pages of the device's memory
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,10 @@ STREAM_ELEMENTS = (128 << 20) + 2  # of each array, doubles
 FLOAT64_CYCLES = 8
 
 
-def stream(kernel: str, block_size: int, blocks_per_core: int, warp_size: int, align: int = 256) -> Pattern:
+def stream(kernel: str, block_size: int, blocks_per_core: int, warp_size: int) -> Pattern:
     """One element a thread of arrays of 1 GiB: `init`, `read`, `scale`, `triad`, `3pt`, `5pt` of gpu-stream."""
     reads, writes, operations = STREAMS[kernel]
-    array = (STREAM_ELEMENTS * 8 + ARRAY_GAP + align - 1) // align * align
+    array = -(-STREAM_ELEMENTS * 8 // ARRAY_PAGE) * ARRAY_PAGE
     place = {"bytes": 8 * warp_size, "block_stride": 8 * block_size, "warp_stride": 8 * warp_size}
     rows = [{"op": OP_LOAD, "base": array * (1 + which) + 8 * offset, **place} for which, offset in reads]
     if reads:

@@ -8,11 +8,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from isa.errors import SimulationError
 from npusim.memory.generator.advance import generator_advance
 from npusim.memory.generator.backend import Backend
-from npusim.memory.generator.layout import C_LOADS, C_STORES, OK, P_F, P_Q, P_R, P_SEND_CYCLES, GeneratorState
+from npusim.memory.generator.l1 import L1State
+from npusim.memory.generator.layout import (
+    C_LOADS,
+    C_STORES,
+    E_FLIGHT,
+    OK,
+    P_F,
+    P_Q,
+    P_R,
+    P_RETURN_CYCLES,
+    P_SEND_CYCLES,
+    GeneratorState,
+)
 
 Array = npt.NDArray[Any]
+PATIENCE = 1000  # steps without any change that make a run stuck
 
 
 @dataclass
@@ -20,27 +34,38 @@ class Run:
     """A generator in front of a memory, advanced together; `cycle` is the core cycle that both have reached."""
 
     state: GeneratorState
-    lines: Array
+    l1: L1State
     backend: Backend
     cycle: int = 0
+    window_cycles: int = 0  # shortens the windows, which changes no result; 0: as long as they may be
 
     def advance(self, cycles: int) -> Array:
         """Go on for so many core cycles; returns a copy of the counters (layout.K_*)."""
-        end = self.cycle + cycles
+        end, params = self.cycle + cycles, self.state.params
+        # No answer is due in the window of its request: it comes after the request's time, which is SEND cycles on.
+        window = max(1, int(params[P_SEND_CYCLES] + params[P_RETURN_CYCLES]) - 1)
+        if self.window_cycles:
+            window = min(window, self.window_cycles)
         while self.cycle < end:
-            until = min(end, self.cycle + self.backend.window_cycles)
+            until = min(end, self.cycle + window)
             self._window(until)
-            self.backend.advance(self._fs(until + int(self.state.params[P_SEND_CYCLES])))
+            self.backend.advance(self._fs(until + int(params[P_SEND_CYCLES])))
             self.cycle = until
         return np.array(self.state.counters)
 
-    def drain(self, step: int = 200, limit: int = 1 << 40) -> None:
-        """Go on until all blocks are done and nothing is in flight."""
-        while self.cycle < limit:
-            self.advance(step)
-            busy = self.state.cores[:, C_LOADS].any() or self.state.cores[:, C_STORES].any() or self.state.size[0]
-            if not busy:
-                return
+    def drain(self, step: int = 200) -> None:
+        """Go on until all blocks are done and nothing is in flight; raises SimulationError when nothing moves."""
+        idle = 0
+        while self._busy():
+            before = self.state.counters.copy()
+            idle = 0 if (self.advance(step) != before).any() else idle + 1
+            if idle > PATIENCE:
+                raise SimulationError(f"cycle {self.cycle}: requests wait, and none has been answered for long")
+
+    def _busy(self) -> bool:
+        state = self.state
+        flying = state.cores[:, [C_LOADS, C_STORES]].any() or state.copiers[:, E_FLIGHT].any()
+        return bool(flying or state.size[0])
 
     def follow(self, state: GeneratorState) -> None:
         """Let another generator, which starts at this run's cycle, take the place of this one; the caches stay."""
@@ -53,9 +78,9 @@ class Run:
     def _window(self, until: int) -> None:
         port, state = self.backend.port, self.state
         while True:
-            status = generator_advance(
+            status = generator_advance(  # type: ignore[call-arg]
                 state.params, state.program, state.chain, state.warps, state.cores, state.slots, state.copiers,
-                state.flights, state.nodes, state.events, state.size, state.other, state.counters, self.lines,
+                state.flights, state.targets, state.events, state.size, state.other, state.counters, *self.l1.arrays,
                 port.requests, port.ring, port.responses, port.heap_state, until,
             )  # fmt: skip
             if status == OK:

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from isa.cache import Cache
 from isa.chip import Copier, MemoryChip, RequestCore
 from isa.errors import ConfigError
+from npusim.memory.caches.mshr import T_NEXT
 from npusim.memory.generator.events import EV_COLUMNS, event_push
-from npusim.memory.generator.l1 import MAX_SECTORS, make_l1
+from npusim.memory.generator.l1 import L1State, make_l1
 from npusim.memory.generator.layout import (
     C_COLUMNS,
     C_HEAD,
@@ -31,7 +33,6 @@ from npusim.memory.generator.layout import (
     F_NEXT,
     K_COUNT,
     N_COLUMNS,
-    N_NEXT,
     NONE,
     P_BLOCK_CYCLES,
     P_BLOCK_LIMIT,
@@ -41,7 +42,6 @@ from npusim.memory.generator.layout import (
     P_CORES,
     P_COUNT,
     P_F,
-    P_HAS_L1,
     P_HIT_CYCLES,
     P_ISSUE_CYCLES,
     P_LINE,
@@ -66,11 +66,11 @@ from npusim.memory.generator.layout import (
     W_SLOT,
     X_COUNT,
     X_FREE_FLIGHT,
-    X_FREE_NODE,
+    X_FREE_TARGET,
     X_NOW,
     GeneratorState,
 )
-from npusim.memory.generator.patterns import Pattern
+from npusim.memory.generator.patterns import ROW_COLUMNS, Pattern
 from npusim.memory.generator.warps import start_block
 
 Array = npt.NDArray[Any]
@@ -102,14 +102,14 @@ def make_generator(
     send_cycles: int = 0,
     return_cycles: int = 0,
     first_cycle: int = 0,
-) -> tuple[GeneratorState, Array]:
-    """The arrays of a generator whose cores all run `pattern` from `first_cycle` on, and the lines of its L1s.
+) -> tuple[GeneratorState, L1State]:
+    """The arrays of a generator whose cores all run `pattern` from `first_cycle` on, and its L1s, empty.
 
     `send_cycles` pass between a request's cycle and its time at the port, `return_cycles` between the time of its
     answer and the core. Blocks are given out until `block_limit` of them (0: for ever). Raises ConfigError.
     """
     core = chip.core
-    if core.warps is None or core.load_store is None:
+    if core.warps is None or core.load_store is None or core.l1 is None:
         raise ConfigError(f"{chip.name}: its cores have no warps, so no benchmark of threads runs on it")
     cores = pattern.cores or chip.cores
     warps = pattern.warps_per_block * pattern.blocks_per_core
@@ -122,27 +122,25 @@ def make_generator(
     params = _params(chip, core, cores, warps, pattern)
     params[P_BLOCK_LIMIT], params[P_SEND_CYCLES] = block_limit, params[P_HIT_CYCLES] + send_cycles
     params[P_RETURN_CYCLES] = return_cycles
-    state, lines = _arrays(params, pattern, (), _flights(core) * cores)
-    if core.l1 is not None:
-        lines = make_l1(core.l1, cores)
+    state = _arrays(params, pattern, (), (core.l1.mshrs + core.load_store.stores) * cores)
     _start_warps(state, pattern, cores, first_cycle)
-    return state, lines
+    return state, make_l1(core.l1, cores)
 
 
 def make_copiers(
     chip: MemoryChip, copies: Sequence[Copy], *, send_cycles: int = 0, return_cycles: int = 0
-) -> tuple[GeneratorState, Array]:
-    """The arrays of a generator of copy engines alone, all of which start at cycle 0."""
+) -> tuple[GeneratorState, L1State]:
+    """The arrays of a generator of copy engines alone, all of which start at cycle 0, and an L1 that nobody uses."""
     params = np.zeros(P_COUNT, np.int64)
     params[P_Q], params[P_R], params[P_F] = clock_of(chip)
     params[P_COPIERS] = len(copies)
     params[P_LINE] = params[P_SECTOR] = params[P_LOAD_RATE] = params[P_PORT_RATE] = 1
     params[P_SEND_CYCLES], params[P_RETURN_CYCLES] = send_cycles, return_cycles
     flights = sum(copy.engine.outstanding for copy in copies)
-    state, lines = _arrays(params, Pattern(np.zeros((1, 9), np.int64), 1, 0), copies, flights)
+    state = _arrays(params, Pattern(np.zeros((1, ROW_COLUMNS), np.int64), 1, 0), copies, flights)
     for e, copy in enumerate(copies):
         event_push(state.events, state.size, copy.engine.startup_cycles, e)
-    return state, lines
+    return state, make_l1(Cache(size_bytes=128, ways=1, hit_latency_cycles=1, bytes_per_cycle=1, mshrs=1), 1)
 
 
 def engines_of(chip: MemoryChip, direction: str) -> Iterator[tuple[int, Copier]]:
@@ -158,20 +156,9 @@ def engines_of(chip: MemoryChip, direction: str) -> Iterator[tuple[int, Copier]]
         first += count
 
 
-def _flights(core: RequestCore) -> int:
-    """Requests that a core can have in flight."""
-    assert core.load_store is not None  # make_generator has looked
-    loads = core.l1.mshrs if core.l1 is not None else core.load_store.stores
-    return loads + core.load_store.stores
-
-
 def _params(chip: MemoryChip, core: RequestCore, cores: int, warps: int, pattern: Pattern) -> Array:
     unit, threads, l1 = core.load_store, core.warps, core.l1
-    assert unit is not None and threads is not None  # make_generator has looked
-    line = l1.line_bytes if l1 is not None else unit.port_bytes_per_cycle
-    sector = l1.sector_bytes if l1 is not None else line
-    if line // sector > MAX_SECTORS:
-        raise ConfigError(f"{chip.name}: core.l1 has lines of {line // sector} sectors; at most {MAX_SECTORS}")
+    assert unit is not None and threads is not None and l1 is not None  # make_generator has looked
     if cores * warps > MAX_WARPS:
         raise ConfigError(f"{chip.name}: {cores * warps} warps; at most {MAX_WARPS}")
     params = np.zeros(P_COUNT, np.int64)
@@ -179,18 +166,16 @@ def _params(chip: MemoryChip, core: RequestCore, cores: int, warps: int, pattern
     params[P_SLOTS], params[P_SLOT_WARPS] = cores * pattern.blocks_per_core, pattern.warps_per_block
     params[P_BLOCK_CYCLES], params[P_WARP_CYCLES] = threads.block_cycles, threads.warp_cycles
     params[P_ISSUE_CYCLES], params[P_LOAD_RATE] = unit.issue_cycles, unit.bytes_per_cycle
-    params[P_PORT_RATE], params[P_LINE], params[P_SECTOR] = unit.port_bytes_per_cycle, line, sector
-    params[P_HIT_CYCLES] = l1.hit_latency_cycles if l1 is not None else 0
-    params[P_STORES], params[P_LOADS] = unit.stores, l1.mshrs if l1 is not None else unit.stores
+    params[P_PORT_RATE], params[P_LINE], params[P_SECTOR] = unit.port_bytes_per_cycle, l1.line_bytes, l1.sector_bytes
+    params[P_HIT_CYCLES], params[P_STORES], params[P_LOADS] = l1.hit_latency_cycles, unit.stores, l1.mshrs
     params[P_CHAIN_BYTES], params[P_CHAIN_STEP] = pattern.chain_bytes, pattern.chain_step
-    params[P_HAS_L1] = int(l1 is not None)
     params[P_Q], params[P_R], params[P_F] = clock_of(chip)
     return params
 
 
-def _arrays(params: Array, pattern: Pattern, copies: Sequence[Copy], flights: int) -> tuple[GeneratorState, Array]:
+def _arrays(params: Array, pattern: Pattern, copies: Sequence[Copy], flights: int) -> GeneratorState:
     warps, cores = int(params[P_WARPS]), int(params[P_CORES])
-    nodes = max(1, 4 * flights)
+    targets = 1 + 4 * max(1, flights)  # row 0 is nobody
     state = GeneratorState(
         params=params,
         program=np.ascontiguousarray(pattern.rows),
@@ -200,7 +185,7 @@ def _arrays(params: Array, pattern: Pattern, copies: Sequence[Copy], flights: in
         slots=np.zeros(max(1, int(params[P_SLOTS])), np.int64),
         copiers=np.zeros((max(1, len(copies)), E_COLUMNS), np.int64),
         flights=np.zeros((max(1, flights), F_COLUMNS), np.int64),
-        nodes=np.zeros((nodes, N_COLUMNS), np.int64),
+        targets=np.zeros((targets, N_COLUMNS), np.int64),
         events=np.zeros((warps + cores + len(copies) + 1, EV_COLUMNS), np.int64),
         size=np.zeros(1, np.int64),
         other=np.zeros(X_COUNT, np.int64),
@@ -208,8 +193,8 @@ def _arrays(params: Array, pattern: Pattern, copies: Sequence[Copy], flights: in
     )
     state.cores[:, C_HEAD] = state.cores[:, C_TAIL] = NONE
     state.flights[:, F_NEXT] = np.append(np.arange(1, len(state.flights)), NONE)
-    state.nodes[:, N_NEXT] = np.append(np.arange(1, nodes), NONE)
-    state.other[X_FREE_FLIGHT] = state.other[X_FREE_NODE] = 0
+    state.targets[1:-1, T_NEXT] = np.arange(2, targets)
+    state.other[X_FREE_FLIGHT], state.other[X_FREE_TARGET] = 0, 1
     for e, copy in enumerate(copies):
         row, engine = state.copiers[e], copy.engine
         row[E_CORE], row[E_ADDRESS], row[E_LEFT] = copy.core, copy.address, copy.size_bytes
@@ -217,7 +202,7 @@ def _arrays(params: Array, pattern: Pattern, copies: Sequence[Copy], flights: in
         row[E_WRITE] = engine.direction == "write"
         row[E_LIMIT], row[E_MILLI] = engine.outstanding, round(1000 * engine.request_bytes / engine.bytes_per_cycle)
         row[E_STATE] = UNIT_BUSY
-    return state, np.zeros((1, 1, 1), np.int64)
+    return state
 
 
 def _start_warps(state: GeneratorState, pattern: Pattern, cores: int, cycle: int) -> None:

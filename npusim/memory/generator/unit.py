@@ -10,6 +10,7 @@ from typing import Any
 import numpy.typing as npt
 
 from npusim.jit import kernel
+from npusim.memory.caches.mshr import T_NEXT
 from npusim.memory.generator.events import event_push
 from npusim.memory.generator.l1 import HIT, MERGED, STALL, l1_load, l1_store, sectors_of
 from npusim.memory.generator.layout import (
@@ -24,7 +25,6 @@ from npusim.memory.generator.layout import (
     F_CORE,
     F_KIND,
     F_NEXT,
-    F_WAITERS,
     K_HITS,
     K_LOAD_BYTES,
     K_MERGED,
@@ -33,11 +33,9 @@ from npusim.memory.generator.layout import (
     K_STALLS,
     K_STORE_BYTES,
     LOAD,
-    N_NEXT,
     N_WARP,
     NONE,
     P_F,
-    P_HAS_L1,
     P_HIT_CYCLES,
     P_ISSUE_CYCLES,
     P_LINE,
@@ -65,7 +63,7 @@ from npusim.memory.generator.layout import (
     W_STATE,
     WAITING,
     X_FREE_FLIGHT,
-    X_FREE_NODE,
+    X_FREE_TARGET,
 )
 from npusim.memory.generator.patterns import OP_CHASE, OP_STORE, ROW_COUNT, ROW_OP
 from npusim.memory.generator.warps import aim, enqueue, resume
@@ -76,8 +74,9 @@ Array = npt.NDArray[Any]
 
 @kernel
 def unit_step(
-    params: Array, program: Array, chain: Array, warps: Array, cores: Array, flights: Array, nodes: Array,
-    events: Array, size: Array, other: Array, counters: Array, lines: Array, requests: Array, ring: Array, c: int,
+    params: Array, program: Array, chain: Array, warps: Array, cores: Array, flights: Array, targets: Array,
+    events: Array, size: Array, other: Array, counters: Array, geometry: Array, tags: Array, marks: Array,
+    links: Array, sets: Array, limits: Array, entries: Array, heads: Array, requests: Array, ring: Array, c: int,
     cycle: int,
 ) -> None:  # fmt: skip
     """Take one line of the access at the head of core `c`'s queue."""
@@ -87,11 +86,14 @@ def unit_step(
     row = warps[w, W_PC]
     store = program[row, ROW_OP] == OP_STORE
     if store:
-        taken = _store(params, cores, flights, other, counters, lines, requests, ring, c, cycle, address, bytes_here)
+        taken = _store(
+            params, cores, flights, other, counters, geometry, tags, marks, links, sets, requests, ring, c, cycle,
+            address, bytes_here,
+        )  # fmt: skip
     else:
         taken = _load(
-            params, warps, cores, flights, nodes, other, counters, lines, requests, ring, c, w, cycle, address,
-            bytes_here,
+            params, warps, cores, flights, targets, other, counters, geometry, tags, marks, links, sets, limits,
+            entries, heads, requests, ring, c, w, cycle, address, bytes_here,
         )  # fmt: skip
     if not taken:
         counters[K_STALLS] += 1
@@ -138,44 +140,38 @@ def _advance(
 
 @kernel
 def _load(
-    params: Array, warps: Array, cores: Array, flights: Array, nodes: Array, other: Array, counters: Array,
-    lines: Array, requests: Array, ring: Array, c: int, w: int, cycle: int, address: int, size_bytes: int,
+    params: Array, warps: Array, cores: Array, flights: Array, targets: Array, other: Array, counters: Array,
+    geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, limits: Array, entries: Array, heads: Array,
+    requests: Array, ring: Array, c: int, w: int, cycle: int, address: int, size_bytes: int,
 ) -> bool:  # fmt: skip
     """Look a piece of one line up, and ask for what is missing; False, and nothing done, when there is no room."""
     line = address // params[P_LINE]
-    offset = address - line * params[P_LINE]
-    wanted = sectors_of(offset, size_bytes, params[P_SECTOR])
-    status, missing, flight = HIT, wanted, NONE
-    room = cores[c, C_LOADS] < params[P_LOADS] and other[X_FREE_FLIGHT] != NONE and other[X_FREE_NODE] != NONE
-    if params[P_HAS_L1]:
-        status, missing, flight = l1_load(lines, c, line, wanted, other[X_FREE_FLIGHT] if room else NONE)
-    elif room:
-        status = MERGED + 1
-    else:
-        status = STALL
-    if status == STALL or (status != HIT and other[X_FREE_NODE] == NONE):
+    wanted = sectors_of(address - line * params[P_LINE], size_bytes, params[P_SECTOR])
+    target = other[X_FREE_TARGET]
+    if cores[c, C_LOADS] >= params[P_LOADS] or other[X_FREE_FLIGHT] == NONE:
+        target = 0
+    following = targets[target, T_NEXT]
+    status, absent = l1_load(
+        geometry, tags, marks, links, sets, limits, entries, heads, targets, c, line, wanted, target
+    )
+    if status == STALL:
         return False
     counters[K_LOAD_BYTES] += size_bytes
     if status == HIT:
         counters[K_HITS] += 1
         warps[w, W_DATA] = max(warps[w, W_DATA], cycle + params[P_HIT_CYCLES])
         return True
+    other[X_FREE_TARGET] = following
+    targets[target, N_WARP] = w
+    warps[w, W_LOADS] += 1
     if status == MERGED:
         counters[K_MERGED] += 1
-    else:
-        counters[K_MISSES] += 1
-        cores[c, C_LOADS] += 1
-        first, last = _span(missing, params[P_SECTOR])
-        flight = send(
-            params, flights, other, counters, requests, ring, cycle, c, LOAD, line * params[P_LINE] + first,
-            last - first,
-        )  # fmt: skip
-    node = other[X_FREE_NODE]
-    other[X_FREE_NODE] = nodes[node, N_NEXT]
-    nodes[node, N_WARP] = w
-    nodes[node, N_NEXT] = flights[flight, F_WAITERS]
-    flights[flight, F_WAITERS] = node
-    warps[w, W_LOADS] += 1
+        return True
+    counters[K_MISSES] += 1
+    cores[c, C_LOADS] += 1
+    first, last = _span(absent, params[P_SECTOR])
+    begin = line * params[P_LINE] + first
+    send(params, flights, other, counters, requests, ring, cycle, c, c, LOAD, begin, last - first)
     return True
 
 
@@ -192,34 +188,36 @@ def _span(sectors: int, sector_bytes: int) -> tuple[int, int]:
 
 @kernel
 def _store(
-    params: Array, cores: Array, flights: Array, other: Array, counters: Array, lines: Array, requests: Array,
-    ring: Array, c: int, cycle: int, address: int, size_bytes: int,
+    params: Array, cores: Array, flights: Array, other: Array, counters: Array, geometry: Array, tags: Array,
+    marks: Array, links: Array, sets: Array, requests: Array, ring: Array, c: int, cycle: int, address: int,
+    size_bytes: int,
 ) -> bool:  # fmt: skip
     """Send a piece of one line on its way; False, and nothing done, when too many have no answer yet."""
-    sectors = (address % params[P_SECTOR] + size_bytes + params[P_SECTOR] - 1) // params[P_SECTOR]
+    sector, line = params[P_SECTOR], address // params[P_LINE]
+    sectors = (address % sector + size_bytes + sector - 1) // sector
     if cores[c, C_STORES] + sectors > params[P_STORES] or other[X_FREE_FLIGHT] == NONE:
         return False
-    if params[P_HAS_L1]:
-        l1_store(lines, c, address // params[P_LINE])
+    touched = sectors_of(address - line * params[P_LINE], size_bytes, sector)
+    l1_store(geometry, tags, marks, links, sets, c, line, touched)
     counters[K_STORE_BYTES] += size_bytes
     cores[c, C_STORES] += sectors
-    send(params, flights, other, counters, requests, ring, cycle, c, STORE, address, size_bytes)
+    send(params, flights, other, counters, requests, ring, cycle, c, c, STORE, address, size_bytes)
     return True
 
 
 @kernel
 def send(
     params: Array, flights: Array, other: Array, counters: Array, requests: Array, ring: Array, cycle: int,
-    core: int, kind: int, address: int, size_bytes: int,
+    core: int, owner: int, kind: int, address: int, size_bytes: int,
 ) -> int:  # fmt: skip
-    """Put a request on the port and return its row of `flights`; the caller has seen that both have room."""
+    """Put a request of a core on the port and return its row of `flights`, which belongs to the `owner`: the core, or
+    one of its copy engines. The caller has seen that both have room."""
     flight = other[X_FREE_FLIGHT]
     other[X_FREE_FLIGHT] = flights[flight, F_NEXT]
-    flights[flight, F_CORE] = core
+    flights[flight, F_CORE] = owner
     flights[flight, F_KIND] = kind
     flights[flight, F_ADDRESS] = address
     flights[flight, F_BYTES] = size_bytes
-    flights[flight, F_WAITERS] = NONE
     write = 1 if kind == STORE or kind == COPY + STORE else 0
     counters[K_READS + write] += size_bytes
     # Every request leaves the core as long after its cycle, so that they are in time order at the port.
