@@ -13,8 +13,8 @@ from isa.memory import Memory
 from npusim.memory.state import Chip
 
 Array = npt.NDArray[Any]
-BYTES_A_CHANNEL = 1 << 18  # enough for a dozen refreshes, and for every bank many times
-MAX_REQUESTS = 1 << 17
+BYTES_A_CHANNEL = 1 << 17  # enough for a few refreshes, and for every bank many times
+MAX_REQUESTS = 1 << 15
 STEPS = 8  # of the share of reads
 
 

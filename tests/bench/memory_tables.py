@@ -1,0 +1,165 @@
+"""The tables of docs/memory.md, measured: what each controller option does, efficiencies, what more memory brings.
+
+    python tests/bench/memory_tables.py [--write]
+
+Without --write the tables are printed. Everything is simulated here; nothing is typed in.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from isa.chip import MemoryChip
+from isa.loader import list_chips, load_chip, load_machine
+from isa.machine import Machine
+from isa.memory import Controller
+from npusim import api
+from npusim.memory.efficiency import Pattern, measure
+from npusim.validate.dram import ramulator2
+
+PAGE = Path(__file__).parents[2] / "docs" / "memory.md"
+# Options in which the default controller differs from the reference, each put back alone.
+DIFFERENCES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "`protect_hits: none`": {"protect_hits": "none"},
+    "`age_limit_ns: null`": {"age_limit_ns": None},
+    "`trains: false` (every burst an entry)": {"trains": False},
+    "`opened_leave_queue: true`": {"opened_leave_queue": True},
+    "`columns_first: false`": {"columns_first": False},
+    "`refresh: all_bank`": {"refresh": "all_bank"},
+    "`refresh: all_bank`, `refresh_postpone: 0`": {"refresh": "all_bank", "refresh_postpone": 0},
+    "`refresh: all_bank`, `refresh_blocks: true`": {"refresh": "all_bank", "refresh_blocks": True},
+    "`entry_bytes: 1` (a burst a place)": {"entry_bytes": 1},
+    "`write_queue: 64`": {"write_queue": 64},
+    "`row_policy: closed`": {"row_policy": "closed"},
+    "`mapping: RoBaBgCo`": {"mapping": "RoBaBgCo"},
+    "`hashing: none`": {"hashing": "none"},
+}
+PATTERNS = {
+    "read": Pattern("stream", 512, 1.0), "write": Pattern("stream", 512, 0.0),
+    "read + write": Pattern("stream", 512, 0.5),
+    "read, 64 KiB apart": Pattern("strided", 512, 1.0, 65536), "random 64 B": Pattern("random", 64, 1.0),
+}  # fmt: skip
+
+
+def options_table(hw: str = "tpu-v3") -> Iterator[str]:
+    """Efficiency of the patterns with each option put back, on one chip's memory."""
+    machine = load_machine(hw).machine
+    yield f"| {hw} | " + " | ".join(PATTERNS) + " | row hits, read + write | latency of random 64 B, ns |"
+    yield "|---" * (len(PATTERNS) + 3) + "|"
+    reference = ramulator2()
+    rows: dict[str, Controller] = {
+        name: Controller.model_validate(changes) for name, changes in DIFFERENCES.items()
+    }
+    rows["part `ramulator2`, all of them"] = reference
+    for name, options in rows.items():
+        chip = _with(machine, controller=options)
+        found = {what: measure(chip, pattern) for what, pattern in PATTERNS.items()}
+        cells = [f"{found[what]['efficiency']:.1%}" for what in PATTERNS]
+        mixed, spread = found["read + write"], found["random 64 B"]
+        yield f"| {name} | " + " | ".join(cells) + f" | {mixed['row_hit_rate']:.1%} | {spread['latency_ns']:,.0f} |"
+
+
+def efficiency_table() -> Iterator[str]:
+    """Efficiency of the patterns on every chip's memory."""
+    yield "| chip | DRAM GB/s | " + " | ".join(PATTERNS) + " |"
+    yield "|---" * (len(PATTERNS) + 2) + "|"
+    for name, _ in list_chips():
+        chip = load_chip(name).chip
+        peak = chip.memory.channels * chip.memory.dram.channel_bytes_per_second / 1e9
+        cells = [f"{measure(chip, pattern)['efficiency']:.1%}" for pattern in PATTERNS.values()]
+        yield f"| {name} | {peak:,.0f} | " + " | ".join(cells) + " |"
+
+
+def _with(chip: Machine | MemoryChip, **changes: Any) -> Any:
+    return chip.model_copy(update={"memory": chip.memory.model_copy(update=changes)})
+
+
+# What changes, as settings of the machine (`--set`), from the figures that it has.
+CHANGES: dict[str, Callable[[Machine], list[str]]] = {
+    "as it is": lambda m: [],
+    "scratchpad x 2": lambda m: [f"core.spaces.spm.size_bytes={2 * m.core.spaces['spm'].size_bytes}"],
+    "scratchpad / 4": lambda m: [f"core.spaces.spm.size_bytes={m.core.spaces['spm'].size_bytes // 4}"],
+    "DRAM clock x 2": lambda m: [f"memory.dram.tck_ps={m.memory.dram.tck_ps / 2}"],
+    "channels x 2": lambda m: [f"memory.channels={2 * m.memory.channels}"],
+    "channels / 2": lambda m: [
+        f"memory.channels={m.memory.channels // 2}", f"memory.capacity_bytes={m.memory.capacity_bytes // 2}"
+    ],
+    "DRAM kind": lambda m: [f"memory.dram={_other_kind(m)}", f"memory.capacity_bytes={1 << 30}"],
+    "far memory (latency x 4)": lambda m: [f"memory.request_latency_cycles={4 * m.memory.request_latency_cycles}"],
+}  # fmt: skip
+LAYERS = {
+    "memory-bound": "gemm:16x2048x4096", "reuse in the scratchpad": "gemm:1024x1024x2048",
+    "compute-bound": "gemm:2048x512x2048",
+}  # fmt: skip
+
+
+def _other_kind(machine: Machine) -> str:
+    """DDR4 in place of HBM, HBM in place of DDR."""
+    return "ddr4-3200" if machine.memory.dram.command_buses == 2 else "hbm2-2000"
+
+
+
+def sensitivity_table(hw: str) -> Iterator[str]:
+    """Cycles of a memory-bound and a compute-bound layer under changes of the memory; in brackets the roofline's."""
+    base = load_machine(hw).machine
+    yield f"| {hw} | " + " | ".join(f"{what} ({model})" for what, model in LAYERS.items()) + " |"
+    yield "|---" * (len(LAYERS) + 1) + "|"
+    first: dict[str, int] = {}
+    for what, settings in CHANGES.items():
+        machine = load_machine(hw, settings(base)).machine
+        cells = []
+        for model in LAYERS.values():
+            result = api.run(model, machine)
+            roofline = api.run(model, machine, fidelity="roofline").record.total_cycles
+            cycles = result.record.total_cycles
+            first.setdefault(model, cycles)
+            first.setdefault(f"{model} roof", roofline)
+            moved = result.record.dram_bytes.sum() / 1e6
+            cells.append(
+                f"{cycles:,} = {cycles / first[model]:.2f} ({roofline / first[f'{model} roof']:.2f}), {moved:,.1f} MB"
+            )
+        yield f"| {what} | " + " | ".join(cells) + " |"
+
+
+def cores_table(hw: str = "tpu-v3") -> Iterator[str]:
+    """One to eight cores that stream at once: bandwidth of each and of all."""
+    yield "| cores | cycles | GB/s of all | GB/s of each | of DRAM peak |"
+    yield "|---|---|---|---|---|"
+    for cores in (1, 2, 4, 8):
+        machine = load_machine(hw, [f"cores={cores}", "memory.private_channels=false", "memory.channels=16",
+                                    f"memory.capacity_bytes={1 << 33}"]).machine  # fmt: skip
+        result = api.run(f"gemm:16x4096x{4096 * cores}", machine)
+        seconds = result.record.total_cycles / (machine.clock_mhz * 1e6)
+        rate = float(result.record.dram_bytes.sum()) / seconds / 1e9
+        share = rate * 1e9 / machine.dram_bytes_per_second
+        yield f"| {cores} | {result.record.total_cycles:,} | {rate:,.0f} | {rate / cores:,.0f} | {share:.1%} |"
+
+
+TABLES: dict[str, Callable[[], Iterator[str]]] = {
+    "options": options_table, "efficiency": efficiency_table,
+    "sensitivity tpu-v3": lambda: sensitivity_table("tpu-v3"),
+    "sensitivity gemmini-16x16": lambda: sensitivity_table("gemmini-16x16"),
+    "cores": cores_table,
+}  # fmt: skip
+
+
+def main() -> None:
+    """Print the tables, or write them between their markers in the page."""
+    wanted = [a for a in sys.argv[1:] if not a.startswith("-")] or list(TABLES)
+    text = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
+    for name in wanted:
+        table = "\n".join(TABLES[name]())
+        print(f"\n{name}\n\n{table}")
+        begin, end = f"<!-- {name} -->", f"<!-- end {name} -->"
+        text = re.sub(f"{begin}.*?{end}", lambda _: f"{begin}\n{table}\n{end}", text, flags=re.S)  # noqa: B023
+    if "--write" in sys.argv:
+        PAGE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
