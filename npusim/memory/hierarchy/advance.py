@@ -110,7 +110,8 @@ def hierarchy_advance(
         )  # fmt: skip
     until = cycle_of(params, until_fs) + params[H_REQUEST]
     while now[N_CYCLE] < until:
-        begin = min(next_event(now, wheel), _request_cycle(params, requests, ring))
+        place = ring[RING_HEAD] % requests.shape[0]
+        begin = min(next_event(now, wheel), _request_cycle(params, requests, ring, place))
         begin = min(begin, _answer_cycle(params, m_responses, m_heap))
         pending_fs = _dram_next_fs(m_asked, m_requests, m_ring)
         begin = min(begin, _felt(params, pending_fs))
@@ -138,12 +139,11 @@ def hierarchy_advance(
 
 
 @inlined
-def _request_cycle(params: Array, requests: Array, ring: Array) -> int:
-    """When the first request of the ring can reach a slice."""
+def _request_cycle(params: Array, requests: Array, ring: Array, place: int) -> int:
+    """When the first request of the ring, in row `place`, can reach a slice."""
     if ring[RING_HEAD] >= ring[RING_TAIL]:
         return FAR_CYCLE
-    time_fs = requests[ring[RING_HEAD] % requests.shape[0], REQ_TIME_FS]
-    return int(cycle_of(params, time_fs) + params[H_REQUEST])
+    return int(cycle_of(params, requests[place, REQ_TIME_FS]) + params[H_REQUEST])
 
 
 @inlined
@@ -174,7 +174,8 @@ def _window(
     responses: Array, heap: Array, end: int,
 ) -> int:  # fmt: skip
     """Do everything before cycle `end`, for which all answers of the DRAM are known."""
-    request = _request_cycle(params, requests, ring)
+    place = ring[RING_HEAD] % requests.shape[0]
+    request = _request_cycle(params, requests, ring, place)
     answer = _answer_cycle(params, m_responses, m_heap)
     while True:
         cycle = min(request, min(answer, next_event(now, wheel)))
@@ -192,10 +193,13 @@ def _window(
             )  # fmt: skip
             answer = _answer_cycle(params, m_responses, m_heap)
         elif request == cycle:
-            status = _take_request(params, now, slices, wheel, rows, asked, counters, requests, ring, responses, heap)
+            status = _take_request(
+                params, now, slices, wheel, rows, asked, counters, requests, ring, responses, heap, place
+            )
             if status != OK:
                 return status
-            request = _request_cycle(params, requests, ring)
+            place = place + 1 if place + 1 < requests.shape[0] else 0
+            request = _request_cycle(params, requests, ring, place)
         else:
             row = take_event(now, wheel, rows)
             if row:
@@ -205,7 +209,7 @@ def _window(
                 )  # fmt: skip
 
 
-@kernel
+@inlined
 def _event(
     geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, seeds: Array, limits: Array, entries: Array,
     heads: Array, params: Array, now: Array, slices: Array, wheel: Array, rows: Array, asked: Array, far: Array,
@@ -230,13 +234,12 @@ def _event(
         finish(params, now, slices, wheel, rows, asked, counters, responses, heap, row, cycle)
 
 
-@kernel
+@inlined
 def _take_request(
     params: Array, now: Array, slices: Array, wheel: Array, rows: Array, asked: Array, counters: Array,
-    requests: Array, ring: Array, responses: Array, heap: Array,
+    requests: Array, ring: Array, responses: Array, heap: Array, place: int,
 ) -> int:  # fmt: skip
-    """Cut the first request of the ring into lines and send each to its slice."""
-    place = ring[RING_HEAD] % requests.shape[0]
+    """Cut the first request of the ring, in row `place`, into lines and send each to its slice."""
     address, size, write = requests[place, REQ_ADDRESS], requests[place, REQ_BYTES], requests[place, REQ_WRITE]
     port = requests[place, REQ_PORT]
     if size <= 0 or size > MAX_REQUEST_BYTES or address < 0 or address + size > params[H_CAPACITY]:
@@ -245,7 +248,7 @@ def _take_request(
         return BAD_REQUEST
     if heap[HEAP_SIZE] + now[N_OPEN] >= responses.shape[0]:
         return FULL
-    if now[N_LEFT] < size // params[H_LINE] + 2 + MARGIN or now[N_ASKED_LEFT] < 1:
+    if now[N_LEFT] < (size >> params[H_LINE]) + 2 + MARGIN or now[N_ASKED_LEFT] < 1:
         return ROWS
     ring[RING_HEAD] += 1
     counters[C_READS + write] += 1
@@ -258,11 +261,12 @@ def _take_request(
     asked[request, A_TIME_FS], asked[request, A_TAG] = requests[place, REQ_TIME_FS], requests[place, REQ_TAG]
     asked[request, A_ORDER], asked[request, A_PORT] = now[N_ORDER], port
     asked[request, A_FINISH_FS] = asked[request, A_WAIT_FS] = 0
-    first, last = address // params[H_LINE], (address + size - 1) // params[H_LINE]
+    bits = params[H_LINE]
+    first, last = address >> bits, (address + size - 1) >> bits
     asked[request, A_LEFT] = last - first + 1
     for line in range(first, last + 1):
-        begin = max(address - line * params[H_LINE], 0)
-        end = min(address + size - line * params[H_LINE], params[H_LINE])
+        begin = max(address - (line << bits), 0)
+        end = min(address + size - (line << bits), 1 << bits)
         _send(params, now, slices, wheel, rows, request, line, begin, end, write, port)
     return OK
 
@@ -277,18 +281,18 @@ def _send(
     own = home
     if params[H_PARTS] > 1:
         own = port * params[H_PARTS] // params[H_CORES] * params[H_PER] + home % params[H_PER]
-    sector = params[H_SECTOR]
-    first, last = begin // sector, (end - 1) // sector
+    bits = params[H_SECTOR]
+    first, last = begin >> bits, (end - 1) >> bits
     sectors = (1 << (last + 1)) - (1 << first)
     whole = 0
     if write:  # sectors of which every byte is written
-        whole = (1 << (end // sector)) - 1
-        whole &= ~((1 << ((begin + sector - 1) // sector)) - 1)
+        whole = (1 << (end >> bits)) - 1
+        whole &= ~((1 << ((begin + (1 << bits) - 1) >> bits)) - 1)
     row = row_of(now, rows)
     rows[row, R_KIND], rows[row, R_LINE], rows[row, R_SECTORS], rows[row, R_WHOLE] = K_ARRIVE, name, sectors, whole
     rows[row, R_WRITE], rows[row, R_SLICE], rows[row, R_HOME], rows[row, R_OWN] = write, own, home, own
     rows[row, R_ASKED], rows[row, R_WAIT] = request, 0
-    rows[row, R_BYTES] = (last - first + 1) * sector
+    rows[row, R_BYTES] = (last - first + 1) << bits
     leaves = now[N_CYCLE] - params[H_REQUEST]
     arrival = request_arrival(params, leaves, port, own, end - begin if write else 0)
     if arrival == now[N_CYCLE]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from npusim.jit import inlined, kernel
+from npusim.jit import inlined
 from npusim.memory.hierarchy.clock import fs_of, schedule
 from npusim.memory.hierarchy.layout import (
     A_FINISH_FS,
@@ -63,7 +63,7 @@ def free_row(now: Array, rows: Array, row: int) -> None:
     now[N_LEFT] += 1
 
 
-@kernel
+@inlined
 def give_back(
     params: Array, now: Array, slices: Array, wheel: Array, rows: Array, asked: Array, far: Array, counters: Array,
     responses: Array, heap: Array, s: int, row: int, cycle: int,
@@ -80,7 +80,7 @@ def give_back(
     schedule(now, wheel, rows, row, cycle + params[H_FAR_BACK] + queued)
 
 
-@kernel
+@inlined
 def finish(
     params: Array, now: Array, slices: Array, wheel: Array, rows: Array, asked: Array, counters: Array,
     responses: Array, heap: Array, row: int, cycle: int,

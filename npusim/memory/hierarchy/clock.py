@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy.typing as npt
 
-from npusim.jit import inlined, kernel
+from npusim.jit import inlined
 from npusim.memory.hierarchy.layout import (
     FAR_CYCLE,
-    H_F,
+    FRACTION_BITS,
     H_Q,
     H_R,
     N_CYCLE,
@@ -27,20 +27,19 @@ Array = npt.NDArray[Any]
 
 @inlined
 def fs_of(params: Array, cycle: int) -> int:
-    """The femtosecond at which a cycle begins, rounded down."""
-    return int(cycle * params[H_Q] + cycle * params[H_R] // params[H_F])
+    """The femtosecond at which a cycle begins, rounded down; no division, of which every request needs several."""
+    return int(cycle * params[H_Q] + ((cycle * params[H_R]) >> FRACTION_BITS))
 
 
 @inlined
 def cycle_of(params: Array, time_fs: int) -> int:
     """The first cycle that begins at or after a time."""
-    if params[H_R] == 0:
-        return int((time_fs + params[H_Q] - 1) // params[H_Q])
-    cycle = time_fs // (params[H_Q] + 1)
-    cycle += (time_fs - fs_of(params, cycle)) // (params[H_Q] + 1)
+    cycle = int(time_fs / (params[H_Q] + params[H_R] / (1 << FRACTION_BITS)))  # rounded, so possibly one off
     while fs_of(params, cycle) < time_fs:
         cycle += 1
-    return int(cycle)
+    while cycle > 0 and fs_of(params, cycle - 1) >= time_fs:
+        cycle -= 1
+    return cycle
 
 
 @inlined
@@ -57,7 +56,7 @@ def schedule(now: Array, wheel: Array, rows: Array, row: int, cycle: int) -> Non
     now[N_EVENTS] += 1
 
 
-@kernel
+@inlined
 def next_event(now: Array, wheel: Array) -> int:
     """The cycle of the next event."""
     if now[N_EVENTS] == 0:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from npusim.jit import kernel
+from npusim.jit import inlined, kernel
 from npusim.memory.caches.lines import G_BACK
 from npusim.memory.caches.mshr import M_LINE, M_MARK, M_PENDING, mshr_close, mshr_next
 from npusim.memory.hierarchy.answers import free_row, give_back
@@ -29,7 +29,7 @@ from npusim.memory.port import RSP_TAG, RSP_TIME_FS, RSP_WAIT_FS, heap_pop
 Array = npt.NDArray[Any]
 
 
-@kernel
+@inlined
 def dram_answer(
     geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, seeds: Array, limits: Array, entries: Array,
     heads: Array, params: Array, now: Array, slices: Array, wheel: Array, rows: Array, asked: Array, far: Array,

@@ -19,12 +19,12 @@ DRAM_RING = 5  # no room in the DRAM's ring: grow it
 DRAM_HEAP = 6  # no room in the DRAM's heap: grow it
 
 # Parameters (int64).
-(H_DIRECT, H_CAPACITY, H_CORES, H_Q, H_R, H_F,  # 1: no cache; bytes; a cycle is Q + R / F fs
+(H_DIRECT, H_CAPACITY, H_CORES, H_Q, H_R,       # 1: no cache; bytes; a cycle is Q + R / 2^FRACTION_BITS fs
  H_SLICES, H_PARTS, H_PER, H_SHIFT,             # slices, partitions, slices a partition, bits that the hash folds by
- H_LINE, H_SECTOR, H_UNIT, H_RATE,              # bytes; lines of one slice in a row; bytes a cycle and slice
+ H_LINE, H_SECTOR, H_UNIT, H_RATE,              # log2 of bytes and of lines in a row; bytes a cycle and slice
  H_HIT, H_MISS, H_FILL, H_REQUEST, H_RESPONSE,  # latencies
  H_FAR_OUT, H_FAR_BACK, H_FAR_RATE, H_REPLICATE,  # FAR_RATE 0: no limit
- H_CREDITS, H_WINDOW, H_COUNT) = range(26)        # writes on their way to the DRAM, a slice
+ H_CREDITS, H_WINDOW, H_COUNT) = range(25)        # writes on their way to the DRAM, a slice
 
 # Words of `now`.
 (N_CYCLE, N_ORDER, N_FREE, N_LEFT, N_ASKED_FREE, N_ASKED_LEFT, N_OPEN, N_EVENTS, N_CURSOR, N_WRITES, N_LAST_FS,
@@ -67,6 +67,7 @@ COUNTERS = {"reads": C_READS, "writes": C_WRITES, "read_bytes": C_READ_BYTES, "w
             "dram_read_bytes": C_DRAM_READ, "dram_written_bytes": C_DRAM_WRITTEN, "latency_fs": C_LATENCY_FS,
             "wait_fs": C_WAIT_FS}
 # fmt: on
+FRACTION_BITS = 20
 MARGIN = 64  # rows of a table that one event may need
 MASK_BITS = 32  # of a DRAM tag: sectors below, the entry above
 FAR_CYCLE = 1 << 50

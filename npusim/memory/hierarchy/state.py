@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -130,11 +131,12 @@ def make_hierarchy(
 def _fill_shared(params: Array, memory: Memory, clock_mhz: float) -> None:
     shared = memory.l2
     assert shared is not None
-    unit, rest = divmod(shared.slice_bytes, shared.line_bytes)
-    if rest or unit == 0:
-        raise ConfigError(
-            f"memory.l2.slice_bytes {shared.slice_bytes} is not a whole number of lines of {shared.line_bytes} bytes"
-        )
+    for name, value, least in (
+        ("line_bytes", shared.line_bytes, 1), ("sector_bytes", shared.sector_bytes, 1),
+        ("slice_bytes", shared.slice_bytes, shared.line_bytes),
+    ):  # fmt: skip
+        if value & (value - 1) or value < least:
+            raise ConfigError(f"memory.l2.{name}: {value} is not a power of two of at least {least}")
     if shared.slices % shared.partitions:
         raise ConfigError(f"memory.l2.slices: {shared.slices} do not divide among {shared.partitions} partitions")
     if memory.capacity_bytes % shared.sector_bytes:
@@ -142,12 +144,14 @@ def _fill_shared(params: Array, memory: Memory, clock_mhz: float) -> None:
             f"memory.capacity_bytes {memory.capacity_bytes} is not a whole number of sectors of "
             f"{shared.sector_bytes} bytes"
         )
-    khz = round((shared.clock_mhz or clock_mhz) * 1000)
+    # To 1e-6 fs: a cycle of 1 ns gains one femtosecond in a million cycles.
+    period = round(Fraction(10**12 << at.FRACTION_BITS, round((shared.clock_mhz or clock_mhz) * 1000)))
     figures = {
-        at.H_Q: 10**12 // khz, at.H_R: 10**12 % khz, at.H_F: khz, at.H_SLICES: shared.slices,
+        at.H_Q: period >> at.FRACTION_BITS, at.H_R: period & ((1 << at.FRACTION_BITS) - 1), at.H_SLICES: shared.slices,
         at.H_PARTS: shared.partitions, at.H_PER: shared.slices // shared.partitions,
-        at.H_SHIFT: max(1, (shared.slices - 1).bit_length()), at.H_LINE: shared.line_bytes,
-        at.H_SECTOR: shared.sector_bytes, at.H_UNIT: unit, at.H_RATE: shared.bytes_per_cycle,
+        at.H_SHIFT: max(1, (shared.slices - 1).bit_length()), at.H_LINE: shared.line_bytes.bit_length() - 1,
+        at.H_SECTOR: shared.sector_bytes.bit_length() - 1, at.H_RATE: shared.bytes_per_cycle,
+        at.H_UNIT: (shared.slice_bytes // shared.line_bytes).bit_length() - 1,
         at.H_HIT: shared.hit_latency_cycles, at.H_MISS: shared.miss_latency_cycles,
         at.H_FILL: shared.fill_latency_cycles, at.H_FAR_OUT: shared.far_latency_cycles // 2,
         at.H_FAR_BACK: shared.far_latency_cycles - shared.far_latency_cycles // 2,

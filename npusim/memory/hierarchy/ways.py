@@ -50,21 +50,22 @@ def home_of(params: Array, line: int) -> tuple[int, int]:
     Units of consecutive lines go round the slices; where a round begins is hashed, so that every round has one unit a
     slice: equally many lines fall to each. In a name the partition is the lowest digit: the others keep copies.
     """
-    unit = line // params[H_UNIT]
+    unit = line >> params[H_UNIT]
     upper = unit // params[H_SLICES]
     c = (unit - upper * params[H_SLICES] + _folded(upper, params[H_SHIFT])) % params[H_SLICES]
-    name = upper * params[H_UNIT] + line - unit * params[H_UNIT]
-    return int(c), int(name * params[H_PARTS] + c // params[H_PER])
+    name = line - ((unit - upper) << params[H_UNIT])
+    return int(c), int(name if params[H_PARTS] == 1 else name * params[H_PARTS] + c // params[H_PER])
 
 
 @inlined
 def address_of(params: Array, home: int, name: int) -> int:
     """The first byte of a line that has a name at its home slice."""
-    name //= params[H_PARTS]
-    upper = name // params[H_UNIT]
+    if params[H_PARTS] > 1:
+        name //= params[H_PARTS]
+    upper = name >> params[H_UNIT]
     first = (home - _folded(upper, params[H_SHIFT])) % params[H_SLICES]
     unit = upper * params[H_SLICES] + first
-    return int((unit * params[H_UNIT] + name - upper * params[H_UNIT]) * params[H_LINE])
+    return int((((unit - upper) << params[H_UNIT]) + name) << params[H_LINE])
 
 
 @inlined
@@ -98,7 +99,8 @@ def ask_dram(
     entry: int,
 ) -> None:  # fmt: skip
     """Read sectors of a line, each run of them in one request, for an entry of the home slice."""
-    address, sector, time_fs = address_of(params, home, name), params[H_SECTOR], fs_of(params, cycle + params[H_MISS])
+    address, time_fs = address_of(params, home, name), fs_of(params, cycle + params[H_MISS])
+    sector = 1 << params[H_SECTOR]
     while sectors:
         skip, run = _run(sectors)
         mask = ((1 << run) - 1) << skip
@@ -115,7 +117,8 @@ def write_dram(
     name: int, sectors: int,
 ) -> None:  # fmt: skip
     """Write sectors of a line; each request holds one of the home slice's places until the DRAM answers."""
-    address, sector, time_fs = address_of(params, home, name), params[H_SECTOR], fs_of(params, cycle + params[H_MISS])
+    address, time_fs = address_of(params, home, name), fs_of(params, cycle + params[H_MISS])
+    sector = 1 << params[H_SECTOR]
     while sectors:
         skip, run = _run(sectors)
         ring_push(requests, ring, time_fs, home, address + skip * sector, run * sector, 1, -1 - home)
