@@ -210,7 +210,7 @@ class TwinChannel:
         if not reads and not writes:
             return []
         if self.writing:
-            if writes < math.ceil(self.options.write_low * self.options.write_queue) and reads:
+            if writes < max(1, math.ceil(self.options.write_low * self.options.write_queue)) and reads:
                 self.writing = False
         elif writes > math.floor(self.options.write_high * self.options.write_queue) or not reads:
             self.writing = True

@@ -138,7 +138,7 @@ def _fill_options(params: Array, part: DramPart, options: Controller, rules: lis
     params[at.P_REFRESH], params[at.P_REFRESH_BLOCKS] = refresh[kind], int(options.refresh_blocks)
     params[at.P_POSTPONE] = options.refresh_postpone
     params[at.P_HIGH] = math.floor(options.write_high * options.write_queue)
-    params[at.P_LOW] = math.ceil(options.write_low * options.write_queue)
+    params[at.P_LOW] = max(1, math.ceil(options.write_low * options.write_queue))  # never stay with no writes
     params[at.P_PROTECT] = protect[options.protect_hits]
     params[at.P_AGE] = at.FAR if limit is None else math.ceil(limit * 1000 / tick_ps)
     params[at.P_COLUMN_FIRST], params[at.P_ACTIVE] = int(options.columns_first), int(options.opened_leave_queue)
