@@ -10,7 +10,7 @@ from pydantic import Field
 from isa.schema_types import Count, Natural, Part, PositiveFloat
 
 MAX_ROUTE_ENTRIES = 1 << 22  # routers x nodes: 32 MiB of next hops
-MAX_BUFFERED_FLITS = 1 << 22  # links x virtual channels x buffer_flits of the flit model
+MAX_BUFFERED_FLITS = 1 << 22  # links x virtual channels x buffer_flits, where a model keeps them
 
 
 class Network(Part):
@@ -30,6 +30,7 @@ class Network(Part):
     virtual_channels: Annotated[int, Field(gt=0, le=16)] = 2  # rings and tori: half of them on each side of a dateline
     buffer_flits: Annotated[int, Field(gt=0, le=4096)] = 8  # of a virtual channel
     ordered: bool = True  # packets of one pair stay in order: the target chooses the channel; false: any free channel
+    through_first: bool | None = None  # flits on the way before those that enter; default: on rings
     header_bytes: Natural = 8  # of a packet, before its data
     columns: Annotated[int, Field(gt=0, le=64)] | None = None  # mesh, torus
     rows: Annotated[int, Field(gt=0, le=64)] | None = None  # default: as many as the nodes need
@@ -117,9 +118,10 @@ def _size_faults(network: Network, routers: int, nodes: int) -> Iterator[str]:
             f"{MAX_ROUTE_ENTRIES}: describe fewer routers or nodes"
         )
     flits = (2 * nodes + 4 * routers) * network.virtual_channels * network.buffer_flits
-    if network.model == "flit" and flits > MAX_BUFFERED_FLITS:
+    kept = network.model == "flit" or (network.model == "packet" and network.topology == "crossbar")
+    if kept and flits > MAX_BUFFERED_FLITS:
         yield (
             f"memory.network.buffer_flits: {network.buffer_flits} x {network.virtual_channels} virtual channels of "
             f"{nodes} nodes and {routers} routers are {flits} flits, more than {MAX_BUFFERED_FLITS}: set "
-            "memory.network.buffer_flits to less, or memory.network.model to packet"
+            "memory.network.buffer_flits to less, or memory.network.model to bandwidth"
         )

@@ -13,11 +13,12 @@ import numpy as np
 
 from isa.network import Network
 from npusim.memory.noc.flit_state import FlitState, make_flits
+from npusim.memory.noc.packet import network_send
 from npusim.memory.noc.run import push_packets, run_flits
-from npusim.memory.noc.state import make_network
+from npusim.memory.noc.state import NetworkState, make_network
 
 Packet = tuple[int, int, int, int, int]  # time, source, target, flits, tag
-END = 1 << 40
+END = 1 << 60
 
 
 def describe(topology: str, **fields: Any) -> Network:
@@ -45,6 +46,20 @@ def run_kernel(network: Network, nodes: int, packets: list[Packet]) -> tuple[lis
         assert tag not in found
         found[tag] = time
     return [found[tag] for tag in range(len(packets))], state
+
+
+def run_packets(network: Network, nodes: int, packets: list[Packet]) -> tuple[list[int], NetworkState]:
+    """Arrivals of the packet or bandwidth model."""
+    state = make_network(network, nodes, 0, 0)
+    arrays = (state.params, state.links, state.routes, state.counters)
+    return [int(network_send(*arrays, *packet[:4])) for packet in packets], state
+
+
+def mean_latencies(network: Network, nodes: int, packets: list[Packet]) -> tuple[float, float]:
+    """Mean latency by the flit model and by the packet model, in cycles."""
+    sent = np.array([packet[0] for packet in packets])
+    flits, packs = run_kernel(network, nodes, packets)[0], run_packets(network, nodes, packets)[0]
+    return float((np.array(flits) - sent).mean()), float((np.array(packs) - sent).mean())
 
 
 @dataclass
@@ -211,12 +226,18 @@ class Twin:
             for out in outs[turn:] + outs[:turn]:
                 able = [(b, pick) for b, pick in asking[out.key] if b.link.used != now and out.key not in served]
                 if going_on:
-                    able = [(b, pick) for b, pick in able if b.out and (*b.link.key, -1, b.number) == out.first]
+                    able = [(b, pick) for b, pick in able if b.out and self.order(b) == out.first]
                 if able:
                     # In turn: the first at or after the place that comes first, else the first of all.
-                    b, pick = min(able, key=lambda pair: (self.order(pair[0]) < out.first, self.order(pair[0])))
+                    b, pick = min(able, key=lambda pair: self.turn(pair[0], out))
                     served.add(out.key)
                     self.go(b, pick, out, now)
+
+    def turn(self, b: Buffer, out: Link) -> tuple[Any, ...]:
+        through_first = self.network.through_first
+        if through_first is None:
+            through_first = self.network.topology == "ring"
+        return through_first and b.link.sender is None, self.order(b) < out.first, self.order(b)
 
     @staticmethod
     def order(b: Buffer) -> tuple[int, ...]:
@@ -233,4 +254,4 @@ class Twin:
         pick.credits -= 1
         pick.wire.append((now + self.network.link_latency_cycles, flit))
         pick.owned, b.out = not flit.tail, None if flit.tail else pick
-        out.first = (*b.link.key, -1, b.number + int(flit.tail))
+        out.first = (*self.order(b)[:-1], b.number + int(flit.tail))

@@ -25,6 +25,7 @@ def networks(draw: st.DrawFn) -> tuple[Network, int]:
         **fields, "virtual_channels": draw(st.integers(2, 5)), "buffer_flits": draw(st.sampled_from([1, 2, 3, 8])),
         "router_latency_cycles": draw(st.integers(1, 3)), "link_latency_cycles": draw(st.integers(1, 3)),
         "credit_latency_cycles": draw(st.integers(1, 3)), "ordered": draw(st.booleans()),
+        "through_first": draw(st.sampled_from([None, True, False])),
     }  # fmt: skip
     return describe(kind, **fields), nodes
 

@@ -5,9 +5,10 @@ buffer per virtual channel and one combined step of allocation (Kumar et al., A 
 router, ICCD 2007): a head asks for its output if a virtual channel of its class is free there, and takes it when the
 switch is granted; later flits ask while there are credits. In a cycle each output, beginning with another one every
 cycle, grants the next channel in round-robin order whose input port is not yet used; who goes on with the packet that
-an output has begun comes before all others, so that packets interleave only where one is held up. A flit that is in its
-buffer at t may leave from t + router cycles, is in the next buffer link cycles later, and its place can be used again
-credit cycles after it left.
+an output has begun comes before all others, so that packets interleave only where one is held up. On a ring what is on
+the way comes before what enters (Kim & Kim, Router microarchitecture and scalability of ring topology, NoCArc 2009):
+without that a full ring carries less than half. A flit that is in its buffer at t may leave from t + router cycles, is
+in the next buffer link cycles later, and its place can be used again credit cycles after it left.
 
 A router is visited only in cycles in which something may change for it: `wake` holds the next one of each sender, and
 time jumps to the least of them. Nothing that a router does in a cycle is seen by another in the same cycle, so neither
@@ -16,7 +17,7 @@ the order of visits nor the cut of time into calls changes a result.
 
 from __future__ import annotations
 
-from npusim.jit import kernel
+from npusim.jit import inlined, kernel
 from npusim.memory.noc.flit_state import (
     BF_FREE,
     BF_LEFT,
@@ -43,6 +44,7 @@ from npusim.memory.noc.flit_state import (
     PK_TIME,
     PT_FIRST,
     PT_HALF,
+    PT_LATE,
     PT_POINTER,
     PT_TAKEN,
     RING_HEAD,
@@ -177,7 +179,7 @@ def _take(nodes: Array, packets: Array, wake: Array, clock: Array, requests: Arr
     return True
 
 
-@kernel
+@inlined
 def _room_cycle(channels: Array, buffers: Array, channel: int) -> int:
     """Return the cycle from which a credit for the channel is there; NEVER while all places hold flits."""
     used = channels[channel, VC_FLITS]
@@ -189,7 +191,7 @@ def _room_cycle(channels: Array, buffers: Array, channel: int) -> int:
     return int(buffers[channel, slot, BF_FREE])
 
 
-@kernel
+@inlined
 def _put(
     links: Array, channels: Array, buffers: Array, routers: Array, lists: Array, wake: Array, nodes: int,
     channel: int, ready: int, packet: int, left: int,
@@ -212,7 +214,7 @@ def _put(
         wake[nodes + router] = min(wake[nodes + router], ready)
 
 
-@kernel
+@inlined
 def _pick(
     params: Array, ports: Array, channels: Array, buffers: Array, link: int, behind: int, target: int, now: int
 ) -> int:
@@ -302,7 +304,7 @@ def _route(
     return int(now + 1)
 
 
-@kernel
+@inlined
 def _ask(
     params: Array, links: Array, routes: Array, ports: Array, channels: Array, buffers: Array, packets: Array,
     router: int, channel: int, now: int,
@@ -333,7 +335,7 @@ def _ask(
     return now
 
 
-@kernel
+@inlined
 def _grant(ports: Array, channels: Array, out: int, begun: int, now: int) -> int:
     """Return the channel that an output grants, or -1: the one it granted last, if `begun`, else the next in turn."""
     best, best_turns = -1, NEVER
@@ -343,13 +345,15 @@ def _grant(ports: Array, channels: Array, out: int, begun: int, now: int) -> int
         if turns < 0:
             turns += channels.shape[0]
         held = turns == 0 and channels[channel, VC_OUT_CHANNEL] >= 0
-        if turns < best_turns and (held or not begun) and ports[channels[channel, VC_LINK], PT_TAKEN] != now:
+        link = channels[channel, VC_LINK]
+        turns += ports[link, PT_LATE]
+        if turns < best_turns and (held or not begun) and ports[link, PT_TAKEN] != now:
             best, best_turns = channel, turns
         channel = channels[channel, VC_NEXT]
     return int(best)
 
 
-@kernel
+@inlined
 def _go(
     params: Array, links: Array, counters: Array, ports: Array, channels: Array, buffers: Array, routers: Array,
     lists: Array, packets: Array, wake: Array, clock: Array, deliveries: Array, done: Array, channel: int, out: int,
@@ -394,7 +398,7 @@ def _go(
         clock[CK_PACKETS] -= 1
 
 
-@kernel
+@inlined
 def _retire(links: Array, channels: Array, routers: Array, lists: Array, channel: int) -> None:
     """Take an empty channel off its router's list; the last of the list moves to its place."""
     router, place = links[channels[channel, VC_LINK], LK_ROUTER], channels[channel, VC_PLACE]

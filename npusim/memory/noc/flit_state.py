@@ -18,6 +18,7 @@ from npusim.memory.noc.state import (
     P_LINKS,
     P_NODES,
     P_ROUTERS,
+    P_THROUGH_FIRST,
     Array,
     NetworkState,
 )
@@ -34,7 +35,8 @@ OK, PACKETS_FULL, DELIVERIES_FULL, DEADLOCK = range(4)
  PT_FIRST,    # list of channels that ask in this cycle
  PT_TAKEN,    # cycle in which an input's switch port was last used (the link as an input)
  PT_HALF,     # channels before the dateline; 0: no dateline on the way, all channels alike
- PT_WORDS) = range(5)
+ PT_LATE,     # turns that an input waits longer: all, of one from a node, where those on the way come first
+ PT_WORDS) = range(6)
 
 # `channels`, int64 [links x channels, VC_WORDS].
 (VC_LINK, VC_CLASS,     # 1: behind the dateline
@@ -127,6 +129,8 @@ def make_flits(network: NetworkState, packets: int = 1024, requests: int = 1024,
     ports[:, [PT_FIRST, PT_TAKEN]] = -1
     if topology.wraps:
         ports[topology.link_dim != DIM_END, PT_HALF] = count // 2
+    if params[P_THROUGH_FIRST]:
+        ports[: topology.nodes, PT_LATE] = links * count
     channels = np.zeros((links * count, VC_WORDS), np.int64)
     channels[:, VC_LINK] = np.repeat(np.arange(links), count)
     half = ports[channels[:, VC_LINK], PT_HALF]

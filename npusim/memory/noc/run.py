@@ -15,7 +15,6 @@ from npusim.memory.noc.flit_state import (
     PACKETS_FULL,
     RING_HEAD,
     RING_TAIL,
-    RX_WORDS,
     TX_FLITS,
     TX_SOURCE,
     TX_TARGET,
@@ -46,7 +45,7 @@ def push_packets(state: FlitState, rows: npt.ArrayLike) -> None:
 def advance(state: FlitState, until_cycle: int) -> int:
     """Decide every cycle before `until_cycle`; returns the last status of the kernel, OK or DEADLOCK."""
     while True:
-        status = flit_advance(*state.arrays, until_cycle)
+        status: int = flit_advance(*state.arrays, until_cycle)  # type: ignore[call-arg]
         if status == PACKETS_FULL:
             state.grow_packets()
         elif status == DELIVERIES_FULL:
@@ -64,4 +63,5 @@ def run_flits(state: FlitState, until_cycle: int) -> Array:
         )
     rows = np.arange(state.done[RING_HEAD], state.done[RING_TAIL])
     state.done[RING_HEAD] = state.done[RING_TAIL]
-    return state.deliveries[rows % len(state.deliveries)].reshape(-1, RX_WORDS)
+    found: Array = state.deliveries[rows % len(state.deliveries)]
+    return found

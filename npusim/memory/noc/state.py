@@ -19,8 +19,9 @@ Array = npt.NDArray[Any]
 (P_ROUTE, P_NODES, P_SLICE_BASE, P_CHANNEL_BASE, P_ROUTERS, P_LINKS,
  P_ROUTER_CYCLES, P_LINK_CYCLES, P_MEAN_CYCLES,      # a router; a link; an idle network's mean way from end to end
  P_FLIT_BYTES, P_HEADER_BYTES,
- P_CHANNELS, P_BUFFER, P_CREDIT_CYCLES, P_ORDERED,   # flit model: virtual channels, flits of each, credits, order
- P_COUNT) = range(16)
+ P_CHANNELS, P_BUFFER, P_CREDIT_CYCLES, P_ORDERED,  # virtual channels, flits of each, credits, order of pairs
+ P_THROUGH_FIRST,
+ P_COUNT) = range(17)
 ROUTE_CROSSBAR, ROUTE_TABLE, ROUTE_BANDWIDTH = range(3)  # how network_send goes
 
 # `links`, int64 [links, words]: link n is node n's way in, nodes + n its way out, then those between routers.
@@ -100,6 +101,7 @@ def make_network(network: Network, cores: int, slices: int, channels: int) -> Ne
     params[[P_CREDIT_CYCLES, P_ORDERED]] = network.credit_latency_cycles, network.ordered
     queues = network.virtual_channels * (QU_FLITS + network.buffer_flits) if params[P_ROUTE] == ROUTE_CROSSBAR else 0
     links = _links(topology, LK_QUEUE + queues)
+    params[P_THROUGH_FIRST] = network.topology == "ring" if network.through_first is None else network.through_first
     return NetworkState(params, links, topology.next_link, np.zeros((topology.links, CT_WORDS), np.int64), topology)
 
 
