@@ -238,6 +238,20 @@ def test_requests_that_cannot_be_are_refused() -> None:
         bench("memory.l2.slice_bytes=192")
 
 
+@pytest.mark.parametrize("changes", [(), PARTS, TINY], ids=str)
+def test_a_flush_writes_every_dirty_sector_once(changes: tuple[str, ...]) -> None:
+    found = bench(*changes)
+    rows = [(10**9 + i * CYCLE_FS, i % CORES, i * 128, 128, 1) for i in range(600)]
+    for row in rows:
+        while not ring_push(found.port.requests, found.port.ring, *row, 0):
+            found.port.grow_requests()
+    assert run.hierarchy_flush(found.state, found.port, write_back=True) > rows[-1][0]
+    assert found.port.heap_state[port.HEAP_SIZE] == len(rows)
+    assert found.state.summary()["dram_written_bytes"] == 600 * 128 == found.state.memory.summary()["write_bytes"]
+    run.hierarchy_flush(found.state, found.port, write_back=True)
+    assert found.state.summary()["dram_written_bytes"] == 600 * 128
+
+
 # ---- bandwidth
 
 

@@ -16,7 +16,7 @@ from npusim.memory import dram
 from npusim.memory.dram import memory_advance
 from npusim.memory.hierarchy.answers import finish, row_of
 from npusim.memory.hierarchy.clock import cycle_of, fs_of, next_event, schedule, take_event
-from npusim.memory.hierarchy.fills import dram_answer, far_answer
+from npusim.memory.hierarchy.fills import came_in, dram_answer, far_answer
 from npusim.memory.hierarchy.layout import (
     A_FINISH_FS,
     A_LEFT,
@@ -186,11 +186,9 @@ def _window(
             return ROWS
         if ring_free(m_requests, m_ring) < MARGIN:
             return DRAM_RING
+        entry, sectors, wait_fs = -1, 0, 0
         if answer == cycle:
-            dram_answer(
-                geometry, tags, marks, links, sets, seeds, limits, entries, heads, params, now, slices, wheel, rows,
-                asked, far, counters, m_requests, m_ring, responses, heap, m_responses, m_heap, cycle,
-            )  # fmt: skip
+            entry, sectors, wait_fs = dram_answer(now, slices, wheel, rows, m_responses, m_heap, cycle)
             answer = _answer_cycle(params, m_responses, m_heap)
         elif request == cycle:
             status = _take_request(
@@ -202,11 +200,18 @@ def _window(
             request = _request_cycle(params, requests, ring, place)
         else:
             row = take_event(now, wheel, rows)
-            if row:
+            if row and rows[row, R_KIND] == K_RETURN:
+                entry, sectors, wait_fs = far_answer(now, rows, row)
+            elif row:
                 _event(
                     geometry, tags, marks, links, sets, seeds, limits, entries, heads, params, now, slices, wheel,
                     rows, asked, far, counters, m_requests, m_ring, responses, heap, row, cycle,
                 )  # fmt: skip
+        if entry >= 0:
+            came_in(
+                geometry, tags, marks, links, sets, seeds, limits, entries, heads, params, now, slices, wheel, rows,
+                asked, far, counters, m_requests, m_ring, responses, heap, entry, sectors, wait_fs, cycle,
+            )  # fmt: skip
 
 
 @inlined
@@ -225,11 +230,6 @@ def _event(
         arrive(now, slices, wheel, rows, row, 0, cycle)
     elif kind == K_REMOTE:
         arrive(now, slices, wheel, rows, row, 1, cycle)
-    elif kind == K_RETURN:
-        far_answer(
-            geometry, tags, marks, links, sets, seeds, limits, entries, heads, params, now, slices, wheel, rows, asked,
-            far, counters, m_requests, m_ring, responses, heap, row, cycle,
-        )  # fmt: skip
     elif kind == K_ACK:
         finish(params, now, slices, wheel, rows, asked, counters, responses, heap, row, cycle)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from npusim.jit import inlined, kernel
+from npusim.jit import inlined
 from npusim.memory.caches.lines import G_BACK
 from npusim.memory.caches.mshr import M_LINE, M_MARK, M_PENDING, mshr_close, mshr_next
 from npusim.memory.hierarchy.answers import free_row, give_back
@@ -31,42 +31,29 @@ Array = npt.NDArray[Any]
 
 @inlined
 def dram_answer(
-    geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, seeds: Array, limits: Array, entries: Array,
-    heads: Array, params: Array, now: Array, slices: Array, wheel: Array, rows: Array, asked: Array, far: Array,
-    counters: Array, requests: Array, ring: Array, responses: Array, heap: Array, answers: Array, answer_heap: Array,
-    cycle: int,
-) -> None:  # fmt: skip
-    """Take the DRAM's first answer: a place on the way to it is free again, or sectors have come."""
+    now: Array, slices: Array, wheel: Array, rows: Array, answers: Array, answer_heap: Array, cycle: int
+) -> tuple[int, int, int]:
+    """Take the DRAM's first answer: the entry, its sectors that have come and their wait; entry -1 for a write."""
     tag, wait_fs = answers[0, RSP_TAG], answers[0, RSP_WAIT_FS]
     now[N_LAST_FS] = max(now[N_LAST_FS], answers[0, RSP_TIME_FS])
     heap_pop(answers, answer_heap)
-    if tag < 0:
+    if tag < 0:  # its place on the way to the DRAM is free again
         slices[-1 - tag, S_WRITES] -= 1
         now[N_WRITES] -= 1
         wake(now, slices, wheel, rows, -1 - tag, cycle)
-        return
-    came_in(
-        geometry, tags, marks, links, sets, seeds, limits, entries, heads, params, now, slices, wheel, rows, asked,
-        far, counters, requests, ring, responses, heap, tag >> MASK_BITS, tag & ((1 << MASK_BITS) - 1), wait_fs, cycle,
-    )  # fmt: skip
+        return -1, 0, 0
+    return tag >> MASK_BITS, tag & ((1 << MASK_BITS) - 1), wait_fs
 
 
-@kernel
-def far_answer(
-    geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, seeds: Array, limits: Array, entries: Array,
-    heads: Array, params: Array, now: Array, slices: Array, wheel: Array, rows: Array, asked: Array, far: Array,
-    counters: Array, requests: Array, ring: Array, responses: Array, heap: Array, row: int, cycle: int,
-) -> None:  # fmt: skip
-    """A message is back from the home slice with the sectors that it was sent for."""
+@inlined
+def far_answer(now: Array, rows: Array, row: int) -> tuple[int, int, int]:
+    """A message is back from the home slice with the sectors that it was sent for: as dram_answer."""
     entry, sectors, wait_fs = rows[row, R_ENTRY], rows[row, R_SECTORS], rows[row, R_WAIT]
     free_row(now, rows, row)
-    came_in(
-        geometry, tags, marks, links, sets, seeds, limits, entries, heads, params, now, slices, wheel, rows, asked,
-        far, counters, requests, ring, responses, heap, entry, sectors, wait_fs, cycle,
-    )  # fmt: skip
+    return entry, sectors, wait_fs
 
 
-@kernel
+@inlined
 def came_in(
     geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, seeds: Array, limits: Array, entries: Array,
     heads: Array, params: Array, now: Array, slices: Array, wheel: Array, rows: Array, asked: Array, far: Array,

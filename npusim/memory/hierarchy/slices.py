@@ -191,7 +191,7 @@ def _go_home(
     schedule(now, wheel, rows, row, cycle + params[H_FAR_OUT] + queued)
 
 
-@kernel
+@inlined
 def write_home(
     geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, seeds: Array, limits: Array, entries: Array,
     heads: Array, params: Array, now: Array, slices: Array, wheel: Array, rows: Array, asked: Array, far: Array,
