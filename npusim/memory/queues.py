@@ -143,10 +143,10 @@ def admit(
     for write in range(2):
         while s[CH_WAIT_FIRST + write]:
             run = s[CH_WAIT_FIRST + write] - 1
-            if not fits(control, s, runs, write, run):
-                break
-            if runs[run, E_ARRIVAL] > now:
+            if runs[run, E_ARRIVAL] > now:  # also of a full queue: there may be room by then
                 due = min(due, runs[run, E_ARRIVAL])
+                break
+            if not fits(control, s, runs, write, run):
                 break
             overlap = 0 if write or s[CH_SIZE0 + WRITE_LIST] == 0 else _queued_write(control, s, runs, run)
             if overlap == 1:
@@ -157,7 +157,7 @@ def admit(
             if overlap == 2:
                 _forward(s, runs, counters, run, now)
                 continue
-            append(control, s, runs, WRITE_LIST if write else READ_LIST, run)
+            append(control, s, runs, WRITE_LIST if write else READ_LIST, run, now)
             if write and params[P_POSTED]:
                 request = runs[run, E_REQUEST]
                 asked[request, A_FINISH] = max(asked[request, A_FINISH], now + 1)
