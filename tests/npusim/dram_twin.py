@@ -125,6 +125,8 @@ class TwinChannel:
         while self.refreshed and now >= self.due:
             self.owed += 1 if self.by_bank else self.part.pseudo_channels
             self.due += self.interval
+        if now >= self.interval and self.refreshed and not (self.urgent() or self.queue[False] or self.queue[True]):
+            self.writing = True  # as a refresh finds it, an idle channel takes writes first
         bus = now in self.columns
         if self.committed is not None:
             if self.can(self.committed.kind, self.committed.places[0], now):
