@@ -97,7 +97,7 @@ class Controller(Part):
     write_high: Annotated[float, Field(gt=0, le=1)] = 0.8
     write_low: Annotated[float, Field(ge=0, le=1)] = 0.2
     protect_hits: Literal["none", "older", "all"] = "all"  # a row stays open for: nobody, older entries, every entry
-    age_limit_ns: Annotated[float, Field(gt=0, le=1e9)] | None = 2000  # the oldest entry is passed no longer than that
+    age_limit_ns: Annotated[float, Field(gt=0, le=1e9)] | None = 2000  # then no row is kept open against the oldest
     columns_first: bool = True  # on a shared command bus; false: by age alone
     trains: bool = True  # the row hits of one run go out in one piece
     opened_leave_queue: bool = False  # an entry gives up its place when its row is opened

@@ -28,6 +28,7 @@ class Run:
     write: bool
     started: bool = False
     size: int = 0  # places of a queue that it takes
+    queued: int = 0
 
     @property
     def kind(self) -> str:
@@ -166,6 +167,7 @@ class TwinChannel:
                     self.answered.setdefault(run.asker, []).append(now + 1)
                     continue
                 self.queue[write].append(run)
+                run.queued = now
                 if write and self.options.posted_writes:
                     self.answered.setdefault(run.asker, []).append(now + 1)
 
@@ -218,18 +220,17 @@ class TwinChannel:
             self.writing = True
         return self.queue[self.writing]
 
-    def eligible(self, now: int) -> list[Run]:
-        runs, limit = self.serving(), self.options.age_limit_ns
-        if limit is not None and runs:
-            ticks = math.ceil(limit * 1000 / (self.part.tck_ps / self.scale))
-            if now >= runs[0].arrival + ticks:
-                return runs[:1]
-        return list(runs)
+    def tired(self, run: Run, now: int) -> bool:
+        """Whether a run has been the oldest of its queue for so long that no row is kept open against it."""
+        limit = self.options.age_limit_ns
+        if limit is None or self.queue[self.writing][0] is not run:
+            return False
+        return now >= run.queued + math.ceil(limit * 1000 / (self.part.tck_ps / self.scale))
 
     def send_column(self, now: int) -> bool:
         if self.urgent():
             return False
-        for run in self.eligible(now):
+        for run in list(self.serving()):
             if self.rows.get(run.places[0]) == run.row and self.can(run.kind, run.places[0], now):
                 self.note(run, run.places[0])
                 if self.part.wck_sync and now >= self.clock_until:
@@ -249,14 +250,14 @@ class TwinChannel:
                 return True
             if self.urgent():
                 return False
-        runs = self.eligible(now)
+        runs = list(self.serving())
         for run in runs:
             for place in dict.fromkeys(run.places[: self.turn]):
-                if self.open_row(run, place, runs, now):
+                if self.open_row(run, place, now):
                     return True
         return self.options.row_policy == "closed" and self.close_unwanted(now)
 
-    def open_row(self, run: Run, place: Place, runs: list[Run], now: int) -> bool:
+    def open_row(self, run: Run, place: Place, now: int) -> bool:
         """Send what opens a run's row in one bank, if it can go out."""
         row = self.rows.get(place)
         if row == run.row or place == self.refreshing or (self.opening and self.opening[1] == place):
@@ -271,7 +272,7 @@ class TwinChannel:
             else:
                 self.rows[place] = run.row
             return True
-        if not self.can("PRE", place, now) or (len(runs) > 1 and self.protected(run, place, row)):
+        if not self.can("PRE", place, now) or (not self.tired(run, now) and self.protected(run, place, row)):
             return False
         self.note(run, place)
         self.issue("PRE", place, now)

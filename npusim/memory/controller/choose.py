@@ -31,6 +31,7 @@ from npusim.memory.controller.layout import (
     E_ARRIVAL,
     E_BANK,
     E_COUNT,
+    E_QUEUED,
     E_ROW,
     E_WRITE,
     FAR,
@@ -114,13 +115,11 @@ def row_command(params: Array, s: Array, bank: int) -> int:
 
 
 @inlined
-def eligible(params: Array, s: Array, runs: Array, queue: int, now: int) -> tuple[int, int]:
-    """How many entries of a queue may be served, the oldest first, and the tick at which fewer may."""
-    size = s[CH_SIZE0 + queue]
-    if params[P_AGE] == FAR or size == 0:
-        return size, FAR
-    tired = runs[s[params[AT_LIST] + queue * params[P_SLOTS]], E_ARRIVAL] + params[P_AGE]
-    return (1, FAR) if now >= tired else (size, tired)
+def tired_from(params: Array, s: Array, runs: Array, queue: int, position: int) -> int:
+    """The tick from which no row is kept open against an entry: only the oldest one gets tired."""
+    if position > 0 or params[P_AGE] == FAR:
+        return FAR
+    return int(runs[s[params[AT_LIST] + queue * params[P_SLOTS]], E_QUEUED] + params[P_AGE])
 
 
 @kernel
@@ -132,8 +131,8 @@ def choose(
     `slot`: COLUMN, ROW or ANY.
     """
     place, banks = params[AT_LIST] + queue * params[P_SLOTS], params[AT_BANK]
-    size, due = eligible(params, s, runs, queue, now)
-    for i in range(size):
+    due = FAR
+    for i in range(s[CH_SIZE0 + queue]):
         if slot == ROW and s[place + L_OPEN_AT] == s[CH_CLOSINGS]:
             place += L_WORDS
             continue
@@ -195,9 +194,10 @@ def row_tick(
     s[at + B_ROW_FROM] = earliest(params, nodes, s, command, bank)
     tick = max(now, s[at + B_ROW_FROM])
     tick = slot_from(params, s, command, bank, nodes[bank, PSEUDO_OF], tick)
-    guarded = command == PRE and params[P_PROTECT] != PROTECT_NONE and eligible(params, s, runs, queue, now)[0] > 1
-    if guarded and tick <= now and protected(params, nodes, s, runs, queue, position, bank):
-        return NOTHING, FAR
+    if tick <= now and command == PRE and params[P_PROTECT] != PROTECT_NONE:
+        tired = tired_from(params, s, runs, queue, position)
+        if now < tired and protected(params, nodes, s, runs, queue, position, bank):
+            return NOTHING, tired
     return command, tick
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
  P_BUSES, P_HALF, P_AAD, P_WCK, P_WCK_READ, P_WCK_WRITE,  # command slots, as in isa.memory.DramPart
  P_REFI, P_REFRESH, P_POSTPONE, P_REFRESH_BLOCKS,  # ticks; REFRESH_*; refreshes that may be owed; 1: no new work then
  P_HIGH, P_LOW,                            # writes go first above, until fewer than
- P_PROTECT, P_AGE,                         # PROTECT_*; ticks after which the oldest entry is no longer passed
+ P_PROTECT, P_AGE,                         # PROTECT_*; ticks in a queue after which no row is kept against the oldest
  P_COLUMN_FIRST,                           # 1: columns before rows on a shared bus; 0: by age alone
  P_ACTIVE,                                 # 1: an entry whose row was opened leaves its queue for the active list
  P_CLOSED,                                 # 1: rows that nobody waits for are closed
@@ -66,7 +66,7 @@ FAW_WORDS = 5  # slot of the oldest, four times
 # E_LOCAL: its next burst, counted in the channel. E_SEEN: how its first command found the bank. E_OWN: bursts of the
 # same request that the channel carries before its own are over.
 (E_NEXT, E_ARRIVAL, E_BANK, E_ROW, E_COUNT, E_WRITE, E_REQUEST, E_SEEN, E_DONE, E_BYTES, E_LOCAL, E_OWN, E_REGION,
- E_PLACES, E_WORDS) = range(15)
+ E_PLACES, E_QUEUED, E_WORDS) = range(16)
 SEEN_HIT, SEEN_MISS, SEEN_CONFLICT = 1, 2, 3
 # fmt: on
 FAR = 1 << 60  # a tick that never comes

@@ -31,7 +31,7 @@ def inject(params: Array, state: Array, runs: Array, channel_of: Array, due: Arr
         if not fits(params, s, runs, queue, i):
             break
         runs[i, E_ARRIVAL] = clock
-        append(params, s, runs, queue, i)
+        append(params, s, runs, queue, i, clock)
         s[CH_NEXT] = clock + 1
         i += 1
     return i

@@ -40,6 +40,7 @@ from npusim.memory.controller.layout import (
     E_BANK,
     FAR,
     L_WORDS,
+    OPENING,
     P_BANKS,
     P_POSTPONE,
     P_PSEUDO,
@@ -116,6 +117,8 @@ def refresh_bank(params: Array, rules: Array, nodes: Array, s: Array, runs: Arra
             bank = 0
             while (s[CH_ROUND] >> bank) & 1 == 0:
                 bank += 1
+            if s[params[AT_BANK] + B_WORDS * bank + B_ACTIVE] or s[params[AT_BANK] + B_WORDS * bank + B_ROW] == OPENING:
+                return False, FAR  # its column comes first, and is looked for
         s[CH_REFRESHING] = 1 + bank
     bank = s[CH_REFRESHING] - 1
     command = REFB if s[params[AT_BANK] + B_WORDS * bank + B_ROW] == CLOSED else PRE
@@ -157,11 +160,11 @@ def _idle_bank(params: Array, nodes: Array, s: Array, runs: Array) -> int:
                 bank = next_bank(nodes, bank)
     found = -1
     for bank in range(params[P_BANKS]):
-        if (idle >> bank) & 1:
-            row = s[params[AT_BANK] + B_WORDS * bank + B_ROW]
-            if row == CLOSED:
+        at = params[AT_BANK] + B_WORDS * bank
+        if (idle >> bank) & 1 and s[at + B_ACTIVE] == 0:
+            if s[at + B_ROW] == CLOSED:
                 return bank
-            if found < 0 and row >= 0:
+            if found < 0 and s[at + B_ROW] >= 0:
                 found = bank
     return found
 

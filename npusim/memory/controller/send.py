@@ -47,6 +47,7 @@ from npusim.memory.controller.layout import (
     E_LOCAL,
     E_NEXT,
     E_PLACES,
+    E_QUEUED,
     E_ROW,
     E_SEEN,
     E_WRITE,
@@ -82,13 +83,14 @@ Array = npt.NDArray[Any]
 
 
 @inlined
-def append(params: Array, s: Array, runs: Array, queue: int, entry: int) -> None:
+def append(params: Array, s: Array, runs: Array, queue: int, entry: int, now: int) -> None:
     """Put an entry at the end of a list; the caller knows that there is room."""
     place = params[AT_LIST] + queue * params[P_SLOTS] + L_WORDS * s[CH_SIZE0 + queue]
     s[place + L_ENTRY], s[place + L_BANK], s[place + L_ROW] = entry, runs[entry, E_BANK], runs[entry, E_ROW]
     s[place + L_OPEN_AT] = -1
     s[CH_ROW_FROM] = s[CH_COLUMN_FROM] = 0
     s[CH_SIZE0 + queue] += 1
+    runs[entry, E_QUEUED] = now
     runs[entry, E_PLACES] = places_of(params, runs, entry)
     s[CH_PLACES0 + queue] += runs[entry, E_PLACES]
 
