@@ -33,7 +33,7 @@ def run(tmp_path: Path, kind: str, text: str, hw: str, **options: object) -> Sum
         ("A100_80", "a100-80-pcie", "a100-80-pcie"), ("a100_40", "a100", ""), ("h100_pcie", "h100", ""),
         ("h200", "h100", ""), ("h100_pcie", "h800-pcie", "h100-pcie"), ("my-card", "h100", "h100"),
         ("", "mi210", "mi210"),
-        ("v100", "/tmp/mine.yaml", "/tmp/mine.yaml"),
+        ("v100", "mine.yaml", "mine.yaml"),
     ],
 )  # fmt: skip
 def test_a_device_names_a_chip(device: str, hw: str, wanted: str) -> None:

@@ -79,7 +79,7 @@ def test_no_rows_at_all_are_refused():
 
 @pytest.mark.parametrize(("arguments", "reason"), [
     ({"kind": "gem", "csv": "t.csv", "hw": HW}, "unknown kind 'gem'"),
-    ({"kind": "dram", "csv": "t.csv"}, "not in this version: .*there are systolic"),
+    ({"kind": "collective", "csv": "t.csv"}, "not in this version: .*there are systolic"),
     ({"kind": "attention_decode"}, "not in this version"),
     ({"table": "tpu_v9"}, "tpu_v3_pytorchsim_artifact"),
     ({"kind": "gemm", "hw": "tpu-v1"}, "no shipped table of kind gemm for tpu-v1"),
