@@ -97,6 +97,19 @@ def test_a_crossbar_holds_back_what_its_buffers_cannot_take():
 
 
 @pytest.mark.kernels
+def test_a_crossbar_keeps_the_order_of_a_channel_and_reads_one_flit_a_cycle_from_an_input():
+    one = network_of("crossbar", virtual_channels=1, buffer_flits=64)
+    two = network_of("crossbar", virtual_channels=2, buffer_flits=64)
+    for state in (one, two):
+        send(state, 0, 1, 4, 100)  # leaves in ROUTER to ROUTER + 99
+        assert send(state, 0, 0, 4, 2) == ROUTER + 100 + LINK + 1
+    assert send(one, 10, 0, 3, 4) == ROUTER + 102 + LINK + 3
+    assert send(two, 10, 0, 3, 4) == 10 + ROUTER + LINK + 3
+    assert send(two, 97, 0, 5, 4) == ROUTER + 102 + LINK + 3  # not while the input sends to 4
+    assert send(two, 200, 0, 5, 4) == 200 + ROUTER + LINK + 3
+
+
+@pytest.mark.kernels
 @given(data=st.data())
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_a_packet_takes_the_first_gap_that_is_long_enough(data):
@@ -152,6 +165,11 @@ def test_multicasts_of_two_sources_do_not_mix():
     assert multicast(state, 0, 1, [2, 5], 2) == multicast(alone, 0, 1, [2, 5], 2) < first[1:]  # before the other
     assert multicast(state, 0, 0, [1], 2) == [first[0] + 2]
     assert state.counters[0, CT_PACKETS] == 2
+    many, expected = network_of("mesh", columns=3, nodes=6), np.zeros(26, np.int64)
+    for i, source in enumerate((1, 0, 0, 3, 1, 2, 0)):
+        multicast(many, 1000 * i, source, [2, 5, 3], 1)
+        expected[sorted({link for target in (2, 5, 3) for link in many.topology.path(source, target)})] += 1
+    assert np.array_equal(many.counters[:, CT_PACKETS], expected)
 
 
 @pytest.mark.kernels

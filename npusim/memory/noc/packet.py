@@ -48,7 +48,7 @@ def network_send(
 ) -> int:
     """Send a packet at `time_cycle` and return the cycle in which its last flit arrives, by packet or bandwidth model.
 
-    Calls come in about the order of time: a link goes to who asks first. `flits` > 0; nodes must exist.
+    Calls come in about the order of time: a link goes to who asks first. Time >= 0, `flits` > 0; nodes must exist.
     """
     if params[P_ROUTE] == ROUTE_CROSSBAR:
         return crossbar_send(params, links, counters, time_cycle, source, target, flits)
