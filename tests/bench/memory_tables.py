@@ -87,9 +87,11 @@ CHANGES: dict[str, Callable[[Machine], list[str]]] = {
     "DRAM clock x 2": lambda m: [f"memory.dram.tck_ps={m.memory.dram.tck_ps / 2}"],
     "channels x 2": lambda m: [f"memory.channels={2 * m.memory.channels}"],
     "channels / 2": lambda m: [
-        f"memory.channels={m.memory.channels // 2}", f"memory.capacity_bytes={m.memory.capacity_bytes // 2}"
+        f"memory.channels={max(1, m.memory.channels // 2)}", f"memory.capacity_bytes={m.memory.capacity_bytes // 2}"
     ],
-    "DRAM kind": lambda m: [f"memory.dram={_other_kind(m)}", f"memory.capacity_bytes={1 << 30}"],
+    "8 channels of DDR4 or HBM2": lambda m: [
+        f"memory.dram={_other_kind(m)}", "memory.channels=8", f"memory.capacity_bytes={1 << 30}"
+    ],
     "far memory (latency x 4)": lambda m: [f"memory.request_latency_cycles={4 * m.memory.request_latency_cycles}"],
 }  # fmt: skip
 LAYERS = {
@@ -111,11 +113,10 @@ def sensitivity_table(hw: str) -> Iterator[str]:
     yield "|---" * (len(LAYERS) + 1) + "|"
     first: dict[str, int] = {}
     for what, settings in CHANGES.items():
-        machine = load_machine(hw, settings(base)).machine
         cells = []
         for model in LAYERS.values():
-            result = api.run(model, machine)
-            roofline = api.run(model, machine, fidelity="roofline").record.total_cycles
+            result = api.run(model, hw, settings=settings(base))
+            roofline = api.run(model, hw, settings=settings(base), fidelity="roofline").record.total_cycles
             cycles = result.record.total_cycles
             first.setdefault(model, cycles)
             first.setdefault(f"{model} roof", roofline)
@@ -131,9 +132,10 @@ def cores_table(hw: str = "tpu-v3") -> Iterator[str]:
     yield "| cores | cycles | GB/s of all | GB/s of each | of DRAM peak |"
     yield "|---|---|---|---|---|"
     for cores in (1, 2, 4, 8):
-        machine = load_machine(hw, [f"cores={cores}", "memory.private_channels=false", "memory.channels=16",
-                                    f"memory.capacity_bytes={1 << 33}"]).machine  # fmt: skip
-        result = api.run(f"gemm:16x4096x{4096 * cores}", machine)
+        settings = [f"cores={cores}", "memory.private_channels=false", "memory.channels=64",
+                    f"memory.capacity_bytes={1 << 33}"]  # fmt: skip
+        machine = load_machine(hw, settings).machine
+        result = api.run(f"gemm:16x2048x{2048 * cores}", hw, settings=settings)
         seconds = result.record.total_cycles / (machine.clock_mhz * 1e6)
         rate = float(result.record.dram_bytes.sum()) / seconds / 1e9
         share = rate * 1e9 / machine.dram_bytes_per_second
@@ -157,8 +159,8 @@ def main() -> None:
         print(f"\n{name}\n\n{table}")
         begin, end = f"<!-- {name} -->", f"<!-- end {name} -->"
         text = re.sub(f"{begin}.*?{end}", lambda _: f"{begin}\n{table}\n{end}", text, flags=re.S)  # noqa: B023
-    if "--write" in sys.argv:
-        PAGE.write_text(text, encoding="utf-8")
+        if "--write" in sys.argv:
+            PAGE.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
