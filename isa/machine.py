@@ -193,6 +193,8 @@ class Machine(Part):
     @model_validator(mode="after")
     def _consistent(self) -> Machine:
         faults = [*_space_faults(self), *_path_faults(self), *_name_faults(self), *memory_faults(self.memory)]
+        if self.memory.l2 is not None:
+            faults.append("memory.l2: only chips of issue simt and queues have a shared cache so far: leave it out")
         if faults:
             raise ValueError("\n".join(faults))
         return self

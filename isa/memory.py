@@ -141,6 +141,8 @@ def memory_faults(memory: Memory) -> Iterator[str]:
         yield f"memory.dram.page_bytes: {part.page_bytes} is not a multiple of a burst ({part.burst_bytes} bytes)"
     elif memory.interleave_bytes % part.burst_bytes:
         yield f"memory.interleave_bytes: {memory.interleave_bytes} is not a multiple of a burst of {part.burst_bytes}"
+    if memory.network is not None:
+        yield "memory.network: requests take fixed latencies so far (memory.request_latency_cycles): leave it out"
     if timing.nRC < timing.nRAS + timing.nRP:
         yield f"memory.dram.timing.nRC: {timing.nRC} is less than nRAS + nRP = {timing.nRAS + timing.nRP}"
     if timing.nREFI <= timing.nRFC:
