@@ -140,6 +140,11 @@ def _part(row: Row) -> DramPart:
     return parts[kind]
 
 
+def kind_of_dram(name: str) -> DramPart:
+    """The DRAM of a kind (HBM2, HBM3, DDR4, GDDR6, LPDDR5) as the source resolves it; raises KeyError."""
+    return _parts()[name]
+
+
 @cache
 def _parts() -> dict[str, DramPart]:
     text = resources.files("npusim.validate").joinpath("data", "ramulator2.yaml").read_text(encoding="utf-8")

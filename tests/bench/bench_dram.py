@@ -11,7 +11,22 @@ from __future__ import annotations
 import sys
 import time
 
-from npusim.validate.dram import _parts, ramulator2, run_stream
+import numpy as np
+
+from isa.loader import load_chip
+from npusim.memory.dram import advance
+from npusim.memory.port import (
+    HEAP_SIZE,
+    REQ_ADDRESS,
+    REQ_BYTES,
+    REQ_TIME_FS,
+    REQ_WRITE,
+    RING_TAIL,
+    RSP_TIME_FS,
+    make_port,
+)
+from npusim.memory.state import Chip, make_memory
+from npusim.validate.dram import kind_of_dram, ramulator2, run_stream
 from npusim.validate.dram_streams import make_stream
 
 # dram, stream, channels, parameters, (ticks, requests) of an injection group, refresh, Ramulator's requests/s
@@ -34,22 +49,83 @@ STREAMS = [
 # fmt: on
 
 
+COLUMNS = ("dram", "stream", "channels", "requests", "ticks", "requests/s", "Ramulator 2.1", "ratio")
+# chip, requests, bytes each, share that writes, load on the peak, random
+TRAFFIC = [
+    ("tpu-v3", 100_000, 512, 0.0, 0.93, False), ("tpu-v3", 100_000, 512, 0.3, 0.85, False),
+    ("tpu-v3", 100_000, 64, 0.3, 0.8, False), ("tpu-v3", 100_000, 64, 0.0, 0.25, True),
+    ("h100", 2_000, 1 << 20, 0.0, 0.97, False),
+]  # fmt: skip
+RING = 4096
+
+
+def row(*cells: object) -> str:
+    """A row of a Markdown table."""
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
 def reference() -> None:
     """Print requests/s of the tick-exact mode beside those of Ramulator 2.1."""
-    print("| dram | stream | channels | requests | ticks | requests/s | Ramulator 2.1 | ratio |\n|---|---|---|---|---|---|---|---|")
+    print(row(*COLUMNS), row(*("---" for _ in COLUMNS)), sep="\n")
     for dram, kind, channels, params, inject, refresh, theirs in STREAMS:
-        part = _parts()[dram]
+        part = kind_of_dram(dram)
         stream = make_stream(kind, params, part.burst_bytes, channels, inject)
         options = ramulator2(refresh="all_bank" if refresh else "none")
         best, found = 1e9, {}
         for _ in range(3):
             found = run_stream(part, options, channels, 256, stream)
             best = min(best, found["cpu_s"])
-        speed = len(stream.address) / best
-        ratio = f"{speed / theirs:.1f}"
-        print(f"| {dram} | {kind} | {channels} | {len(stream.address)} | {found['cycles']} | {speed:,.0f} | {theirs:,} | {ratio} |")
+        count, speed = len(stream.address), len(stream.address) / best
+        speeds = (f"{speed:,.0f}", f"{theirs:,}", f"{speed / theirs:.1f}")
+        print(row(dram, kind, channels, count, found["cycles"], *speeds))
+
+
+def default() -> None:
+    """Print requests/s and bursts/s of the default controllers behind the port, fed window by window."""
+    columns = ("chip", "requests", "bytes", "writes", "load", "of peak", "M requests/s", "M bursts/s", "CPU s")
+    print(row(*columns), row(*("---" for _ in columns)), sep="\n")
+    for name, count, size, writes, load, scattered in TRAFFIC:
+        chip = load_chip(name).chip
+        best, share, bursts = 1e9, 0.0, 0
+        for _ in range(3):
+            cpu_s, share, bursts = feed(chip, count, size, writes, load, scattered)
+            best = min(best, cpu_s)
+        kind = f"{size}, random" if scattered else size
+        rates = (f"{count / best / 1e6:.2f}", f"{bursts / best / 1e6:.1f}", f"{best:.2f}")
+        print(row(name, count, kind, f"{writes:.0%}", f"{load:.0%}", f"{share:.1%}", *rates))
+
+
+def feed(
+    chip: Chip, count: int, size: int, writes: float, load: float, scattered: bool
+) -> tuple[float, float, int]:
+    """Feed requests at a share of the peak; return CPU s of the kernels, the share reached, and bursts."""
+    memory, random = chip.memory, np.random.default_rng(1)
+    peak = memory.channels * memory.dram.channel_bytes_per_second
+    state, port = make_memory(chip), make_port(RING, 2 * RING)
+    time_fs = (np.arange(count) * (size / peak / load * 1e15)).astype(np.int64)
+    address = (random.integers(0, memory.capacity_bytes // size, count) if scattered else np.arange(count)) * size
+    write = (random.random(count) < writes).astype(np.int64)
+    cpu_s, last, done = 0.0, 0, 0
+    for first in range(0, count, RING // 2):
+        chosen = slice(first, min(count, first + RING // 2))
+        places = (int(port.ring[RING_TAIL]) + np.arange(chosen.stop - first)) % RING
+        for column, values in ((REQ_TIME_FS, time_fs), (REQ_ADDRESS, address), (REQ_WRITE, write)):
+            port.requests[places, column] = values[chosen]
+        port.requests[places, REQ_BYTES] = size
+        port.ring[RING_TAIL] += len(places)
+        started = time.process_time()
+        advance(state, port, int(time_fs[chosen.stop]) if chosen.stop < count else 1 << 60)
+        cpu_s += time.process_time() - started
+        answers = int(port.heap_state[HEAP_SIZE])
+        last, done = max([last, *port.responses[:answers, RSP_TIME_FS].tolist()]), done + answers
+        port.heap_state[HEAP_SIZE] = 0
+    assert done == count
+    found = state.summary()
+    return cpu_s, count * size / (last * 1e-15) / peak, found["read_bursts"] + found["write_bursts"]
 
 
 if __name__ == "__main__":
     if "--default" not in sys.argv:
         reference()
+    if "--reference" not in sys.argv:
+        default()

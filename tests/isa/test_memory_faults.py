@@ -15,10 +15,10 @@ L2 = (
 
 
 def test_networks_and_caches_that_nothing_simulates_are_refused() -> None:
-    with pytest.raises(ConfigError, match="memory.network: .*leave it out"):
+    with pytest.raises(ConfigError, match=r"memory.network: .*leave it out"):
         load_machine("tpu-v3", [CROSSBAR])
-    with pytest.raises(ConfigError, match="memory.network: .*leave it out"):
+    with pytest.raises(ConfigError, match=r"memory.network: .*leave it out"):
         load_chip("v100", [CROSSBAR])
-    with pytest.raises(ConfigError, match="memory.l2: .*leave it out"):
+    with pytest.raises(ConfigError, match=r"memory.l2: .*leave it out"):
         load_machine("tpu-v3", [L2])
     assert load_chip("v100").chip.memory.l2 is not None
