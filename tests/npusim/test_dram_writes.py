@@ -1,198 +1,278 @@
-"""Write queues: what mixed streams reach, when writes are posted, drained and flushed, and in which order."""
+"""Writes behind the port: when they are answered, which reads they meet, how they are gathered, and the flush."""
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
-import numpy as np
 import pytest
+from dram_fixture import (
+    CAPACITY,
+    Row,
+    Served,
+    answers,
+    changed,
+    conflicting,
+    kept,
+    make,
+    memory,
+    part,
+    peak,
+    push,
+    serve,
+)
 from dram_twin import Twin
-from engine_fixture import both, finish, small_machine
+from engine_fixture import finish, small_machine
 from functional_fixture import Asm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isa.errors import ConfigError
 from isa.loader import load_machine
-from isa.machine import Machine
-from npusim.memory.dram import OK, advance
-from npusim.memory.port import RSP_TAG, RSP_TIME_FS, RSP_WAIT_FS, make_port, ring_push
-from npusim.memory.state import MemoryState, make_memory
-from npusim.memory.writes import memory_flush
+from isa.memory import Memory
+from isa.params import resolve
+from npusim.memory.dram import OK, advance, memory_flush
+from npusim.memory.port import make_port
+from npusim.stepper import step
 
-pytestmark = pytest.mark.kernels
-Row = tuple[int, int, int, int]  # time_fs, address, size, write
-
-
-@functools.cache
-def machine_with(*overrides: str, hw: str = "tpu-v3") -> Machine:
-    """A shipped machine with other memory fields."""
-    return load_machine(hw, [f"memory.{s}" for s in (f"capacity_bytes={1 << 28}", *overrides)]).machine
+TICK = 1_000_000  # of hbm2-2000
 
 
-def cells(state: MemoryState) -> tuple[Any, ...]:
-    """What every kernel takes first."""
-    return state.params, state.bank_state, state.channel_state, state.counters, state.series
+def two_streams(described: Memory, count: int, size: int = 512) -> list[Row]:
+    """A read and a write stream in halves of the memory, alternating, offered at 1.3 times the peak."""
+    pace = size / peak(described) / 1.3
+    return [(int(i * pace), i // 2 * size + i % 2 * CAPACITY // 2, size, i % 2) for i in range(count)]
 
 
-def serve(machine: Machine, rows: list[Row]) -> tuple[list[int], list[int], int, MemoryState]:
-    """Serve the rows; return completions, waits, the end of the last write (flushed) in fs, and the memory."""
-    state, port = make_memory(machine), make_port(len(rows), len(rows))
-    for tag, (time_fs, address, size, write) in enumerate(rows):
-        assert ring_push(port.requests, port.ring, time_fs, 0, address, size, write, tag)
-    assert advance(state, port, 1 << 62) == OK
-    found = port.responses[np.argsort(port.responses[:, RSP_TAG])]
-    assert found[:, RSP_TAG].tolist() == list(range(len(rows)))  # all answered, exactly once
-    times, waits = found[:, RSP_TIME_FS].tolist(), found[:, RSP_WAIT_FS].tolist()
-    return times, waits, memory_flush(*cells(state)), state
+def share(described: Memory, rows: list[Row]) -> tuple[float, Served]:
+    """Share of the peak until everything is written."""
+    found = serve(described, rows)
+    return sum(row[2] for row in rows) / peak(described) / found.last, found
 
 
-def two_streams(machine: Machine, count: int, size: int = 512, writes: tuple[int, ...] = (0, 1)) -> list[Row]:
-    """Sequential streams in halves of the memory, alternating, offered at 1.3 times the peak."""
-    pace = size / machine.dram_bytes_per_second * 1e15 / 1.3
-    half = machine.memory.capacity_bytes // 2
-    return [
-        (int(i * pace), i // 2 * size + i % 2 * half, size, writes[i % 2]) for i in range(count)
-    ]  # fmt: skip
+# ---- answers
 
 
-def share_of_peak(machine: Machine, rows: list[Row]) -> float:
-    times, _, flushed, _ = serve(machine, rows)
-    return sum(row[2] for row in rows) / machine.dram_bytes_per_second * 1e15 / max(*times, flushed)
+@pytest.mark.kernels
+def test_a_posted_write_is_answered_a_tick_after_it_has_a_place():
+    """Four places of 64 bytes: four writes go in at once; the others a tick after one before them has gone."""
+    described = memory("hbm2-2000", write_queue=4, refresh="none")
+    found = serve(described, [(0, i * 64, 64, 1) for i in range(7)], kept_commands=40)
+    columns = [c.tick for c in kept(found.state, described.dram) if c.kind == "WR"]
+    gone = [columns[1], columns[2], columns[4]]  # the first two bursts wait for a bank each, the others go as trains
+    assert found.times == [TICK] * 4 + [(tick + 2) * TICK for tick in gone]
+    assert found.waits == found.times
+    assert found.flushed == (columns[-1] + described.dram.timing.nCWL + 2) * TICK
 
 
-@pytest.mark.parametrize(("hw", "part"), [
-    ("tpu-v3", ""), ("tpu-v4", ""), ("tpu-v3", "ddr4-3200"), ("tpu-v3", "lpddr4x-4266"),
+@pytest.mark.kernels
+@pytest.mark.parametrize("late", [0, 1, 5])
+def test_a_posted_write_is_not_answered_before_it_has_arrived(late):
+    described = memory("hbm2-2000", refresh="none")
+    assert serve(described, [(late * TICK, 0, 64, 1)]).times == [(late + 1) * TICK]
+
+
+@pytest.mark.kernels
+def test_a_write_that_is_not_posted_is_answered_at_the_end_of_its_data():
+    described = memory("hbm2-2000", refresh="none", posted_writes=False)
+    t = described.dram.timing
+    found = serve(described, [(0, 0, 32, 1), (0, 64, 32, 1)], kept_commands=20)
+    columns = [c.tick for c in kept(found.state, described.dram) if c.kind == "WR"]
+    assert found.times == [(c + t.nCWL + 2) * TICK for c in columns] and found.flushed == found.times[1]
+    at_command = memory("hbm2-2000", refresh="none", posted_writes=False, write_done="command")
+    assert serve(at_command, [(0, 0, 32, 1)]).times == [columns[0] * TICK]
+
+
+@pytest.mark.kernels
+def test_a_flush_writes_everything_and_answers_nobody_twice():
+    described = memory("hbm2-2000", 2, write_queue=8)
+    rows = [(0, i * 300, 300, 1) for i in range(12)]
+    state, port = make(described), make_port(16, 16)
+    push(port, rows)
+    assert advance(state, port, 2 * TICK) == OK
+    assert 0 < len(answers(port)) < 12
+    last = memory_flush(*state.arrays, port.responses, port.heap_state)
+    assert len(answers(port)) == 12 and int(state.series[1].sum()) == 12 * 300
+    assert last == serve(described, rows).flushed > max(time for time, _ in answers(port).values()) - TICK
+    assert memory_flush(*state.arrays, port.responses, port.heap_state) == last
+
+
+# ---- reads that meet writes
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize(("address", "size", "meets"), [
+    (0, 64, "whole"), (64, 32, "whole"), (0, 512, "part"), (96, 64, "part"), (128, 64, ""), (8192, 64, ""),
 ])  # fmt: skip
-def test_a_read_and_a_write_stream_together_reach_80_percent_and_in_order_less_than_two_thirds(hw, part):
-    extra = (f"dram={part}", "channels=8") if part else ()
-    queued, in_order = (machine_with(*extra, f"write_queue_runs={runs}", hw=hw) for runs in (32, 0))
-    rows = two_streams(queued, 20_000)
-    assert 0.8 <= share_of_peak(queued, rows) <= 1
-    assert share_of_peak(in_order, rows) < 2 / 3
+def test_a_read_of_queued_data_is_forwarded_whole_or_waits(address, size, meets):
+    """The write of 128 bytes is queued behind a bank that is being opened; the read comes a tick later."""
+    described = memory("hbm2-2000", refresh="none")
+    read = (TICK, address, size, 0)
+    alone = serve(described, [read]).times[0]
+    found = serve(described, [(0, 0, 128, 1), read], kept_commands=40)
+    if meets == "whole":
+        assert found.times[1] == 2 * TICK and found.counts["forwarded"] == 1
+    else:
+        assert found.counts["forwarded"] == 0
+        assert (found.times[1] > alone + 10 * TICK) == (meets == "part")
+    log = kept(found.state, described.dram)
+    columns = [c.kind for c in log if c.kind in ("RD", "WR")]
+    if meets == "part":
+        assert columns == ["WR"] * 4 + ["RD"] * (len(columns) - 4)
+    assert found.counts["write_bytes"] == 128 and columns.count("WR") == 4
 
 
-def test_more_places_turn_the_bus_less_often():
-    shares = [
-        share_of_peak(machine := machine_with("channels=4", f"write_queue_runs={runs}"), two_streams(machine, 4000))
-        for runs in (1, 4, 16, 64)
-    ]
-    assert shares == sorted(shares)
-    assert shares[-1] > 1.08 * shares[0]
+@pytest.mark.kernels
+def test_a_read_that_is_not_forwarded_sees_nothing_of_what_was_written_before():
+    """After the write is out, the same read goes to the bank: a row hit."""
+    described = memory("hbm2-2000", refresh="none")
+    found = serve(described, [(0, 0, 64, 1), (100 * TICK, 0, 64, 0)])
+    assert found.counts["forwarded"] == 0 and found.counts["row_hits"] == 1
 
 
-def test_a_posted_write_is_answered_after_a_tick_until_there_is_no_place():
-    """Ten places, the high mark at eight: then six are written, and the eleventh waits for the first of them."""
-    machine = machine_with("dram=hbm2-2000", "channels=1", "write_queue_runs=10")
-    tick = 1_000_000
-    times, waits, flushed, state = serve(machine, [(0, i * 256, 256, 1) for i in range(12)])
-    first = machine.memory.dram.timing.nRCDWR + 7 * 2 + (4 - 1) * (machine.memory.dram.timing.nRRD_S - 2)
-    assert times[:10] == [tick] * 10 and waits[:10] == [0] * 10
-    assert times[10] == waits[10] + tick and times[11] == times[10] + 8 * 2 * tick  # a run of eight bursts later
-    assert abs(waits[10] - first * tick) <= 2 * tick
-    assert flushed > times[11]
-    assert state.summary()["write_bursts"] == state.summary()["row_hits"] + state.summary()["row_misses"] == 12 * 8
+# ---- gathering
 
 
-@pytest.mark.parametrize(("address", "waits"), [(0, True), (224, True), (256, False), (8192, False)])
-def test_a_read_waits_for_queued_writes_only_if_it_reads_what_they_write(address, waits):
-    machine = machine_with("dram=hbm2-2000", "channels=1")
-    read = (1_000_000, address, 32, 0)
-    alone = serve(machine, [read])[0][0]
-    times, found, _, state = serve(machine, [(0, 0, 256, 1), read])
-    assert (times[1] > alone) == waits == (found[1] > 0)
-    assert state.summary()["write_bytes"] == 256
+@pytest.mark.parametrize("name", ["hbm2-1760", "hbm3-6400", "ddr4-3200", "lpddr5-6400", "gddr6-14000"])
+def test_more_places_turn_the_bus_less_often_and_reach_more(name):
+    shares, turns = [], []
+    for places in (16, 40, 128):
+        described = memory(name, 2, write_queue=places)
+        reached, found = share(described, two_streams(described, 3000))
+        shares.append(reached)
+        turns.append(found.counts["turnarounds"])
+    assert turns[0] > 1.4 * turns[1] > 1.4 * 1.4 * turns[2]
+    assert shares == sorted(shares) and shares[2] > 1.05 * shares[0] and shares[2] > 0.9
 
 
-def test_a_gap_is_used_for_writes_and_costs_the_next_read_nothing():
-    """Short gaps leave the writes queued, long ones do not; the read after either is as fast as alone."""
-    machine = machine_with("dram=hbm2-2000", "channels=1")
-    tick = 1_000_000
-    seen = set()
-    for gap in range(0, 700, 20):
-        far = 2 * 8192  # another bank
-        rows = [(0, i * 256, 256, 1) for i in range(10)] + [(gap * tick, far, 32, 0)]
-        alone = serve(machine, rows[-1:])[0][0]
-        state, port = make_memory(machine), make_port(16, 16)
-        for tag, row in enumerate(rows):
-            ring_push(port.requests, port.ring, row[0], 0, *row[1:], tag)
-        assert advance(state, port, 1 << 62) == OK
-        answers = {int(r[RSP_TAG]): int(r[RSP_TIME_FS]) for r in port.responses[:11]}
-        assert answers[10] == alone
-        written = int(state.series[1].sum()) // 256
-        assert written >= max(seen, default=0)
-        seen.add(written)
-    assert min(seen) == 0 and max(seen) == 10 and len(seen) > 5
+@pytest.mark.kernels
+def test_writes_go_first_above_the_high_mark_and_until_the_low_one():
+    """Reads keep coming. With 10 places, writes begin with the ninth and stop when fewer than two are left."""
+    described = memory("hbm2-2000", refresh="none", write_queue=10, read_queue=64)
+    for writes, batch in ((8, 0), (9, 8)):
+        rows = [(0, 1 << 20 | i * 64, 64, 0) for i in range(40)]
+        rows += [(0, i * 64, 64, 1) for i in range(writes)]
+        found = serve(described, rows, kept_commands=200)
+        columns = [c.kind for c in sorted(kept(found.state, described.dram), key=lambda c: c.tick)]
+        columns = [kind for kind in columns if kind in ("RD", "WR")]
+        last_read = max(i for i, kind in enumerate(columns) if kind == "RD")
+        assert columns[:last_read].count("WR") == 2 * batch
 
 
-@pytest.mark.parametrize("part", ["hbm2-2000", "ddr4-3200", "lpddr4x-4266"])
-def test_a_gap_is_long_enough_from_one_tick_on(part):
-    machine = machine_with(f"dram={part}", "channels=1")
-    channel = Twin(machine).channels[0]
-    least = channel.room() + 256 // machine.memory.dram.burst_bytes * channel.pace()[1]
-    for gap in (least - 1, least):
-        state, port = make_memory(machine), make_port()
-        for tag, (tick, write) in enumerate(((0, 1), (gap, 0))):
-            time_fs = tick * round(machine.memory.dram.tck_ps * 1000)
-            ring_push(port.requests, port.ring, time_fs, 0, (1 - write) << 20, 256, write, tag)
-        assert advance(state, port, 1 << 62) == OK
-        assert int(state.series[1].sum()) == (256 if gap == least else 0)
+@pytest.mark.kernels
+def test_a_low_mark_of_zero_does_not_keep_reads_waiting():
+    described = memory("hbm2-2000", refresh="none", write_low=0, write_queue=4)
+    found = serve(described, [(0, i * 64, 64, i % 2) for i in range(20)])
+    assert found.last < 1000 * TICK
 
 
-def test_a_lone_write_is_not_starved_by_a_stream_of_row_hits():
-    """A write to another row stands first in its batch: it is written before the second batch begins."""
-    machine = machine_with("dram=hbm2-2000", "channels=1", "write_queue_runs=10")
-    other = 1 << 20
-    twin = Twin(machine)
-    for i, address in enumerate([0, 256, 512, other, *range(768, 768 + 30 * 256, 256)]):
-        twin.serve(i, address, 256, True)
-    writes = [(c.bank, c.row) for c in twin.channels[0].log if c.kind == "WR"]
-    lone = next(i for i, place in enumerate(writes) if place != writes[0])
-    assert lone == 5 * 8  # last of the first batch of six runs: its row mates went first
-    assert len(writes) > 2 * 6 * 8
+@pytest.mark.kernels
+def test_an_idle_channel_writes_what_it_has_and_the_next_read_hardly_waits():
+    described = memory("hbm2-2000", refresh="none")
+    other = conflicting(described) + 2 * part("hbm2-2000").page_bytes
+    writes = [(0, i * 64, 64, 1) for i in range(4)]
+    state, port = make(described), make_port(8, 8)
+    push(port, writes)
+    assert advance(state, port, 40 * TICK) == OK and int(state.series[1].sum()) == 256
+    read = (400 * TICK, other, 32, 0)
+    assert serve(described, [*writes, read]).times[-1] == serve(described, [read]).times[0]
+
+
+def lone(described: Memory, pages: int) -> tuple[int, int]:
+    """Ticks that a read of another row waits while row hits of `pages` rows fill the bus; and the end of all."""
+    stripe, at_fs = described.dram.page_bytes * 2, 40 * TICK
+    hits = [(i * 4 * TICK, i % pages * stripe + i // pages * 64 % stripe, 64, 0) for i in range(900)]
+    read = (at_fs, conflicting(described), 64, 0)
+    rows = sorted([*hits, read])
+    found = serve(described, rows)
+    return (found.times[rows.index(read)] - at_fs) // TICK, found.last // TICK
+
+
+AT_FULL_RATE = "each hit puts the precharge off by nRTP, and goes first: it is not enough that protection ends"
+
+
+@pytest.mark.parametrize("pages", [
+    2, 4, pytest.param(1, marks=pytest.mark.xfail(reason=AT_FULL_RATE, strict=True))
+])  # fmt: skip
+def test_a_read_of_another_row_is_not_starved_by_row_hits(pages):
+    """It is the oldest soon; after the age limit its row is opened, and not before. Without a limit it comes last."""
+    waited, _ = lone(memory("hbm2-2000", refresh="none", read_queue=32, age_limit_ns=500), pages)
+    assert 500 < waited < 500 + 150
+    waited, end = lone(memory("hbm2-2000", refresh="none", read_queue=32, age_limit_ns=None), pages)
+    assert waited > end - 100 > 3000
+
+
+UNBOUNDED = "a batch of writes has no end while others wait for their places"
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.9, pytest.param(1.2, marks=pytest.mark.xfail(reason=UNBOUNDED, strict=True))])
+def test_a_read_is_not_starved_by_writes(rate):
+    """Writes are offered at a share of the peak; one read comes in the middle."""
+    described = memory("hbm2-2000", refresh="none")
+    writes = [(int(i * 64 / peak(described) / rate), i * 64, 64, 1) for i in range(2000)]
+    read = (2000 * TICK, CAPACITY // 2, 64, 0)
+    rows = sorted([*writes, read])
+    assert serve(described, rows).times[rows.index(read)] - read[0] < 200 * TICK
 
 
 @given(
-    rows=st.lists(st.tuples(st.integers(0, 1 << 14), st.integers(1, 900), st.integers(0, 1)), min_size=1, max_size=80),
-    pace=st.sampled_from([0, 2_000_000, 50_000_000]),
-    runs=st.sampled_from([0, 1, 3, 32]),
-)
+    rows=st.lists(st.tuples(st.integers(0, 1 << 12), st.integers(1, 400), st.integers(0, 1)), min_size=1, max_size=40),
+    pace=st.sampled_from([0, 2_000_000, 50_000_000]), places=st.sampled_from([1, 3, 32]), posted=st.booleans(),
+)  # fmt: skip
 @settings(max_examples=60, deadline=None)
-def test_every_byte_is_written_once_and_never_above_the_peak(rows, pace, runs):
-    machine = machine_with("dram=ddr4-3200", "channels=2", f"write_queue_runs={runs}")
-    stream = [(i * pace, *row) for i, row in enumerate(rows)]
-    times, _, flushed, state = serve(machine, stream)
-    total = state.summary()
-    asked = [sum(row[2] for row in stream if row[3] == write) for write in (0, 1)]
-    assert state.series.sum(axis=1).tolist() == asked == [total["read_bytes"], total["write_bytes"]]
-    bursts = total["read_bursts"] + total["write_bursts"]
-    assert bursts == total["row_hits"] + total["row_misses"] + total["row_conflicts"]
-    assert bursts * 64 / machine.dram_bytes_per_second * 1e15 <= max(*times, flushed)
-    assert all(time > row[0] for time, row in zip(times, stream))
-    assert memory_flush(*cells(state)) == flushed  # nothing left
+def test_a_read_never_overtakes_a_write_of_its_data(rows, pace, places, posted):
+    """In the log: a read burst of a place goes after every write burst of it that was asked before in an earlier tick,
+    or the read was forwarded."""
+    described = memory(changed(part("hbm2-2000"), nREFI=1 << 20), write_queue=places, posted_writes=posted)
+    stream = [(i * pace, address, size, write) for i, (address, size, write) in enumerate(rows)]
+    found = serve(described, stream, kept_commands=2000)
+    twin = Twin(described)
+    last_write: dict[int, int] = {}
+    for i, (time_fs, address, size, write) in enumerate(stream):
+        touched = range(address // 32, (address + size - 1) // 32 + 1)
+        if write:
+            for burst in touched:
+                last_write[burst] = time_fs // TICK
+        elif pace and any(last_write.get(b, -1) >= 0 for b in touched):
+            assert found.times[i] > max(last_write.get(b, -1) for b in touched) * TICK
+    places_written = {twin.locate(b)[2:4] for b in last_write}
+    log = kept(found.state, described.dram)
+    assert {(c.place, c.row) for c in log if c.kind == "WR"} == places_written
+    asked = sum(len(range(a // 32, (a + n - 1) // 32 + 1)) for _, a, n, w in stream if w)
+    assert sum(c.kind == "WR" for c in log) == asked
 
 
-@pytest.mark.parametrize("runs", [-1, 1025])
-def test_queue_sizes_have_bounds(runs):
-    with pytest.raises(ConfigError, match="write_queue_runs"):
-        machine_with(f"write_queue_runs={runs}")
+# ---- the end of a program
 
 
-@pytest.mark.parametrize("runs", [0, 32])
-def test_a_launch_ends_when_its_writes_are_in_memory(runs):
+@pytest.mark.parametrize("posted", [False, True])
+def test_a_launch_ends_when_its_writes_are_in_memory(posted):
     """A store that its path could move far above the peak of the memory takes the time of the memory."""
     store = {"queue_depth": 2, "outstanding": 64, "request_bytes": 64}
-    changes = {"memory.model": "cycle", "memory.write_queue_runs": runs, "core.dma.store": store}
+    changes = {"memory.model": "cycle", "memory.controller": {"posted_writes": posted}, "core.dma.store": store}
     machine = small_machine("inorder", **changes)
     paths = [p.model_copy(update={"bytes_per_cycle": 512.0}) for p in machine.core.paths]
     machine = machine.model_copy(update={"core": machine.core.model_copy(update={"paths": paths})})
     asm = Asm()
     for i in range(3):
         asm.op("cp", asm.d("dram", "fp32", (16, 64), i * 4096), asm.d("spm", "fp32", (16, 64), 0), unit=1)
-    record, _, _ = both(finish(asm, vliw=False), machine)
+    record = step(finish(asm, vliw=False), resolve(machine))
     assert record.dram_bytes.tolist() == [[0, 3 * 4096]]
     seconds = record.total_cycles / (machine.clock_mhz * 1e6)
-    assert 0.5 < 3 * 4096 / seconds / machine.dram_bytes_per_second <= 2 / 3  # nCCD 3 for bursts of 2 ticks
-    last = max(int(row["end"]) for row in record.events)
-    assert (record.total_cycles > last + 10) == (runs > 0)
+    assert 0.4 < 3 * 4096 / seconds / machine.dram_bytes_per_second <= 1
+    last = max(event[1] for event in record.events)
+    assert (record.total_cycles > last + 10) == posted
+
+
+@pytest.mark.parametrize(("field", "value"), [
+    ("write_queue", 0), ("write_queue", 1025), ("write_high", 0), ("write_low", 2), ("entry_bytes", 0),
+])  # fmt: skip
+def test_options_have_bounds(field, value):
+    with pytest.raises(ConfigError, match=field):
+        load_machine("tpu-v3", [f"memory.controller.{field}={value}"])
+
+
+def test_streams_of_reads_and_writes_together_come_near_the_peak():
+    """Of the part of TPU v3: with gathered writes more than 90 %, in the order of arrival less than 80 %."""
+    described = memory("hbm2-1760", 8)
+    in_order = memory("hbm2-1760", 8, write_queue=1, read_queue=1)
+    rows = two_streams(described, 6000)
+    assert 0.9 <= share(described, rows)[0] <= 1
+    assert share(in_order, rows)[0] < 0.8
