@@ -32,7 +32,7 @@ COLUMNS = (
 TESTS = ("private_l1", "shared_l2")
 # Bytes of a thread's load: float and double on NVIDIA, float4 on AMD (`dtype` of the two programs).
 ELEMENT = {32: {"private_l1": 4, "shared_l2": 8}, 64: {"private_l1": 16, "shared_l2": 16}}
-CYCLES = (12_000, 60_000)  # of the steady part
+CYCLES = (8_000, 40_000)  # of the steady part
 LEAST_BYTES = 24 << 20
 
 
@@ -54,7 +54,7 @@ def pattern_of(row: Row, chip: MemoryChip) -> Pattern:
     if test == "private_l1":
         return patterns.private_reads(size, element, warps.size)
     block = row.integer("kb_per_block") << 10
-    return patterns.shared_reads(block, size, element, warps.size, warps.resident * warps.size)
+    return patterns.shared_reads(block, size, element, warps.size)
 
 
 def roof(size: int, chip: MemoryChip, test: str) -> float:
@@ -71,7 +71,7 @@ def roof(size: int, chip: MemoryChip, test: str) -> float:
 def filler(size: int, chip: MemoryChip) -> Pattern:
     """All cores read the data once together, the last of it that the shared cache holds: so it is at the start."""
     assert chip.core.warps is not None  # chip_of has looked
-    return patterns.sweep(size, min(size, 2 * cache_bytes(chip)), chip.cores, chip.core.warps.size)
+    return patterns.sweep(size, min(size, cache_bytes(chip) * 5 // 4), chip.cores, chip.core.warps.size)
 
 
 def warmed(size: int, chip: MemoryChip, pattern: Pattern) -> Callable[[Array], bool]:

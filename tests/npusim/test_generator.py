@@ -231,11 +231,11 @@ def addresses(pattern: Pattern, block: int, warp: int, loops: int) -> list[int]:
 
 def test_shared_reads_interleave_the_blocks_of_a_run() -> None:
     """Index of gpu-l2-cache: threads x run x i + (block mod run) x threads + thread, doubles; 64 loads a thread."""
-    pattern = patterns.shared_reads(512 << 10, 3 * 512 << 10, 8, 32, 2048)
-    assert (pattern.warps_per_block, pattern.blocks_per_core) == (32, 2)
+    pattern = patterns.shared_reads(512 << 10, 3 * 512 << 10, 8, 32)
+    assert (pattern.warps_per_block, pattern.blocks_per_core) == (32, 1)
     for block, warp in ((0, 0), (1, 5), (5, 31)):
         wanted = [8 * (1024 * 3 * i + block % 3 * 1024 + 32 * warp) for i in range(64)]
-        assert addresses(pattern, block, warp, 4) == wanted
+        assert addresses(pattern, block, warp, 8) == wanted
 
 
 def test_private_reads_go_round_the_data_of_all_blocks() -> None:

@@ -52,6 +52,7 @@ class Pattern:
     chain: Array = field(default_factory=lambda: np.zeros(1, np.int64))
     chain_bytes: int = 64  # between two elements
     chain_step: int = 1  # elements from one to the next of a warp; warps begin at neighbouring ones when it is not 1
+    phases: int = 1  # the first blocks begin at so many different loop counts, in turn: as after a long run
 
 
 def program(*rows: dict[str, int]) -> Array:
@@ -99,7 +100,7 @@ ADD_CYCLES = 4  # of one dependent single-precision addition
 CACHE_BLOCK = 256  # threads a block of gpu-cache
 L2_BLOCK = 1024  # and of gpu-l2-cache
 UNROLL = 32  # loads of a thread in flight in gpu-cache
-L2_UNROLL = 16
+L2_UNROLL = 8
 
 
 def private_reads(size_bytes: int, element_bytes: int, warp_size: int) -> Pattern:
@@ -114,8 +115,11 @@ def private_reads(size_bytes: int, element_bytes: int, warp_size: int) -> Patter
     return Pattern(rows, CACHE_BLOCK // warp_size, 1)
 
 
-def shared_reads(block_bytes: int, data_bytes: int, element_bytes: int, warp_size: int, threads: int) -> Pattern:
-    """Blocks of 1024 threads that read `block_bytes` each, out of `data_bytes` that they share (gpu-l2-cache)."""
+def shared_reads(block_bytes: int, data_bytes: int, element_bytes: int, warp_size: int) -> Pattern:
+    """Blocks of 1024 threads that read `block_bytes` each, out of `data_bytes` that they share (gpu-l2-cache).
+
+    One block is resident on a core: the unrolled loads want more than the 32 registers that two would leave a thread.
+    """
     step = L2_BLOCK * element_bytes
     loads, runs = max(1, block_bytes // step), max(1, data_bytes // block_bytes)
     place = {"bytes": warp_size * element_bytes, "warp_stride": warp_size * element_bytes, "blocks": runs}
@@ -126,7 +130,7 @@ def shared_reads(block_bytes: int, data_bytes: int, element_bytes: int, warp_siz
         {"op": OP_LOOP, "base": 0, "count": max(1, loads // unroll)},
         {"op": OP_END},
     )
-    return Pattern(rows, L2_BLOCK // warp_size, max(1, threads // L2_BLOCK))
+    return Pattern(rows, L2_BLOCK // warp_size, 1, phases=max(1, loads // unroll))
 
 
 CHASE_BYTES = 64  # between elements of gpu-latency: 8 pointers of 8 bytes

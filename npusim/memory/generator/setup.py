@@ -59,10 +59,12 @@ from npusim.memory.generator.layout import (
     P_WARP_CYCLES,
     P_WARPS,
     UNIT_BUSY,
+    W_BLOCK,
     W_CHAIN,
     W_COLUMNS,
     W_CORE,
     W_INDEX,
+    W_LOOPS,
     W_SLOT,
     X_COUNT,
     X_FREE_FLIGHT,
@@ -219,3 +221,4 @@ def _start_warps(state: GeneratorState, pattern: Pattern, cores: int, cycle: int
         for c in range(cores):
             at = c * per_core + slot
             start_block(state.params, state.warps, state.slots, state.events, state.size, state.other, at, cycle)
+    state.warps[:, W_LOOPS] = state.warps[:, W_BLOCK] % pattern.phases
