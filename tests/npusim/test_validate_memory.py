@@ -129,3 +129,37 @@ def test_the_clock_of_a_row_is_the_chips(tmp_path: Path) -> None:
     text = CHASE + "v100,1380,200000,435,\nv100,690,200000,435,\n"
     fast, slow = (line.outcome.simulated for line in run(tmp_path, "pointer_chase", text, "v100-pcie").lines)
     assert slow < fast - 10
+
+
+# Plateaus that the measured cards show, away from the sizes of their caches: (row, per cent that the model may be off).
+PLATEAUS = [
+    ("pointer_chase", "v100", "v100,1380,64,30.1,", 3), ("pointer_chase", "v100", "v100,1380,1029,215.1,", 3),
+    ("pointer_chase", "v100", "v100,1380,20000,420.7,", 8), ("pointer_chase", "a100", "a100_80,1410,4333,211.0,", 3),
+    ("pointer_chase", "a100", "a100_80,1410,35343,424.3,", 8),
+    ("cache_bandwidth", "v100", "v100,private_l1,,64,13873.4", 8),
+    ("cache_bandwidth", "v100", "v100,private_l1,,1576,2450.5", 8),
+    ("stream", "v100", "v100,init,1024,81920,100.0,895", 5), ("stream", "v100", "v100,read,1024,81920,100.0,866", 5),
+    ("stream", "v100", "v100,triad,1024,81920,100.0,814", 8), ("stream", "v100", "v100,read,32,2560,3.0,72", 5),
+]  # fmt: skip
+HEADERS = {"pointer_chase": CHASE, "cache_bandwidth": CACHE, "stream": STREAM}
+
+
+@pytest.mark.parametrize(("kind", "hw", "row", "limit_pct"), PLATEAUS)
+def test_plateaus_of_measured_cards(tmp_path: Path, kind: str, hw: str, row: str, limit_pct: float) -> None:
+    outcome = run(tmp_path, kind, HEADERS[kind] + row + "\n", hw).lines[0].outcome
+    assert abs(outcome.error_pct) < limit_pct
+
+
+def test_far_lines_cost_a_plateau_of_their_own(tmp_path: Path) -> None:
+    """Between one partition and the whole L2, half of the lines are far hits and half misses; with one partition all
+    are hits."""
+    text = CHASE + "a100_80,1410,35343,424.3,\n"
+    whole = run(tmp_path, "pointer_chase", text, "a100-80-pcie", settings=("memory.l2.partitions=1",))
+    assert whole.lines[0].outcome.simulated < 220
+
+
+def test_bandwidth_needs_enough_threads(tmp_path: Path) -> None:
+    """Twice the threads, nearly twice the bandwidth, until the DRAM is full."""
+    rows = "".join(f"v100,read,{block},{80 * block},{block / 10.24:.1f},100\n" for block in (64, 128, 1024))
+    low, twice, full = (line.outcome.simulated for line in run(tmp_path, "stream", STREAM + rows, "v100").lines)
+    assert 1.8 * low < twice <= 2 * low and 870 < full < 898.1
