@@ -96,6 +96,7 @@ class Controller(Part):
     entry_bytes: Annotated[int, Field(ge=1, le=65536)] = 64  # of a place, at least a burst; long runs take several
     write_high: Annotated[float, Field(gt=0, le=1)] = 0.8
     write_low: Annotated[float, Field(ge=0, le=1)] = 0.2
+    write_batch: Annotated[float, Field(gt=0, le=1000)] | None = 2  # write queues in a row while reads wait
     protect_hits: Literal["none", "older", "all"] = "all"  # a row stays open for: nobody, older entries, every entry
     age_limit_ns: Annotated[float, Field(gt=0, le=1e9)] | None = 2000  # then no row is kept open against the oldest
     columns_first: bool = True  # on a shared command bus; false: by age alone

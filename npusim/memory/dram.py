@@ -16,6 +16,7 @@ from npusim.memory.controller.layout import (
     AT_BANK,
     B_ROW,
     B_WORDS,
+    CH_ADMIT_FROM,
     CH_FINISHED,
     CH_LAST_WRITE,
     CH_NEXT,
@@ -27,7 +28,6 @@ from npusim.memory.controller.layout import (
     CH_SIZE0,
     CH_WAIT_FIRST,
     E_ARRIVAL,
-    FAR,
     NO_REFRESH,
     P_BANKS,
     P_PSEUDO,
@@ -186,7 +186,7 @@ def _region_of(params: Array, regions: Array, address: int) -> int:
     return low
 
 
-@kernel
+@inlined
 def _cut(
     where: Array, state: Array, runs: Array, asked: Array, request: int, address: int, size: int, write: int,
     region: int,
@@ -233,7 +233,7 @@ def _awaited(params: Array, s: Array) -> bool:
     return bool(params[P_POSTED] == 0 and s[CH_SIZE0 + WRITE_LIST])
 
 
-@kernel
+@inlined
 def _advance_channel(
     params: Array, control: Array, rules: Array, nodes: Array, s: Array, runs: Array, asked: Array, counters: Array,
     series: Array, regions: Array, responses: Array, heap: Array, until: int,
@@ -241,14 +241,15 @@ def _advance_channel(
     """Let a channel do what is due before tick `until`."""
     now = s[CH_NEXT]
     while now < until:
-        arrival = FAR
-        if s[CH_WAIT_FIRST] or s[CH_WAIT_FIRST + 1]:
-            arrival = admit(params, control, s, runs, asked, counters, series, responses, heap, now)
+        arrival = s[CH_ADMIT_FROM]
+        if arrival <= now:
+            arrival = admit(params, control, nodes, s, runs, asked, counters, series, responses, heap, now)
+            s[CH_ADMIT_FROM] = arrival
         due = step(control, rules, nodes, s, runs, now)
         if s[CH_FINISHED]:
             answer_finished(params, control, s, runs, asked, counters, series, regions, responses, heap)
-        if _place_free(control, s, runs, now):
-            due = now + 1
+            if _place_free(control, s, runs, now):
+                due = now + 1
         now = max(now + 1, min(due, arrival))
         if control[P_REFRESH] != NO_REFRESH and now == s[CH_NEXT_REFRESH]:
             skip_idle(control, s, min(until, arrival))

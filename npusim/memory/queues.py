@@ -13,6 +13,7 @@ import numpy.typing as npt
 from npusim.jit import inlined, kernel
 from npusim.memory.controller.layout import (
     AT_LIST,
+    CH_ADMIT_FROM,
     CH_FINISHED,
     CH_SIZE0,
     CH_WAIT_FIRST,
@@ -99,7 +100,7 @@ def count_latency(counters: Array, latency_fs: int, wait_fs: int) -> None:
     counters[C_HISTOGRAM + min(BUCKETS - 1, bucket + max(0, ns - 1))] += 1
 
 
-@kernel
+@inlined
 def wait_run(
     where: Array, s: Array, runs: Array, asked: Array, request: int, arrival: int, local: int, count: int, write: int,
     size: int, region: int,
@@ -128,14 +129,15 @@ def wait_run(
     asked[request, A_LEFT] += 1
     if last < 0:
         s[CH_WAIT_FIRST + write] = 1 + run
+        s[CH_ADMIT_FROM] = min(s[CH_ADMIT_FROM], arrival)
     else:
         runs[last, E_NEXT] = 1 + run
     s[CH_WAIT_LAST + write] = 1 + run
 
 
-@kernel
+@inlined
 def admit(
-    params: Array, control: Array, s: Array, runs: Array, asked: Array, counters: Array, series: Array,
+    params: Array, control: Array, nodes: Array, s: Array, runs: Array, asked: Array, counters: Array, series: Array,
     responses: Array, heap: Array, now: int,
 ) -> int:  # fmt: skip
     """Give places to the runs that have arrived; return the tick at which the next one could get one."""
@@ -157,7 +159,7 @@ def admit(
             if overlap == 2:
                 _forward(s, runs, counters, run, now)
                 continue
-            append(control, s, runs, WRITE_LIST if write else READ_LIST, run, now)
+            append(control, nodes, s, runs, WRITE_LIST if write else READ_LIST, run, now)
             if write and params[P_POSTED]:
                 request = runs[run, E_REQUEST]
                 asked[request, A_FINISH] = max(asked[request, A_FINISH], now + 1)
@@ -189,7 +191,7 @@ def _forward(s: Array, runs: Array, counters: Array, run: int, now: int) -> None
     counters[C_FORWARDED] += 1
 
 
-@kernel
+@inlined
 def answer_finished(
     params: Array, control: Array, s: Array, runs: Array, asked: Array, counters: Array, series: Array,
     regions: Array, responses: Array, heap: Array,
@@ -219,7 +221,7 @@ def answer_finished(
         asked[0, A_RUNS_LEFT] += 1
 
 
-@kernel
+@inlined
 def close(
     params: Array, asked: Array, counters: Array, series: Array, responses: Array, heap: Array, request: int
 ) -> None:

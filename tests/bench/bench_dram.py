@@ -57,6 +57,7 @@ TRAFFIC = [
     ("h100", 2_000, 1 << 20, 0.0, 0.97, False),
 ]  # fmt: skip
 RING = 4096
+OUTSTANDING_BYTES = 8 << 20
 
 
 def row(*cells: object) -> str:
@@ -106,8 +107,9 @@ def feed(
     address = (random.integers(0, memory.capacity_bytes // size, count) if scattered else np.arange(count)) * size
     write = (random.random(count) < writes).astype(np.int64)
     cpu_s, last, done = 0.0, 0, 0
-    for first in range(0, count, RING // 2):
-        chosen = slice(first, min(count, first + RING // 2))
+    window = max(1, min(RING // 2, OUTSTANDING_BYTES // size))
+    for first in range(0, count, window):
+        chosen = slice(first, min(count, first + window))
         places = (int(port.ring[RING_TAIL]) + np.arange(chosen.stop - first)) % RING
         for column, values in ((REQ_TIME_FS, time_fs), (REQ_ADDRESS, address), (REQ_WRITE, write)):
             port.requests[places, column] = values[chosen]

@@ -54,6 +54,8 @@ class TwinChannel:
     acts: list[int] = field(default_factory=list)
     log: list[Command] = field(default_factory=list)
     writing: bool = False
+    batch: int = 0  # places of writes sent while reads waited
+    reads_owed: int = 0  # places of reads before writes go first again
     columns: set[int] = field(default_factory=set)  # ticks of column commands
     column_free: int = 0  # no column decision before
     owed: int = 0
@@ -127,7 +129,7 @@ class TwinChannel:
             self.owed += 1 if self.by_bank else self.part.pseudo_channels
             self.due += self.interval
         if now >= self.interval and self.refreshed and not (self.urgent() or self.queue[False] or self.queue[True]):
-            self.writing = True  # as a refresh finds it, an idle channel takes writes first
+            self.writing, self.batch = True, 0  # as a refresh finds it, an idle channel takes writes first
         bus = now in self.columns
         if self.committed is not None:
             if self.can(self.committed.kind, self.committed.places[0], now):
@@ -198,8 +200,12 @@ class TwinChannel:
         if run.places:
             return
         self.queue[run.write].remove(run)
+        if run.write:
+            self.batch = self.batch + run.size if self.queue[False] else 0
+        else:
+            self.reads_owed -= run.size
         if not self.queue[False] and not self.queue[True]:
-            self.writing = True
+            self.writing, self.batch = True, 0
         end = last + latency * self.scale
         if run.write:
             self.last_write = max(self.last_write, end)
@@ -208,29 +214,48 @@ class TwinChannel:
 
     # ---- choices
 
-    def serving(self) -> list[Run]:
+    def serving(self, now: int) -> list[Run]:
         """The runs that are looked at, oldest first."""
         reads, writes = len(self.queue[False]), sum(q.size for q in self.queue[True])
         if not reads and not writes:
             return []
+        late = bool(self.queue[True]) and not self.options.posted_writes and now >= self.tired_from(self.queue[True][0])
         if self.writing:
-            if writes < max(1, math.ceil(self.options.write_low * self.options.write_queue)) and reads:
-                self.writing = False
-        elif writes > math.floor(self.options.write_high * self.options.write_queue) or not reads:
-            self.writing = True
+            limit = self.options.write_batch
+            over = limit is not None and self.batch >= math.ceil(limit * self.options.write_queue)
+            few = writes < max(1, math.ceil(self.options.write_low * self.options.write_queue))
+            if reads and (over or (few and not late)):
+                self.writing, self.reads_owed = False, self.batch if over else 0
+        else:
+            many = writes > math.floor(self.options.write_high * self.options.write_queue)
+            if not reads or (self.reads_owed <= 0 and (many or late)):
+                self.writing, self.batch = True, 0
         return self.queue[self.writing]
+
+    def tired_from(self, run: Run) -> float:
+        """When a run has waited for the age limit."""
+        if self.options.age_limit_ns is None:
+            return math.inf
+        return run.queued + math.ceil(self.options.age_limit_ns * 1000 / (self.part.tck_ps / self.scale))
 
     def tired(self, run: Run, now: int) -> bool:
         """Whether a run has been the oldest of its queue for so long that no row is kept open against it."""
-        limit = self.options.age_limit_ns
-        if limit is None or self.queue[self.writing][0] is not run:
+        return self.queue[self.writing][0] is run and now >= self.tired_from(run)
+
+    def held(self, run: Run, now: int) -> bool:
+        """Whether a run uses a bank that the oldest, which is tired, wants to close."""
+        oldest = self.queue[self.writing][0]
+        if oldest is run or not self.tired(oldest, now):
             return False
-        return now >= run.queued + math.ceil(limit * 1000 / (self.part.tck_ps / self.scale))
+        closing = {p for p in oldest.places[: self.turn] if self.rows.get(p, oldest.row) != oldest.row}
+        return not closing.isdisjoint(run.places[: self.turn])
 
     def send_column(self, now: int) -> bool:
         if self.urgent():
             return False
-        for run in list(self.serving()):
+        for run in list(self.serving(now)):
+            if self.held(run, now):
+                continue
             if self.rows.get(run.places[0]) == run.row and self.can(run.kind, run.places[0], now):
                 self.note(run, run.places[0])
                 if self.part.wck_sync and now >= self.clock_until:
@@ -250,7 +275,7 @@ class TwinChannel:
                 return True
             if self.urgent():
                 return False
-        runs = list(self.serving())
+        runs = list(self.serving(now))
         for run in runs:
             for place in dict.fromkeys(run.places[: self.turn]):
                 if self.open_row(run, place, now):

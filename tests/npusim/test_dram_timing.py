@@ -54,7 +54,7 @@ def applies(rule: Rule, dram: DramPart, first: int, second: int) -> bool:
 def waits(channels: Channels, dram: DramPart, rule: Rule, first: int, second: int) -> int:
     """Ticks from the rule's first command, to one bank, to the earliest second one, to another bank."""
     s = channels.state[0].copy()
-    apply_rules(channels.params, channels.rules, channels.nodes, s, rule.preceding, first, START)
+    apply_rules(channels.params, channels.rules, channels.nodes, s, rule.preceding, first, START, 0)
     if rule.following in (PREA, REFA):
         return earliest_of_all(channels.params, s, rule.following, node(dram, second, PSEUDO)) - START
     return int(earliest(channels.params, channels.nodes, s, rule.following, second)) - START
@@ -110,7 +110,7 @@ def test_a_fifth_activation_waits_for_the_window_of_four(name):
     for i in range(4):
         bank = i * step % (dram.banks // dram.pseudo_channels // dram.stack_ids)
         now = max(now, earliest(channels.params, channels.nodes, s, ACT, bank))
-        apply_rules(channels.params, channels.rules, channels.nodes, s, ACT, bank, now)
+        apply_rules(channels.params, channels.rules, channels.nodes, s, ACT, bank, now, 0)
         sent.append(now)
         if i < 3:  # fewer than four do not meet the window
             assert s[channels.nodes[bank, PSEUDO] + ACT] < START + window or i + 1 == 4

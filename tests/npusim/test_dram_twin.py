@@ -79,6 +79,7 @@ def requests(draw: st.DrawFn, most: int = 24) -> list[Row]:
 OPTIONS = st.fixed_dictionaries({}, optional={
     "read_queue": st.sampled_from([1, 2, 4, 8]), "write_queue": st.sampled_from([1, 2, 4, 8]),
     "write_high": st.sampled_from([0.5, 1]), "write_low": st.sampled_from([0, 0.5]),
+    "write_batch": st.sampled_from([None, 0.5, 2]),
     "protect_hits": st.sampled_from(["none", "older", "all"]), "age_limit_ns": st.sampled_from([None, 50, 200]),
     "row_policy": st.sampled_from(["open", "closed"]), "refresh": st.sampled_from(["auto", "all_bank", "none"]),
     "refresh_postpone": st.sampled_from([0, 1, 8]), "refresh_blocks": st.booleans(), "posted_writes": st.booleans(),

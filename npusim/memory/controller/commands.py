@@ -27,6 +27,7 @@ from npusim.memory.controller.layout import (
     CH_PAIR_TICK,
     CH_PREAS,
     CH_PRES,
+    CH_REFRESH_FROM,
     CH_ROW_FROM,
     CLOSED,
     FAW_WORDS,
@@ -93,10 +94,15 @@ def slot_from(params: Array, s: Array, command: int, bank: int, pseudo: int, tic
 
 
 @kernel
-def apply_rules(params: Array, rules: Array, nodes: Array, s: Array, command: int, bank: int, now: int) -> None:
-    """Let a command that goes out `now` push back what must wait for it; of all banks: `bank` is one of them."""
+def apply_rules(
+    params: Array, rules: Array, nodes: Array, s: Array, command: int, bank: int, now: int, first: int
+) -> None:
+    """Let a command that goes out `now` push back what must wait for it at levels from `first` on.
+
+    Of a command to all banks `bank` is one.
+    """
     levels = 2 if command == PREA or command == REFA else LEVEL_COUNT
-    for level in range(levels):
+    for level in range(first, levels):
         count = rules[level, command, 0]
         if count == 0:
             continue
@@ -151,23 +157,28 @@ def note_pair(s: Array, command: int, bank: int, pseudo: int, now: int) -> None:
 
 
 @inlined
-def set_row(params: Array, s: Array, bank: int, row: int) -> None:
+def set_row(params: Array, nodes: Array, s: Array, bank: int, row: int) -> None:
     """Change the row that a bank has open; what was known of its next commands is void."""
     at = params[AT_BANK] + B_WORDS * bank
     s[at + B_ROW] = row
-    s[CH_CLOSINGS] += row == CLOSED
-    s[CH_ROW_FROM] = s[CH_COLUMN_FROM] = 0
+    s[CH_ROW_FROM] = s[CH_REFRESH_FROM] = 0
+    if row < 0:
+        s[CH_CLOSINGS] += row == CLOSED
+        s[CH_COLUMN_FROM] = 0
+    else:  # it takes columns from some tick on; nothing changes for those of other banks
+        ready = nodes[bank, BANK]
+        s[CH_COLUMN_FROM] = min(s[CH_COLUMN_FROM], min(s[ready + RD], s[ready + WR]))
     s[at + B_READ_FROM] = s[at + B_WRITE_FROM] = s[at + B_ROW_FROM] = LONG_AGO
 
 
 @kernel
 def send_row(params: Array, rules: Array, nodes: Array, s: Array, command: int, bank: int, row: int, now: int) -> None:
     """Send ACT (opening `row`) or PRE to a bank."""
-    apply_rules(params, rules, nodes, s, command, bank, now)
+    apply_rules(params, rules, nodes, s, command, bank, now, 0)
     log(params, s, command, bank, row, now)
     if params[P_HALF]:
         note_pair(s, command, bank, nodes[bank, PSEUDO_OF], now)
-    set_row(params, s, bank, row)
+    set_row(params, nodes, s, bank, row)
     s[CH_ACTS if command == ACT else CH_PRES] += 1
 
 
@@ -175,14 +186,14 @@ def send_row(params: Array, rules: Array, nodes: Array, s: Array, command: int, 
 def send_to_all(params: Array, rules: Array, nodes: Array, s: Array, command: int, pseudo: int, now: int) -> None:
     """Send PREA or REFA to a pseudo-channel."""
     bank = pseudo * (params[P_BANKS] // params[P_PSEUDO])
-    apply_rules(params, rules, nodes, s, command, bank, now)
+    apply_rules(params, rules, nodes, s, command, bank, now, 0)
     log(params, s, command, bank, 0, now)
     if params[P_HALF]:
         note_pair(s, command, -1, pseudo, now)
     if command == PREA:
         s[CH_PREAS] += 1
         for other in range(bank, bank + params[P_BANKS] // params[P_PSEUDO]):
-            set_row(params, s, other, CLOSED)
+            set_row(params, nodes, s, other, CLOSED)
 
 
 __all__ = ["CHANNEL", "WR", "apply_rules", "earliest", "earliest_of_all", "send_row", "send_to_all", "slot_from"]

@@ -23,7 +23,9 @@ Array = npt.NDArray[Any]
 
 
 @kernel
-def inject(params: Array, state: Array, runs: Array, channel_of: Array, due: Array, i: int, clock: int) -> int:
+def inject(
+    params: Array, nodes: Array, state: Array, runs: Array, channel_of: Array, due: Array, i: int, clock: int
+) -> int:
     """Push requests from `i` on until one is not due or its queue is full; return the first that was not pushed."""
     while i < runs.shape[0] and due[i] <= clock:
         s = state[channel_of[i]]
@@ -31,7 +33,7 @@ def inject(params: Array, state: Array, runs: Array, channel_of: Array, due: Arr
         if not fits(params, s, runs, queue, i):
             break
         runs[i, E_ARRIVAL] = clock
-        append(params, s, runs, queue, i, clock)
+        append(params, nodes, s, runs, queue, i, clock)
         s[CH_NEXT] = clock + 1
         i += 1
     return i
@@ -48,7 +50,7 @@ def run_stream(
     """
     clock, i, channels = 0, 0, state.shape[0]
     while clock < until:
-        i = inject(params, state, runs, channel_of, due, i, clock)
+        i = inject(params, nodes, state, runs, channel_of, due, i, clock)
         upcoming, waiting = 1 << 60, 0
         for c in range(channels):
             s = state[c]

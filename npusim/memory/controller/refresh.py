@@ -30,6 +30,7 @@ from npusim.memory.controller.layout import (
     B_WORDS,
     CH_ACTIVATING,
     CH_OWED,
+    CH_REFRESH_FROM,
     CH_REFRESHES,
     CH_REFRESHING,
     CH_ROUND,
@@ -129,9 +130,9 @@ def refresh_bank(params: Array, rules: Array, nodes: Array, s: Array, runs: Arra
     if command == PRE:
         send_row(params, rules, nodes, s, PRE, bank, CLOSED, now)
         return True, now + 1
-    apply_rules(params, rules, nodes, s, REFB, bank, now)
+    apply_rules(params, rules, nodes, s, REFB, bank, now, 0)
     log(params, s, REFB, bank, 0, now)
-    s[CH_REFRESHING], s[CH_ROW_FROM] = 0, 0
+    s[CH_REFRESHING] = s[CH_ROW_FROM] = s[CH_REFRESH_FROM] = 0
     s[CH_OWED] -= 1
     s[CH_REFRESHES] += 1
     s[CH_ROUND] &= ~(1 << bank)

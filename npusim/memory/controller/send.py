@@ -7,18 +7,22 @@ from typing import Any
 import numpy.typing as npt
 
 from npusim.jit import inlined, kernel
-from npusim.memory.controller.choose import next_bank
+from npusim.memory.controller.choose import banks_of, next_bank
 from npusim.memory.controller.commands import apply_rules, earliest, log, send_row, set_row
 from npusim.memory.controller.layout import (
     ACTIVE_LIST,
     AT_BANK,
     AT_LIST,
     B_ACTIVE,
+    B_READ_FROM,
     B_ROW,
+    B_ROW_FROM,
     B_WORDS,
-    B_WRITES,
+    B_WRITE_FROM,
     CH_ACTIVATED,
     CH_ACTIVATING,
+    CH_ADMIT_FROM,
+    CH_BATCH,
     CH_COLUMN_FREE,
     CH_COLUMN_FROM,
     CH_COMMITTED,
@@ -27,18 +31,22 @@ from npusim.memory.controller.layout import (
     CH_DEADLINE,
     CH_FINISHED,
     CH_HITS,
+    CH_KEPT,
     CH_LAST_KIND,
     CH_LAST_WRITE,
     CH_MISSES,
     CH_PLACES0,
     CH_PLACES2,
     CH_READS,
+    CH_READS_OWED,
+    CH_REFRESH_FROM,
     CH_ROW_FROM,
     CH_SIZE0,
     CH_SIZE2,
     CH_TRAIN_FIRST,
     CH_TURNS,
     CH_WCK_UNTIL,
+    CH_WRITE_MODE,
     CLOSED,
     E_ARRIVAL,
     E_BANK,
@@ -59,8 +67,11 @@ from npusim.memory.controller.layout import (
     OPENING,
     P_AAD,
     P_ACTIVE,
+    P_BATCH,
     P_COLUMN_TICKS,
+    P_HIGH,
     P_LOG,
+    P_LOW,
     P_PLACE,
     P_READ_LATENCY,
     P_READ_QUEUE,
@@ -72,51 +83,80 @@ from npusim.memory.controller.layout import (
     P_WCK_WRITE,
     P_WRITE_LATENCY,
     P_WRITE_QUEUE,
+    READ_LIST,
     SEEN_CONFLICT,
     SEEN_HIT,
     SEEN_MISS,
     WRITE_LIST,
 )
-from npusim.memory.controller.timing import ACT, PRE, RD, WR
+from npusim.memory.controller.timing import ACT, GROUP, PRE, RD, WR
 
 Array = npt.NDArray[Any]
 
 
 @inlined
-def append(params: Array, s: Array, runs: Array, queue: int, entry: int, now: int) -> None:
-    """Put an entry at the end of a list; the caller knows that there is room."""
+def append(params: Array, nodes: Array, s: Array, runs: Array, queue: int, entry: int, now: int) -> None:
+    """Put an entry, which `fits`, at the end of a list."""
     place = params[AT_LIST] + queue * params[P_SLOTS] + L_WORDS * s[CH_SIZE0 + queue]
     s[place + L_ENTRY], s[place + L_BANK], s[place + L_ROW] = entry, runs[entry, E_BANK], runs[entry, E_ROW]
     s[place + L_OPEN_AT] = -1
-    s[CH_ROW_FROM] = s[CH_COLUMN_FROM] = 0
     s[CH_SIZE0 + queue] += 1
     runs[entry, E_QUEUED] = now
-    runs[entry, E_PLACES] = places_of(params, runs, entry)
     s[CH_PLACES0 + queue] += runs[entry, E_PLACES]
+    if may_turn(params, s):
+        s[CH_ROW_FROM] = s[CH_COLUMN_FROM] = 0
+    elif queue == WRITE_LIST if s[CH_WRITE_MODE] else queue == READ_LIST:
+        _expect(params, nodes, s, runs, entry)
 
 
 @inlined
-def places_of(params: Array, runs: Array, entry: int) -> int:
-    """How many places of a queue an entry takes."""
-    return int((runs[entry, E_COUNT] + params[P_PLACE] - 1) // params[P_PLACE])
+def may_turn(params: Array, s: Array) -> bool:
+    """Whether what is queued may let reads go before writes, or the other way round, from now on."""
+    reads, writes = s[CH_SIZE0 + READ_LIST], s[CH_PLACES0 + WRITE_LIST]
+    if s[CH_WRITE_MODE]:
+        return bool(reads > 0 and (writes < params[P_LOW] or s[CH_BATCH] >= params[P_BATCH]))
+    return bool(writes > params[P_HIGH] or reads == 0)
+
+
+@inlined
+def _expect(params: Array, nodes: Array, s: Array, runs: Array, entry: int) -> None:
+    """Bring forward the ticks to look again to those at which an entry may need a command."""
+    bank, row, banks = runs[entry, E_BANK], runs[entry, E_ROW], params[AT_BANK]
+    if s[banks + B_WORDS * bank + B_ROW] == row:
+        word = B_WRITE_FROM if runs[entry, E_WRITE] else B_READ_FROM
+        s[CH_COLUMN_FROM] = min(s[CH_COLUMN_FROM], s[banks + B_WORDS * bank + word])
+    for _ in range(banks_of(params, runs, entry)):
+        at = banks + B_WORDS * bank
+        if s[at + B_ROW] != row:
+            s[CH_ROW_FROM] = min(s[CH_ROW_FROM], s[at + B_ROW_FROM])
+        bank = next_bank(nodes, bank)
 
 
 @inlined
 def fits(params: Array, s: Array, runs: Array, queue: int, entry: int) -> bool:
-    """Whether a queue has room for an entry; one that is larger than the queue has it alone."""
+    """Count an entry's places; whether a queue has room for them. One that is larger than the queue has it alone."""
     places = params[P_WRITE_QUEUE] if queue == WRITE_LIST else params[P_READ_QUEUE]
-    return bool(s[CH_SIZE0 + queue] == 0 or s[CH_PLACES0 + queue] + places_of(params, runs, entry) <= places)
+    runs[entry, E_PLACES] = (runs[entry, E_COUNT] + params[P_PLACE] - 1) // params[P_PLACE]
+    return bool(s[CH_SIZE0 + queue] == 0 or s[CH_PLACES0 + queue] + runs[entry, E_PLACES] <= places)
 
 
-@kernel
+@inlined
 def remove(params: Array, s: Array, runs: Array, queue: int, position: int) -> None:
     """Take an entry out of a list; the others keep their order."""
     at, size = params[AT_LIST] + queue * params[P_SLOTS], s[CH_SIZE0 + queue] - 1
+    places = runs[s[at + L_WORDS * position], E_PLACES]
     s[CH_SIZE0 + queue] = size
-    s[CH_PLACES0 + queue] -= runs[s[at + L_WORDS * position], E_PLACES]
-    s[CH_ROW_FROM] = s[CH_COLUMN_FROM] = 0
-    for word in range(at + L_WORDS * position, at + L_WORDS * size):
-        s[word] = s[word + L_WORDS]
+    s[CH_PLACES0 + queue] -= places
+    if queue == WRITE_LIST:
+        s[CH_BATCH] = s[CH_BATCH] + places if s[CH_SIZE0 + READ_LIST] else 0
+    elif queue == READ_LIST:
+        s[CH_READS_OWED] -= places
+    s[CH_COLUMN_FROM] = s[CH_REFRESH_FROM] = s[CH_ADMIT_FROM] = 0
+    if s[CH_KEPT] or may_turn(params, s):
+        s[CH_ROW_FROM] = 0
+    for word in range(at + L_WORDS * position, at + L_WORDS * size, L_WORDS):
+        for i in range(L_WORDS):
+            s[word + i] = s[word + L_WORDS + i]
 
 
 @inlined
@@ -134,7 +174,7 @@ def _classify(params: Array, s: Array, runs: Array, entry: int, bank: int) -> No
         s[CH_CONFLICTS] += 1
 
 
-@kernel
+@inlined
 def send(
     params: Array, rules: Array, nodes: Array, s: Array, runs: Array, queue: int, position: int, command: int,
     bank: int, now: int,
@@ -148,7 +188,7 @@ def send(
     elif command == ACT:
         send_row(params, rules, nodes, s, ACT, bank, runs[entry, E_ROW], now)
         if params[P_AAD]:
-            set_row(params, s, bank, OPENING)
+            set_row(params, nodes, s, bank, OPENING)
             s[CH_ACTIVATING], s[CH_DEADLINE], s[CH_ACTIVATED] = 1 + entry, now + params[P_AAD], bank
         if params[P_ACTIVE]:
             remove(params, s, runs, queue, position)
@@ -156,7 +196,7 @@ def send(
                 _activated(params, s, runs, entry, bank)
     elif params[P_WCK] and now >= s[CH_WCK_UNTIL]:
         if s[CH_ACTIVATING] and s[CH_DEADLINE] <= now + 1:
-            second_activate(params, s, runs)
+            second_activate(params, nodes, s, runs)
         else:  # this tick sends CAS; the column follows
             s[CH_COMMITTED], s[CH_COMMITTED_LIST] = 1 + entry, queue
     else:
@@ -180,16 +220,16 @@ def _activated(params: Array, s: Array, runs: Array, entry: int, bank: int) -> N
 
 
 @kernel
-def second_activate(params: Array, s: Array, runs: Array) -> None:
+def second_activate(params: Array, nodes: Array, s: Array, runs: Array) -> None:
     """Send the second command of an activation (LPDDR5): the row is open."""
     entry, bank = s[CH_ACTIVATING] - 1, s[CH_ACTIVATED]
     s[CH_ACTIVATING] = 0
-    set_row(params, s, bank, runs[entry, E_ROW])
+    set_row(params, nodes, s, bank, runs[entry, E_ROW])
     if params[P_ACTIVE]:
         _activated(params, s, runs, entry, bank)
 
 
-@kernel
+@inlined
 def send_columns(
     params: Array, rules: Array, nodes: Array, s: Array, runs: Array, queue: int, position: int, command: int, now: int
 ) -> None:
@@ -211,14 +251,17 @@ def send_columns(
         bank = next_bank(nodes, bank)
     last = now + (bursts - 1) * spacing
     for i in range(traces):
-        apply_rules(params, rules, nodes, s, command, bank, last - (traces - 1 - i) * spacing)
+        first_level = 0 if i == traces - 1 else GROUP  # of what the groups share only the last one counts
+        apply_rules(params, rules, nodes, s, command, bank, last - (traces - 1 - i) * spacing, first_level)
         bank = next_bank(nodes, bank)
     left = count - bursts
     _count_columns(params, s, command, bursts, now, last)
     runs[entry, E_COUNT], runs[entry, E_BANK] = left, bank
     runs[entry, E_LOCAL] += bursts
     s[params[AT_LIST] + queue * params[P_SLOTS] + L_WORDS * position + L_BANK] = bank
-    s[CH_ROW_FROM] = 0
+    s[CH_REFRESH_FROM] = 0
+    if s[CH_KEPT] or queue == ACTIVE_LIST:
+        s[CH_ROW_FROM] = 0
     if left == 0:
         remove(params, s, runs, queue, position)
         if queue == ACTIVE_LIST:
@@ -263,5 +306,3 @@ def _finish(params: Array, s: Array, runs: Array, entry: int, command: int, last
     runs[entry, E_NEXT] = s[CH_FINISHED]
     s[CH_FINISHED] = 1 + entry
 
-
-__all__ = ["B_WRITES", "E_WRITE", "append", "remove", "second_activate", "send", "send_columns"]

@@ -142,6 +142,8 @@ def _fill_options(params: Array, part: DramPart, options: Controller, rules: lis
     params[at.P_PROTECT] = protect[options.protect_hits]
     params[at.P_AGE] = at.FAR if limit is None else math.ceil(limit * 1000 / tick_ps)
     params[at.P_COLUMN_FIRST], params[at.P_ACTIVE] = int(options.columns_first), int(options.opened_leave_queue)
+    params[at.P_BATCH] = at.FAR if options.write_batch is None else math.ceil(options.write_batch * options.write_queue)
+    params[at.P_WRITE_AGE] = at.FAR if options.posted_writes else params[at.P_AGE]
     params[at.P_CLOSED] = int(options.row_policy == "closed")
     params[at.P_READ_QUEUE], params[at.P_WRITE_QUEUE] = options.read_queue, options.write_queue
     params[at.P_PLACE] = max(1, options.entry_bytes // part.burst_bytes)

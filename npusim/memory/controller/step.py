@@ -15,26 +15,32 @@ from npusim.memory.controller.layout import (
     ANY,
     AT_LIST,
     CH_ACTIVATING,
+    CH_BATCH,
     CH_COLUMN_FREE,
     CH_COLUMN_FROM,
     CH_COMMITTED,
     CH_COMMITTED_LIST,
     CH_DEADLINE,
+    CH_KEPT,
     CH_NEXT_REFRESH,
     CH_OWED,
     CH_PLACES0,
+    CH_READS_OWED,
+    CH_REFRESH_FROM,
     CH_ROW_FROM,
     CH_SIZE0,
     CH_TRAIN_FIRST,
     CH_WRITE_MODE,
     COLUMN,
     E_BANK,
+    E_QUEUED,
     E_WRITE,
     FAR,
     L_WORDS,
     NO_REFRESH,
     P_AAD,
     P_ACTIVE,
+    P_BATCH,
     P_BUSES,
     P_CLOSED,
     P_COLUMN_FIRST,
@@ -45,6 +51,8 @@ from npusim.memory.controller.layout import (
     P_REFI,
     P_REFRESH,
     P_SLOTS,
+    P_WRITE_AGE,
+    PER_BANK,
     READ_LIST,
     ROW,
     WRITE_LIST,
@@ -57,18 +65,34 @@ Array = npt.NDArray[Any]
 
 
 @inlined
-def update_mode(params: Array, s: Array) -> int:
-    """Decide whether writes or reads go first, with hysteresis; return the list that does."""
+def write_late_from(params: Array, s: Array, runs: Array) -> int:
+    """The tick from which the oldest write has waited too long for its answer."""
+    if params[P_WRITE_AGE] == FAR or s[CH_SIZE0 + WRITE_LIST] == 0:
+        return FAR
+    return int(runs[s[params[AT_LIST] + WRITE_LIST * params[P_SLOTS]], E_QUEUED] + params[P_WRITE_AGE])
+
+
+@inlined
+def update_mode(params: Array, s: Array, runs: Array, now: int) -> int:
+    """Decide whether writes or reads go first, with hysteresis; return the list that does.
+
+    While reads wait, a batch of writes has an end even if more and more come; then as many reads go.
+    """
     reads, writes = s[CH_SIZE0 + READ_LIST], s[CH_PLACES0 + WRITE_LIST]
     if s[CH_WRITE_MODE]:
-        if writes < params[P_LOW] and reads > 0:
+        full = s[CH_BATCH] >= params[P_BATCH]
+        if reads > 0 and (full or (writes < params[P_LOW] and now < write_late_from(params, s, runs))):
             s[CH_WRITE_MODE] = s[CH_ROW_FROM] = s[CH_COLUMN_FROM] = 0
-    elif writes > params[P_HIGH] or reads == 0:
+            s[CH_READS_OWED] = s[CH_BATCH] if full else 0
+    elif reads == 0 or (
+        s[CH_READS_OWED] <= 0 and (writes > params[P_HIGH] or now >= write_late_from(params, s, runs))
+    ):
         s[CH_WRITE_MODE], s[CH_ROW_FROM], s[CH_COLUMN_FROM] = 1, 0, 0
+        s[CH_BATCH] = s[CH_READS_OWED] = 0
     return WRITE_LIST if s[CH_WRITE_MODE] else READ_LIST
 
 
-@kernel
+@inlined
 def fill_slot(
     params: Array, rules: Array, nodes: Array, s: Array, runs: Array, now: int, slot: int
 ) -> tuple[bool, int]:
@@ -81,16 +105,18 @@ def fill_slot(
     if s[CH_OWED] > 0:
         blocked = urgent(params, s)
         if slot != COLUMN and (blocked or may_refresh(params, s)):
-            sent, tick = refresh(params, rules, nodes, s, runs, now)
+            sent, tick = _refresh(params, rules, nodes, s, runs, now)
             if sent:
                 return True, tick
             due = min(due, tick)
         if blocked:
             return False, due
-    queue = update_mode(params, s)
+    queue = update_mode(params, s, runs, now)
     if slot == ROW and s[CH_ROW_FROM] > now:
         tick = s[CH_ROW_FROM]
     else:
+        if slot == ROW:
+            s[CH_KEPT] = 0
         sent, tick = _send_from(params, rules, nodes, s, runs, queue, now, slot)
         if sent:
             return True, tick
@@ -103,6 +129,17 @@ def fill_slot(
         sent, tick = close_unwanted(params, rules, nodes, s, runs, now)
         return sent, min(due, tick)
     return False, due
+
+
+@inlined
+def _refresh(params: Array, rules: Array, nodes: Array, s: Array, runs: Array, now: int) -> tuple[bool, int]:
+    """Bring an owed refresh forward, unless it is known that nothing can be done yet; (sent, when to look again)."""
+    if s[CH_REFRESH_FROM] > now:
+        return False, s[CH_REFRESH_FROM]
+    sent, tick = refresh(params, rules, nodes, s, runs, now)
+    if not sent and params[P_REFRESH] == PER_BANK:
+        s[CH_REFRESH_FROM] = tick
+    return sent, tick
 
 
 @inlined
@@ -146,6 +183,7 @@ def count_refreshes(params: Array, s: Array, now: int) -> int:
     while now >= s[CH_NEXT_REFRESH]:
         s[CH_OWED] += params[P_PSEUDO] if params[P_REFRESH] == ALL_BANK else 1
         s[CH_NEXT_REFRESH] += params[P_REFI]
+        s[CH_REFRESH_FROM] = 0
     return int(s[CH_NEXT_REFRESH])
 
 
@@ -153,17 +191,23 @@ def count_refreshes(params: Array, s: Array, now: int) -> int:
 def step(params: Array, rules: Array, nodes: Array, s: Array, runs: Array, now: int) -> int:
     """Do all that a channel does in tick `now`; return the next tick in which it may do something, arrivals apart."""
     due = count_refreshes(params, s, now)
+    if params[P_WRITE_AGE] != FAR and s[CH_WRITE_MODE] == 0:
+        late = write_late_from(params, s, runs)
+        if late <= now:
+            s[CH_ROW_FROM] = s[CH_COLUMN_FROM] = 0
+        else:
+            due = min(due, late)
     if s[CH_COMMITTED]:
         return int(min(due, _follow_cas(params, rules, nodes, s, runs, now)))
     if params[P_AAD] and s[CH_ACTIVATING] and now >= s[CH_DEADLINE] and not in_train(params, s, now):
-        second_activate(params, s, runs)
+        second_activate(params, nodes, s, runs)
         return now + 1
     if params[P_BUSES] == 2 or params[P_COLUMN_FIRST]:
         sent, tick = _two_slots(params, rules, nodes, s, runs, now)
     else:
         sent, tick = fill_slot(params, rules, nodes, s, runs, now, ANY)
     if params[P_AAD] and not sent and s[CH_ACTIVATING] and not in_train(params, s, now):
-        second_activate(params, s, runs)
+        second_activate(params, nodes, s, runs)
         return now + 1
     return int(min(due, tick))
 
@@ -177,11 +221,14 @@ def _two_slots(params: Array, rules: Array, nodes: Array, s: Array, runs: Array,
         if sent:
             due = max(now + 1, s[CH_COLUMN_FREE])
             if not _waiting(s):  # an idle channel takes writes first
-                s[CH_WRITE_MODE], due = 1, FAR
+                s[CH_WRITE_MODE], s[CH_BATCH], due = 1, 0, FAR
     if params[P_BUSES] == 1 and (sent or in_train(params, s, now)):
         return True, now + 1
-    if s[CH_OWED] == 0 and s[CH_ROW_FROM] > now and params[P_CLOSED] == 0:
-        return False, min(due, s[CH_ROW_FROM])
+    look = s[CH_ROW_FROM]
+    if s[CH_OWED]:
+        look = min(look, s[CH_REFRESH_FROM]) if params[P_REFRESH] == PER_BANK else now
+    if look > now and params[P_CLOSED] == 0:
+        return False, min(due, look)
     sent, tick = fill_slot(params, rules, nodes, s, runs, now, ROW)
     return sent, min(due, tick)
 
