@@ -14,6 +14,7 @@ import numpy.typing as npt
 from npusim.jit import inlined, kernel
 from npusim.memory.controller.commands import earliest, slot_from
 from npusim.memory.controller.layout import (
+    ANY,
     AT_BANK,
     AT_LIST,
     B_ACTIVE,
@@ -28,7 +29,6 @@ from npusim.memory.controller.layout import (
     CH_REFRESHING,
     CH_SIZE0,
     CLOSED,
-    COLUMN,
     E_ARRIVAL,
     E_BANK,
     E_COUNT,
@@ -49,7 +49,6 @@ from npusim.memory.controller.layout import (
     PROTECT_NONE,
     PROTECT_OLDER,
     PSEUDO_OF,
-    ROW,
 )
 from npusim.memory.controller.timing import ACT, PRE, RD, WR
 
@@ -154,32 +153,42 @@ def choose(
 ) -> tuple[int, int, int, int]:
     """Return (position in the queue, command, bank, tick): the command that goes out now, or NOTHING and when to look.
 
-    `slot`: COLUMN, ROW or ANY.
+    `slot`: COLUMN, or ANY.
     """
-    place, banks = params[AT_LIST] + queue * params[P_SLOTS], params[AT_BANK]
-    due, size = FAR, s[CH_SIZE0 + queue]
-    for i in range(size):
-        if slot == ROW and s[place + L_OPEN_AT] == s[CH_CLOSINGS]:
-            place += L_WORDS
-            continue
-        bank, row = s[place + L_BANK], s[place + L_ROW]
-        at = banks + B_WORDS * bank
-        if s[at + B_ROW] == row:
-            if slot != ROW:
-                command, tick = column_tick(params, nodes, s, runs, s[place], at, bank, now, due)
-                if tick > now:
-                    due = min(due, tick)
-                elif not held(params, nodes, s, runs, queue, i, now):
-                    return i, command, bank, now
-                place += L_WORDS
-                continue
-        elif slot != COLUMN:
+    place, due = params[AT_LIST] + queue * params[P_SLOTS], FAR
+    for i in range(s[CH_SIZE0 + queue]):
+        bank = s[place + L_BANK]
+        at = params[AT_BANK] + B_WORDS * bank
+        if s[at + B_ROW] == s[place + L_ROW]:
+            command, tick = column_tick(params, nodes, s, runs, s[place], at, bank, now, due)
+            if tick > now:
+                due = min(due, tick)
+            elif not held(params, nodes, s, runs, queue, i, now):
+                return i, command, bank, now
+        elif slot == ANY:
             command, tick = row_tick(params, nodes, s, runs, queue, i, at, bank, now, due)
             if tick <= now:
                 return i, command, bank, now
             due = min(due, tick)
-        if slot == ROW:
-            shut = s[at + B_ROW] != row
+        place += L_WORDS
+    return NOTHING, NOTHING, NOTHING, due
+
+
+@kernel
+def choose_row(params: Array, nodes: Array, s: Array, runs: Array, queue: int, now: int) -> tuple[int, int, int, int]:
+    """As `choose`, for a slot of row commands; notes entries whose rows are all open, and rows kept open for hits."""
+    place, due = params[AT_LIST] + queue * params[P_SLOTS], FAR
+    s[CH_KEPT] = 0
+    for i in range(s[CH_SIZE0 + queue]):
+        if s[place + L_OPEN_AT] != s[CH_CLOSINGS]:
+            bank = s[place + L_BANK]
+            at = params[AT_BANK] + B_WORDS * bank
+            shut = s[at + B_ROW] != s[place + L_ROW]
+            if shut:
+                command, tick = row_tick(params, nodes, s, runs, queue, i, at, bank, now, due)
+                if tick <= now:
+                    return i, command, bank, now
+                due = min(due, tick)
             if params[P_TURN] > 1:
                 command, bank, tick, more = other_rows(params, nodes, s, runs, queue, i, now, due)
                 if tick <= now:

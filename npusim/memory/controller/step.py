@@ -7,7 +7,7 @@ from typing import Any
 import numpy.typing as npt
 
 from npusim.jit import inlined, kernel
-from npusim.memory.controller.choose import NOTHING, choose
+from npusim.memory.controller.choose import NOTHING, choose, choose_row
 from npusim.memory.controller.commands import earliest
 from npusim.memory.controller.layout import (
     ACTIVE_LIST,
@@ -21,7 +21,6 @@ from npusim.memory.controller.layout import (
     CH_COMMITTED,
     CH_COMMITTED_LIST,
     CH_DEADLINE,
-    CH_KEPT,
     CH_NEXT_REFRESH,
     CH_OWED,
     CH_PLACES0,
@@ -115,8 +114,6 @@ def fill_slot(
     if slot == ROW and s[CH_ROW_FROM] > now:
         tick = s[CH_ROW_FROM]
     else:
-        if slot == ROW:
-            s[CH_KEPT] = 0
         sent, tick = _send_from(params, rules, nodes, s, runs, queue, now, slot)
         if sent:
             return True, tick
@@ -146,7 +143,10 @@ def _refresh(params: Array, rules: Array, nodes: Array, s: Array, runs: Array, n
 def _send_from(
     params: Array, rules: Array, nodes: Array, s: Array, runs: Array, queue: int, now: int, slot: int
 ) -> tuple[bool, int]:
-    position, command, bank, due = choose(params, nodes, s, runs, queue, now, slot)
+    if slot == ROW:
+        position, command, bank, due = choose_row(params, nodes, s, runs, queue, now)
+    else:
+        position, command, bank, due = choose(params, nodes, s, runs, queue, now, slot)
     if position == NOTHING:
         return False, due
     send(params, rules, nodes, s, runs, queue, position, command, bank, now)
