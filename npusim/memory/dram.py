@@ -37,7 +37,14 @@ from npusim.memory.controller.layout import (
     READ_LIST,
     WRITE_LIST,
 )
-from npusim.memory.controller.mapping import M_BURST_BITS, M_RUN_BITS, M_UNIT_BITS, channel_of
+from npusim.memory.controller.mapping import (
+    M_BURST_BITS,
+    M_CHUNK_BITS,
+    M_RUN_BITS,
+    M_TURN_BITS,
+    M_UNIT_BITS,
+    channel_of,
+)
 from npusim.memory.controller.send import fits
 from npusim.memory.controller.step import step
 from npusim.memory.port import (
@@ -174,6 +181,18 @@ def _open(params: Array, asked: Array, time_fs: int, size: int, write: int, tag:
 
 
 @inlined
+def _whole_rounds(where: Array, local: int, count: int) -> tuple[int, int]:
+    """How many of the next `count` bursts make a run, and the bank groups that it goes round."""
+    turn, chunk = 1 << where[M_TURN_BITS], 1 << where[M_CHUNK_BITS]
+    if chunk == 1:
+        return count, turn
+    whole = turn * chunk - 1
+    if local & whole or count <= whole:
+        return min(count, chunk - (local & (chunk - 1))), 1
+    return count & ~whole, turn
+
+
+@inlined
 def _region_of(params: Array, regions: Array, address: int) -> int:
     """The last region that begins at or before an address; the first one for what lies before all."""
     low, high = 0, params[P_REGIONS]
@@ -201,8 +220,9 @@ def _cut(
         c, upper = channel_of(where, unit)
         local = (upper << unit_bits) + offset
         count = min(min(end - burst, unit_bursts - offset), span - (local & (span - 1)))
+        count, turn = _whole_rounds(where, local, count)
         piece = min(address + size, (burst + count) << burst_bits) - max(address, burst << burst_bits)
-        wait_run(where, state[c], runs, asked, request, arrival, local, count, write, piece, region)
+        wait_run(where, state[c], runs, asked, request, arrival, local, count, write, piece, region, turn)
         state[c, CH_NEXT] = min(state[c, CH_NEXT], arrival)
         burst += count
     return int(bursts)

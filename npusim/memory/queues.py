@@ -30,6 +30,8 @@ from npusim.memory.controller.layout import (
     E_REQUEST,
     E_ROW,
     E_SEEN,
+    E_TOTAL,
+    E_TURN,
     E_WRITE,
     FAR,
     L_WORDS,
@@ -42,7 +44,7 @@ from npusim.memory.controller.layout import (
     SEEN_MISS,
     WRITE_LIST,
 )
-from npusim.memory.controller.mapping import M_RUN_BITS, locate
+from npusim.memory.controller.mapping import M_CHUNK_BITS, M_RUN_BITS, locate
 from npusim.memory.controller.send import append, fits
 from npusim.memory.port import heap_insert
 from npusim.memory.state import (
@@ -103,7 +105,7 @@ def count_latency(counters: Array, latency_fs: int, wait_fs: int) -> None:
 @inlined
 def wait_run(
     where: Array, s: Array, runs: Array, asked: Array, request: int, arrival: int, local: int, count: int, write: int,
-    size: int, region: int,
+    size: int, region: int, turn: int,
 ) -> None:  # fmt: skip
     """Put a run of a request among those that wait for a place; one that goes on where the last ended extends it."""
     last = s[CH_WAIT_LAST + write] - 1
@@ -111,6 +113,8 @@ def wait_run(
     if last >= 0 and runs[last, E_REQUEST] == request:
         own += runs[last, E_OWN]
         inside = local & ((1 << where[M_RUN_BITS]) - 1)
+        if where[M_CHUNK_BITS] and (turn == 1 or runs[last, E_TURN] == 1):
+            inside = 0
         if inside and runs[last, E_LOCAL] + runs[last, E_COUNT] == local:
             runs[last, E_COUNT] += count
             runs[last, E_BYTES] += size
@@ -125,7 +129,7 @@ def wait_run(
     runs[run, E_LOCAL], runs[run, E_COUNT] = local, count
     runs[run, E_WRITE], runs[run, E_REQUEST] = write, request
     runs[run, E_SEEN], runs[run, E_BYTES], runs[run, E_OWN] = 0, size, own
-    runs[run, E_REGION] = region
+    runs[run, E_REGION], runs[run, E_TURN] = region, turn
     asked[request, A_LEFT] += 1
     if last < 0:
         s[CH_WAIT_FIRST + write] = 1 + run
@@ -176,8 +180,8 @@ def _queued_write(control: Array, s: Array, runs: Array, run: int) -> int:
     for i in range(s[CH_SIZE0 + WRITE_LIST]):
         write = s[place + L_WORDS * i]
         begin = runs[write, E_LOCAL]
-        if begin < end and first < begin + runs[write, E_COUNT]:
-            if begin <= first and end <= begin + runs[write, E_COUNT]:
+        if begin < end and first < begin + runs[write, E_TOTAL]:
+            if begin <= first and end <= begin + runs[write, E_TOTAL]:
                 return 2
             found = 1
     return found

@@ -16,7 +16,14 @@ import numpy.typing as npt
 from isa.errors import ConfigError
 from isa.memory import DramPart, Memory
 from npusim.memory.controller import layout as at
-from npusim.memory.controller.mapping import M_BURST_BITS, M_RUN_BITS, M_TURN_BITS, M_UNIT_BITS, make_map
+from npusim.memory.controller.mapping import (
+    M_BURST_BITS,
+    M_CHUNK_BITS,
+    M_RUN_BITS,
+    M_TURN_BITS,
+    M_UNIT_BITS,
+    make_map,
+)
 from npusim.memory.controller.setup import make_channels
 from npusim.memory.controller.timing import ticks_a_cycle
 
@@ -171,10 +178,12 @@ def make_memory(
         )
     where = make_map(part, memory.channels, memory.interleave_bytes, options.mapping, options.hashing)
     if options.opened_leave_queue or not options.trains:
-        where[[M_TURN_BITS, M_RUN_BITS]] = 0  # every burst is an entry of its own
+        where[[M_TURN_BITS, M_CHUNK_BITS, M_RUN_BITS]] = 0  # every burst is an entry of its own
     channels = make_channels(part, options, memory.channels, turn=1 << int(where[M_TURN_BITS]), kept=kept_commands)
     params = _params(chip, ideal_latency_fs)
     params[P_PIECES] = max(1, 1 << max(0, int(where[M_UNIT_BITS] - where[M_RUN_BITS])))
+    if where[M_CHUNK_BITS]:
+        params[P_PIECES] += 2 << int(where[M_TURN_BITS])  # chunks before and after the whole rounds
     starts = np.zeros(1, np.int64) if regions is None or not len(regions) else np.asarray(regions, np.int64)
     params[P_REGIONS] = len(starts)
     counters = np.zeros(C_COUNT, np.int64)

@@ -91,6 +91,7 @@ def run_stream(
     runs, channel = np.zeros((count, at.E_WORDS), np.int64), np.zeros(count, np.int64)
     bank, row = np.zeros(count, np.int64), np.zeros(count, np.int64)
     locate_all(where, stream.address, channel, bank, row)
+    runs[:, at.E_TURN] = 1
     runs[:, at.E_BANK], runs[:, at.E_ROW], runs[:, at.E_COUNT], runs[:, at.E_WRITE] = bank, row, 1, stream.write
     started = time.process_time()
     end = reference.run_stream(

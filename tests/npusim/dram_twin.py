@@ -22,10 +22,10 @@ class Run:
 
     asker: int
     arrival: int
-    first: int  # burst of the channel
     places: list[Place]  # of each burst that is left
     row: int
     write: bool
+    span: range  # bursts of the channel that it began with
     started: bool = False
     size: int = 0  # places of a queue that it takes
     queued: int = 0
@@ -158,8 +158,8 @@ class TwinChannel:
                 run.size = -(-len(run.places) // max(1, self.options.entry_bytes // self.part.burst_bytes))
                 if self.queue[write] and sum(q.size for q in self.queue[write]) + run.size > places:
                     break
-                mine = set(range(run.first, run.first + len(run.places)))
-                queued = [set(range(q.first, q.first + len(q.places))) for q in self.queue[True]]
+                mine = set(run.span)
+                queued = [set(q.span) for q in self.queue[True]]
                 covered = not write and any(mine <= other for other in queued)
                 if not write and not covered and any(mine & other for other in queued):
                     break
@@ -185,7 +185,7 @@ class TwinChannel:
         while True:
             self.issue(run.kind, run.places.pop(0), tick, run.row)
             self.columns.add(tick)
-            run.first, sent, last = run.first + 1, sent + 1, tick
+            sent, last = sent + 1, tick
             tick += spacing
             if not trains or not run.places:
                 break
@@ -392,6 +392,9 @@ class Twin:
         self.turn = 1
         while self.turn < self.part.bank_groups and self.turn * max(t.nCCD_S, bl) < max(t.nCCD_L, t.nCCD_L_WR or 0, bl):
             self.turn *= 2
+        self.chunk = max(1, 64 // self.part.burst_bytes)  # bursts of 64 bytes, in one bank
+        if self.turn == 1 or self.chunk * self.turn * self.part.burst_bytes > memory.interleave_bytes:
+            self.chunk = 1
         self.counts: Counter[str] = Counter()
         self.channels = [
             TwinChannel(self.part, memory.controller, self.turn, self.counts) for _ in range(memory.channels)
@@ -406,8 +409,8 @@ class Twin:
         upper, index = divmod(unit, self.memory.channels)
         shift = folded(upper, 2 ** max(1, math.ceil(math.log2(self.memory.channels))))
         local = upper * (self.memory.interleave_bytes // part.burst_bytes) + offset
-        rest, low = divmod(local, self.turn)
-        page, _ = divmod(rest, part.page_bytes // part.burst_bytes)
+        rest, low = divmod(local // self.chunk, self.turn)
+        page, _ = divmod(rest, part.page_bytes // part.burst_bytes // self.chunk)
         rest, high = divmod(page, part.bank_groups // self.turn)
         rest, bank = divmod(rest, part.banks_per_group)
         rest, stack = divmod(rest, part.stack_ids)
@@ -424,18 +427,38 @@ class Twin:
         arrival, asker = -(-time_fs // tick_fs), self.asked
         self.asked += 1
         pieces: dict[int, list[Run]] = {}
-        for burst in range(address // self.part.burst_bytes, (address + size - 1) // self.part.burst_bytes + 1):
-            index, local, place, row = self.locate(burst)
+        burst, end = address // self.part.burst_bytes, (address + size - 1) // self.part.burst_bytes + 1
+        while burst < end:
+            index, local, _, row = self.locate(burst)
+            count = self.in_turn(burst, end, local)
+            alone = self.chunk > 1 and count < self.turn * self.chunk
+            if alone or self.chunk == 1:
+                places = [self.locate(burst + i)[2] for i in range(count)]
+            else:  # whole rounds go round the bank groups burst by burst
+                places = [self.locate(burst + i % self.turn * self.chunk)[2] for i in range(count)]
             mine = pieces.setdefault(index, [])
             last = mine[-1] if mine else None
-            same = last and last.first + len(last.places) == local and local % (self.turn * self.columns) != 0
-            if last is not None and same:
-                last.places.append(place)
+            burst += count
+            follows = last and last.span.stop == local and local % (self.turn * self.columns) and not alone
+            if last and follows and (self.chunk == 1 or len(last.span) >= self.turn * self.chunk):
+                last.places += places
+                last.span = range(last.span.start, local + count)
             else:
-                mine.append(Run(asker, arrival, local, [place], row, write))
+                mine.append(Run(asker, arrival, places, row, write, range(local, local + count)))
         for index, runs in pieces.items():
             self.channels[index].waiting[write] += runs
         self.runs_of[asker] = sum(len(runs) for runs in pieces.values())
+
+    def in_turn(self, burst: int, end: int, local: int) -> int:
+        """How many bursts from `burst` on, before `end`, make one run: whole rounds, or what is left of a chunk."""
+        unit = self.memory.interleave_bytes // self.part.burst_bytes
+        count = min(end - burst, unit - burst % unit, self.turn * self.columns - local % (self.turn * self.columns))
+        if self.chunk == 1:
+            return count
+        whole = self.turn * self.chunk
+        if local % whole or count < whole:
+            return min(count, self.chunk - local % self.chunk)
+        return count - count % whole
 
     @property
     def columns(self) -> int:

@@ -305,7 +305,7 @@ def test_maps_that_lose_or_repeat_bits_are_refused(mapping, message):
 @pytest.mark.parametrize("name", PARTS)
 def test_the_default_map_goes_round_as_few_groups_as_fill_the_bus(name):
     dram = part(name)
-    mapping = default_mapping(dram)
+    mapping = default_mapping(dram, dram.burst_bytes)
     assert all(field in mapping for field in FIELDS if field not in ("Pc", "Si")) and mapping.startswith("Ro")
     turn = 1 << int(mapping[-1]) if mapping[-1].isdigit() else 1
     t, burst = dram.timing, -(-dram.burst_length // dram.data_rate)

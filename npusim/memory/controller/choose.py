@@ -34,6 +34,7 @@ from npusim.memory.controller.layout import (
     E_COUNT,
     E_QUEUED,
     E_ROW,
+    E_TURN,
     E_WRITE,
     FAR,
     L_BANK,
@@ -63,9 +64,9 @@ def next_bank(nodes: Array, bank: int) -> int:
 
 
 @inlined
-def banks_of(params: Array, runs: Array, entry: int) -> int:
+def banks_of(runs: Array, entry: int) -> int:
     """How many banks the rest of an entry touches."""
-    return int(min(runs[entry, E_COUNT], params[P_TURN]))
+    return int(min(runs[entry, E_COUNT], runs[entry, E_TURN]))
 
 
 @kernel
@@ -74,7 +75,7 @@ def touches(params: Array, nodes: Array, runs: Array, entry: int, bank: int, row
     if runs[entry, E_ROW] != row:
         return False
     mine = runs[entry, E_BANK]
-    for _ in range(banks_of(params, runs, entry)):
+    for _ in range(banks_of(runs, entry)):
         if mine == bank:
             return True
         mine = next_bank(nodes, mine)
@@ -128,10 +129,10 @@ def _in_the_way(params: Array, nodes: Array, s: Array, runs: Array, queue: int, 
     entry = s[params[AT_LIST] + queue * params[P_SLOTS] + L_WORDS * position]
     oldest = s[params[AT_LIST] + queue * params[P_SLOTS]]
     wanted = runs[oldest, E_BANK]
-    for _ in range(banks_of(params, runs, oldest)):
+    for _ in range(banks_of(runs, oldest)):
         open_row = s[params[AT_BANK] + B_WORDS * wanted + B_ROW]
         bank = runs[entry, E_BANK]
-        for _ in range(banks_of(params, runs, entry)):
+        for _ in range(banks_of(runs, entry)):
             if bank == wanted and open_row >= 0 and open_row != runs[oldest, E_ROW]:
                 return True
             bank = next_bank(nodes, bank)
@@ -245,7 +246,7 @@ def other_rows(
     """As row_tick, for the banks of an entry's later bursts: (command, bank, tick, one of their rows is not open)."""
     entry = s[params[AT_LIST] + queue * params[P_SLOTS] + L_WORDS * position]
     bank, row, shut = runs[entry, E_BANK], runs[entry, E_ROW], False
-    for _ in range(1, banks_of(params, runs, entry)):
+    for _ in range(1, banks_of(runs, entry)):
         bank = next_bank(nodes, bank)
         at = params[AT_BANK] + B_WORDS * bank
         if s[at + B_ROW] != row:

@@ -67,10 +67,11 @@ L_ENTRY, L_BANK, L_ROW, L_OPEN_AT, L_WORDS = range(5)
 FAW_WORDS = 5  # slot of the oldest, four times
 
 # A row of the table of entries: a run of bursts in one row (of all bank groups in turn, where the map rotates them).
-# E_LOCAL: its next burst, counted in the channel. E_SEEN: how its first command found the bank. E_OWN: bursts of the
+# E_LOCAL, E_TOTAL: its first burst, counted in the channel, and how many it had. E_TURN: the bank groups that it goes
+# round. E_SEEN: how its first command found the bank. E_OWN: bursts of the
 # same request that the channel carries before its own are over.
 (E_NEXT, E_ARRIVAL, E_BANK, E_ROW, E_COUNT, E_WRITE, E_REQUEST, E_SEEN, E_DONE, E_BYTES, E_LOCAL, E_OWN, E_REGION,
- E_PLACES, E_QUEUED, E_WORDS) = range(16)
+ E_PLACES, E_QUEUED, E_TURN, E_TOTAL, E_WORDS) = range(18)
 SEEN_HIT, SEEN_MISS, SEEN_CONFLICT = 1, 2, 3
 # fmt: on
 FAR = 1 << 60  # a tick that never comes

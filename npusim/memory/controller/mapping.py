@@ -24,9 +24,12 @@ Array = npt.NDArray[Any]
 FIELDS = ("Co", "Pc", "Si", "Bg", "Ba", "Ro")
 CO, PC, SI, BG, BA, RO = range(6)
 # Words of a map: header, then pieces of (field, bits), lowest first.
-# M_TURN_BITS: log2 of the bank groups that the bursts of a run go round; M_RUN_BITS: of the bursts of a whole run.
-(M_BURST_BITS, M_UNIT_BITS, M_CHANNELS, M_CHANNEL_BITS, M_HASH, M_TURN_BITS, M_RUN_BITS, M_PIECES, M_BANK_BITS,
- M_GROUP_BITS, M_STACK_BITS, M_PSEUDO_BITS, M_ROW_BITS, M_PIECE0) = range(14)  # fmt: skip
+# M_TURN_BITS: log2 of the bank groups that the bursts of a run go round; M_RUN_BITS: of the bursts of a whole run;
+# M_CHUNK_BITS: of the bursts that follow each other in one bank group. A run of whole rounds still goes round burst by
+# burst; what is less than a round stays in the bank of its chunk.
+(M_BURST_BITS, M_UNIT_BITS, M_CHANNELS, M_CHANNEL_BITS, M_HASH, M_TURN_BITS, M_CHUNK_BITS, M_RUN_BITS, M_PIECES,
+ M_BANK_BITS, M_GROUP_BITS, M_STACK_BITS, M_PSEUDO_BITS, M_ROW_BITS, M_PIECE0) = range(15)  # fmt: skip
+CLIENT_BYTES = 64  # the least that most clients ask for at once: it should open one row
 MAX_PIECES = 12
 HASHES = ("none", "rotate", "xor")
 ROTATE, XOR = 1, 2
@@ -41,7 +44,7 @@ def make_map(part: DramPart, channels: int, interleave_bytes: int, mapping: str,
         "Ba": _log2(part.banks_per_group, "banks_per_group"), "Si": _log2(part.stack_ids, "stack_ids"),
         "Pc": _log2(part.pseudo_channels, "pseudo_channels"), "Ro": 62,
     }  # fmt: skip
-    pieces = _pieces(default_mapping(part) if mapping == "auto" else mapping, bits)
+    pieces = _pieces(default_mapping(part, interleave_bytes) if mapping == "auto" else mapping, bits)
     words = np.zeros(M_PIECE0 + 2 * MAX_PIECES, np.int64)
     words[M_BURST_BITS] = _log2(part.burst_bytes, "bytes of a burst")
     words[M_UNIT_BITS] = _log2(max(1, interleave_bytes // part.burst_bytes), "interleave_bytes over the burst")
@@ -53,21 +56,35 @@ def make_map(part: DramPart, channels: int, interleave_bytes: int, mapping: str,
     words[M_PIECES] = len(pieces)
     for i, (name, size) in enumerate(pieces):
         words[M_PIECE0 + 2 * i], words[M_PIECE0 + 2 * i + 1] = FIELDS.index(name), size
-    if hashing != "xor" and pieces[0][0] == "Bg" and pieces[1][0] == "Co":
-        words[M_TURN_BITS], words[M_RUN_BITS] = pieces[0][1], pieces[0][1] + pieces[1][1]
-    elif hashing != "xor" and pieces[0][0] == "Co":
-        words[M_RUN_BITS] = pieces[0][1]
+    if hashing != "xor":
+        words[[M_TURN_BITS, M_CHUNK_BITS, M_RUN_BITS]] = _rounds(pieces, int(words[M_UNIT_BITS]))
     return words
 
 
-def default_mapping(part: DramPart) -> str:
-    """The map whose runs go round as few bank groups as keep the data bus busy: each costs an activation."""
+def _rounds(pieces: list[tuple[str, int]], unit_bits: int) -> tuple[int, int, int]:
+    """M_TURN_BITS, M_CHUNK_BITS, M_RUN_BITS of a map whose lowest pieces are columns and bank groups."""
+    (low, bits), (middle, turn), (high, columns) = [*pieces, ("", 0), ("", 0)][:3]
+    if low == "Bg" and middle == "Co":
+        return bits, 0, bits + turn
+    if low == "Co" and middle == "Bg" and high == "Co" and bits + turn <= unit_bits:
+        return turn, bits, bits + turn + columns
+    return 0, 0, bits if low == "Co" else 0
+
+
+def default_mapping(part: DramPart, interleave_bytes: int) -> str:
+    """The map whose runs go round as few bank groups as keep the data bus busy: each costs an activation.
+
+    CLIENT_BYTES stay in one bank where an interleave unit holds a whole round of them.
+    """
     t, burst = part.timing, burst_cycles(part)
     short, long = max(t.nCCD_S, burst), max(t.nCCD_L, t.nCCD_L_WR or 0, burst)
     groups = 1
     while groups < part.bank_groups and groups * short < long:
         groups *= 2
     turn = f"Bg{groups.bit_length() - 1}" if groups > 1 else ""
+    chunk = CLIENT_BYTES // part.burst_bytes
+    if turn and chunk > 1 and chunk * groups * part.burst_bytes <= interleave_bytes:
+        turn += f"Co{chunk.bit_length() - 1}"
     return f"Ro{'Pc' if part.pseudo_channels > 1 else ''}{'Si' if part.stack_ids > 1 else ''}BaBgCo{turn}"
 
 

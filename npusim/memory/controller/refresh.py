@@ -156,7 +156,7 @@ def _idle_bank(params: Array, nodes: Array, s: Array, runs: Array) -> int:
         for i in range(s[CH_SIZE0 + queue]):
             entry = s[place + L_WORDS * i]
             bank = runs[entry, E_BANK]
-            for _ in range(banks_of(params, runs, entry)):
+            for _ in range(banks_of(runs, entry)):
                 idle &= ~(1 << bank)
                 bank = next_bank(nodes, bank)
     found = -1

@@ -52,12 +52,13 @@ from npusim.memory.controller.layout import (
     E_BANK,
     E_COUNT,
     E_DONE,
-    E_LOCAL,
     E_NEXT,
     E_PLACES,
     E_QUEUED,
     E_ROW,
     E_SEEN,
+    E_TOTAL,
+    E_TURN,
     E_WRITE,
     L_BANK,
     L_ENTRY,
@@ -102,6 +103,7 @@ def append(params: Array, nodes: Array, s: Array, runs: Array, queue: int, entry
     s[place + L_OPEN_AT] = -1
     s[CH_SIZE0 + queue] += 1
     runs[entry, E_QUEUED] = now
+    runs[entry, E_TOTAL] = runs[entry, E_COUNT]
     s[CH_PLACES0 + queue] += runs[entry, E_PLACES]
     if may_turn(params, s):
         s[CH_ROW_FROM] = s[CH_COLUMN_FROM] = 0
@@ -125,7 +127,7 @@ def _expect(params: Array, nodes: Array, s: Array, runs: Array, entry: int) -> N
     if s[banks + B_WORDS * bank + B_ROW] == row:
         word = B_WRITE_FROM if runs[entry, E_WRITE] else B_READ_FROM
         s[CH_COLUMN_FROM] = min(s[CH_COLUMN_FROM], s[banks + B_WORDS * bank + word])
-    for _ in range(banks_of(params, runs, entry)):
+    for _ in range(banks_of(runs, entry)):
         at = banks + B_WORDS * bank
         if s[at + B_ROW] != row:
             s[CH_ROW_FROM] = min(s[CH_ROW_FROM], s[at + B_ROW_FROM])
@@ -235,29 +237,28 @@ def send_columns(
 ) -> None:
     """Send the next burst of an entry, and with it the row hits that follow at full rate."""
     entry = s[params[AT_LIST] + queue * params[P_SLOTS] + L_WORDS * position]
-    count, bank = runs[entry, E_COUNT], runs[entry, E_BANK]
+    count, bank, turn = runs[entry, E_COUNT], runs[entry, E_BANK], runs[entry, E_TURN]
     if params[P_TRAIN] and count > 1:
-        bursts = _train_length(params, nodes, s, command, bank, runs[entry, E_ROW], now, count)
+        bursts = _train_length(params, nodes, s, command, bank, runs[entry, E_ROW], now, count, turn)
     else:
         bursts = 1
-    groups, spacing = params[P_TURN], params[P_COLUMN_TICKS]
+    spacing = params[P_COLUMN_TICKS]
     if params[P_LOG]:
         at = bank
         for i in range(bursts):
             log(params, s, command, at, runs[entry, E_ROW], now + i * spacing)
-            at = next_bank(nodes, at)
-    traces = min(bursts, groups)  # of each bank only the last burst leaves one
-    for _ in range((bursts - traces) % groups):
+            at = next_bank(nodes, at) if turn > 1 else at
+    traces = min(bursts, turn)  # of each bank only the last burst leaves one
+    for _ in range((bursts - traces) % turn):
         bank = next_bank(nodes, bank)
     last = now + (bursts - 1) * spacing
     for i in range(traces):
         first_level = 0 if i == traces - 1 else GROUP  # of what the groups share only the last one counts
         apply_rules(params, rules, nodes, s, command, bank, last - (traces - 1 - i) * spacing, first_level)
-        bank = next_bank(nodes, bank)
+        bank = next_bank(nodes, bank) if turn > 1 else bank
     left = count - bursts
     _count_columns(params, s, command, bursts, now, last)
     runs[entry, E_COUNT], runs[entry, E_BANK] = left, bank
-    runs[entry, E_LOCAL] += bursts
     s[params[AT_LIST] + queue * params[P_SLOTS] + L_WORDS * position + L_BANK] = bank
     s[CH_REFRESH_FROM] = 0
     if s[CH_KEPT] or queue == ACTIVE_LIST:
@@ -271,10 +272,12 @@ def send_columns(
 
 @kernel
 def _train_length(
-    params: Array, nodes: Array, s: Array, command: int, bank: int, row: int, now: int, count: int
+    params: Array, nodes: Array, s: Array, command: int, bank: int, row: int, now: int, count: int, turn: int
 ) -> int:
     """How many bursts of an entry can follow each other at full rate from `now` on, of which the first one can go."""
-    for i in range(1, min(count, params[P_TURN])):
+    if turn < params[P_TURN]:
+        return 1  # one bank group alone is slower
+    for i in range(1, min(count, turn)):
         bank = next_bank(nodes, bank)
         if s[params[AT_BANK] + B_WORDS * bank + B_ROW] != row:
             return i
