@@ -42,6 +42,7 @@ class DramTiming(Part):
     nRPab: Positive | None = None  # precharge of all banks; default: nRP
     nRFCpb: Positive | None = None  # refresh of one bank; none: the part refreshes all banks at once
     nRREFD: Natural = 0  # between refreshes of different banks
+    nRREFD_ACT: Natural | None = None  # refresh of a bank to activation of another; default: nRREFD
     nAAD: Natural = 0  # LPDDR5: an activation is two commands, at most so far apart; 0: one
     nWCKPST: Natural = 0  # LPDDR5: the data clock stops so long after a burst and must then be synchronised by CAS
 

@@ -121,6 +121,11 @@ def memory_advance(
         if time_fs >= until_fs:
             break
         if heap[HEAP_SIZE] + asked[0, A_OPEN] >= responses.shape[0]:
+            if not params[P_IDEAL]:  # what is under way goes on, so that draining alone is enough
+                _advance_channels(
+                    params, control, rules, nodes, state, runs, asked, counters, series, regions, responses, heap,
+                    time_fs,
+                )  # fmt: skip
             return FULL
         address, size, write = requests[row, REQ_ADDRESS], requests[row, REQ_BYTES], requests[row, REQ_WRITE]
         if size <= 0 or size > MAX_REQUEST_BYTES or address < 0 or address + size > params[P_CAPACITY]:

@@ -60,7 +60,8 @@ def nominal_rules(part: DramPart) -> list[tuple[str, str, str, int]]:
         found += [
             ("ACT", "REFB", "bank", t.nRC), ("PRE", "REFB", "bank", t.nRP), ("REFB", "ACT", "bank", t.nRFCpb),
             ("REFB", "REFB", "bank", t.nRFCpb), ("REFB", "REFB", "pseudo", t.nRREFD),
-            ("REFB", "ACT", "pseudo", t.nRREFD), ("ACT", "REFB", "pseudo", t.nRRD_S),
+            ("REFB", "ACT", "pseudo", t.nRREFD if t.nRREFD_ACT is None else t.nRREFD_ACT),
+            ("ACT", "REFB", "pseudo", t.nRRD_S),
             ("PREA", "REFB", "pseudo", t.nRPab or t.nRP),
         ]  # fmt: skip
     return found

@@ -302,6 +302,28 @@ def test_maps_that_lose_or_repeat_bits_are_refused(mapping, message):
         make(described)
 
 
+def test_refreshes_by_bank_need_time_for_all_banks():
+    dram = part("lpddr5-6400")
+    least = dram.banks * dram.timing.nRREFD
+    make(memory(changed(dram, nREFI=least + 1)))
+    make(memory(changed(dram, nREFI=least), refresh="all_bank"))
+    with pytest.raises(ConfigError, match="nREFI 1152 leaves no time for 16 refreshes by bank"):
+        make(memory(changed(dram, nREFI=least)))
+
+
+@pytest.mark.parametrize("name", ["hbm2-1760", "hbm3-6400"])
+def test_64_bytes_open_one_row_and_whole_rounds_alternate(name):
+    """Two bursts of 32 bytes lie in one bank; the bursts of 256 bytes go round the bank groups one by one."""
+    dram = part(name)
+    for size, banks in ((64, 1), (256, 2)):
+        described = memory(dram, refresh="none")
+        log = kept(serve(described, [(0, 0, size, 0)], kept_commands=40).state, dram)
+        columns = [c.place for c in log if c.kind == "RD"]
+        assert len(columns) == size // 32 and len({c.place for c in log if c.kind == "ACT"}) == banks
+        if banks > 1:
+            assert all(a != b for a, b in zip(columns[-4:], columns[-3:]))
+
+
 @pytest.mark.parametrize("name", PARTS)
 def test_the_default_map_goes_round_as_few_groups_as_fill_the_bus(name):
     dram = part(name)

@@ -98,6 +98,12 @@ def _check(part: DramPart, options: Controller) -> None:
     least = timing.nRFC + timing.nRP
     if timing.nREFI <= least:
         raise ConfigError(f"memory.dram.timing.nREFI {timing.nREFI} must be above nRFC + nRP = {least}: raise it")
+    by_bank = options.refresh in ("auto", "per_bank") and timing.nRFCpb and part.banks <= MAX_BY_BANK
+    if by_bank and timing.nREFI <= part.banks * timing.nRREFD:
+        raise ConfigError(
+            f"memory.dram.timing.nREFI {timing.nREFI} leaves no time for {part.banks} refreshes by bank, nRREFD "
+            f"{timing.nRREFD} apart: raise it, or set memory.controller.refresh to all_bank"
+        )
 
 
 def _nodes(part: DramPart, turn: int) -> Array:

@@ -134,7 +134,7 @@ def _row_rules(part: DramPart) -> Iterator[tuple[int, int, int, int]]:
         yield BANK, REFB, ACT, t.nRFCpb
         yield BANK, REFB, REFB, t.nRFCpb
         yield PSEUDO, REFB, REFB, t.nRREFD
-        yield PSEUDO, REFB, ACT, t.nRREFD
+        yield PSEUDO, REFB, ACT, t.nRREFD if t.nRREFD_ACT is None else t.nRREFD_ACT
         yield PSEUDO, ACT, REFB, t.nRRD_S
 
 
