@@ -13,13 +13,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from isa.cache import Cache
 from isa.chip import MemoryChip
 from isa.loader import list_chips, load_chip, load_machine
 from isa.machine import Machine
 from isa.memory import Controller
 from npusim import api
 from npusim.memory.efficiency import Pattern, measure
+from npusim.memory.generator import patterns
+from npusim.memory.generator.backend import make_backend
+from npusim.memory.generator.layout import K_COPIED, K_LOAD_BYTES, K_WRITES
+from npusim.memory.generator.run import Run
+from npusim.memory.generator.setup import Copy, engines_of, make_copiers
 from npusim.validate.dram import ramulator2
+from npusim.validate.memory_run import giga_bytes_per_second, start
 
 PAGE = Path(__file__).parents[2] / "docs" / "memory.md"
 # Options in which the default controller differs from the reference, each put back alone.
@@ -27,6 +34,7 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
     "default": {},
     "`protect_hits: none`": {"protect_hits": "none"},
     "`age_limit_ns: null`": {"age_limit_ns": None},
+    "`write_batch: null`": {"write_batch": None},
     "`trains: false` (every burst an entry)": {"trains": False},
     "`opened_leave_queue: true`": {"opened_leave_queue": True},
     "`columns_first: false`": {"columns_first": False},
@@ -127,6 +135,96 @@ def sensitivity_table(hw: str) -> Iterator[str]:
         yield f"| {what} | " + " | ".join(cells) + " |"
 
 
+# The same for chips of which the memory is described, with generators in the place of their cores.
+MEMORY_CHANGES: dict[str, Callable[[MemoryChip], list[str]]] = {
+    "as it is": lambda c: [],
+    "shared L2 x 4": lambda c: [f"memory.l2.size_bytes={4 * _l2(c).size_bytes}"],
+    "shared L2 / 4": lambda c: [f"memory.l2.size_bytes={_l2(c).size_bytes // 4}"],
+    "DRAM clock x 2": lambda c: [f"memory.dram.tck_ps={c.memory.dram.tck_ps / 2}"],
+    "channels x 2": lambda c: [f"memory.channels={2 * c.memory.channels}"],
+    "channels / 2": lambda c: [
+        f"memory.channels={c.memory.channels // 2}", f"memory.capacity_bytes={c.memory.capacity_bytes // 2}"
+    ],
+    "8 channels of DDR4": lambda c: [
+        "memory.dram=ddr4-3200", "memory.channels=8", f"memory.capacity_bytes={16 << 30}"
+    ],
+    "far memory (miss path x 4)": lambda c: [
+        f"memory.l2.miss_latency_cycles={4 * _l2(c).miss_latency_cycles}",
+        f"memory.l2.fill_latency_cycles={4 * _l2(c).fill_latency_cycles}",
+    ],
+}  # fmt: skip
+
+
+def _l2(chip: MemoryChip) -> Cache:
+    assert chip.memory.l2 is not None
+    return chip.memory.l2
+
+
+def _warps(chip: MemoryChip, pattern: patterns.Pattern, filled: int) -> float:
+    """GB/s that the threads of all cores load and store, after `filled` bytes."""
+    run = start(chip, pattern)
+    words = [K_LOAD_BYTES, K_WRITES]
+
+    def warm(counters: Any) -> bool:
+        return bool(counters[words].sum() >= filled)
+
+    counters = run.advance(1000)
+    while not warm(counters):
+        counters = run.advance(1000)
+    before, first = counters[words].sum(), run.cycle
+    moved = run.advance(60_000)[words].sum() - before  # long enough for the writes that the L2 keeps back
+    return giga_bytes_per_second(int(moved), run.cycle - first, chip)
+
+
+def _stream(chip: MemoryChip) -> float:
+    return _warps(chip, patterns.stream("triad", 1024, 2, 32), 4 * _l2(chip).size_bytes * _l2(chip).slices)
+
+
+def _shared(chip: MemoryChip) -> float:
+    return _warps(chip, patterns.shared_reads(256 << 10, 4 << 20, 8, 32), 40 << 20)
+
+
+def _copies(chip: MemoryChip, passes: int) -> float:
+    """GB/s of the last pass in which every copy engine that reads takes 1 MiB of its own."""
+    backend = make_backend(chip)
+    ways = {"send_cycles": backend.send_cycles, "return_cycles": backend.return_cycles}
+    copies = [Copy(core, engine, i << 20, 1 << 20) for i, (core, engine) in enumerate(engines_of(chip, "read"))]
+    run = Run(*make_copiers(chip, copies, **ways), backend)
+    first = 0
+    for _ in range(passes - 1):
+        run.drain()
+        first = run.cycle
+        run.follow(make_copiers(chip, copies, first_cycle=first, **ways)[0])
+    run.drain()
+    return giga_bytes_per_second(int(run.state.counters[K_COPIED]), run.cycle - first, chip)
+
+
+GENERATORS: dict[str, dict[str, Callable[[MemoryChip], float]]] = {
+    "v100": {"triad of 1 GiB arrays": _stream, "4 MiB that all cores share": _shared},
+    "ascend-910b1": {
+        "72 copies of 1 MiB": lambda c: _copies(c, 1), "the same once more": lambda c: _copies(c, 2)
+    },
+}  # fmt: skip
+
+
+def generators_table(hw: str) -> Iterator[str]:
+    """GB/s that the generators of a chip move under changes of its memory, and the ratio to the chip as it is."""
+    base = load_chip(hw).chip
+    assert isinstance(base, MemoryChip)
+    yield f"| {hw} | DRAM peak, GB/s | " + " | ".join(f"{what}, GB/s" for what in GENERATORS[hw]) + " |"
+    yield "|---" * (len(GENERATORS[hw]) + 2) + "|"
+    first: dict[str, float] = {}
+    for change, settings in MEMORY_CHANGES.items():
+        chip = load_chip(hw, settings(base)).chip
+        assert isinstance(chip, MemoryChip)
+        peak = chip.dram_bytes_per_second / 1e9
+        cells = [f"{peak:,.0f} = {peak / first.setdefault('peak', peak):.2f}"]
+        for what, measured in GENERATORS[hw].items():
+            rate = measured(chip)
+            cells.append(f"{rate:,.0f} = {rate / first.setdefault(what, rate):.2f}")
+        yield f"| {change} | " + " | ".join(cells) + " |"
+
+
 def cores_table(hw: str = "tpu-v3") -> Iterator[str]:
     """One to eight cores that stream at once: bandwidth of each and of all."""
     yield "| cores | cycles | GB/s of all | GB/s of each | of DRAM peak |"
@@ -146,6 +244,8 @@ TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "options": options_table, "efficiency": efficiency_table,
     "sensitivity tpu-v3": lambda: sensitivity_table("tpu-v3"),
     "sensitivity gemmini-16x16": lambda: sensitivity_table("gemmini-16x16"),
+    "generators v100": lambda: generators_table("v100"),
+    "generators ascend-910b1": lambda: generators_table("ascend-910b1"),
     "cores": cores_table,
 }  # fmt: skip
 

@@ -130,9 +130,9 @@ def make_generator(
 
 
 def make_copiers(
-    chip: MemoryChip, copies: Sequence[Copy], *, send_cycles: int = 0, return_cycles: int = 0
+    chip: MemoryChip, copies: Sequence[Copy], *, send_cycles: int = 0, return_cycles: int = 0, first_cycle: int = 0
 ) -> tuple[GeneratorState, L1State]:
-    """The arrays of a generator of copy engines alone, all of which start at cycle 0, and an L1 that nobody uses."""
+    """The arrays of a generator of copy engines alone, all of which start at `first_cycle`, and an L1 not in use."""
     params = np.zeros(P_COUNT, np.int64)
     params[P_Q], params[P_R], params[P_F] = clock_of(chip)
     params[P_COPIERS] = len(copies)
@@ -141,7 +141,7 @@ def make_copiers(
     flights = sum(copy.engine.outstanding for copy in copies)
     state = _arrays(params, Pattern(np.zeros((1, ROW_COLUMNS), np.int64), 1, 0), copies, flights)
     for e, copy in enumerate(copies):
-        event_push(state.events, state.size, copy.engine.startup_cycles, e)
+        event_push(state.events, state.size, first_cycle + copy.engine.startup_cycles, e)
     return state, make_l1(Cache(size_bytes=128, ways=1, hit_latency_cycles=1, bytes_per_cycle=1, mshrs=1), 1)
 
 
