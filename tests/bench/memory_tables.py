@@ -93,6 +93,12 @@ CHANGES: dict[str, Callable[[Machine], list[str]]] = {
     "scratchpad x 2": lambda m: [f"core.spaces.spm.size_bytes={2 * m.core.spaces['spm'].size_bytes}"],
     "scratchpad / 4": lambda m: [f"core.spaces.spm.size_bytes={m.core.spaces['spm'].size_bytes // 4}"],
     "DRAM clock x 2": lambda m: [f"memory.dram.tck_ps={m.memory.dram.tck_ps / 2}"],
+    "DRAM clock, DMA and ports of the cores x 2": lambda m: [
+        f"memory.dram.tck_ps={m.memory.dram.tck_ps / 2}",
+        *(f"core.paths.{i}.bytes_per_cycle={2 * path.bytes_per_cycle}"
+          for i, path in enumerate(m.core.paths) if "dram" in (path.src, path.dst)),
+        *(f"core.dma.{name}.request_bytes={2 * engine.request_bytes}" for name, engine in m.core.dma.items()),
+    ],
     "channels x 2": lambda m: [f"memory.channels={2 * m.memory.channels}"],
     "channels / 2": lambda m: [
         f"memory.channels={max(1, m.memory.channels // 2)}", f"memory.capacity_bytes={m.memory.capacity_bytes // 2}"
@@ -103,7 +109,7 @@ CHANGES: dict[str, Callable[[Machine], list[str]]] = {
     "far memory (latency x 4)": lambda m: [f"memory.request_latency_cycles={4 * m.memory.request_latency_cycles}"],
 }  # fmt: skip
 LAYERS = {
-    "memory-bound": "gemm:16x2048x4096", "reuse in the scratchpad": "gemm:1024x1024x2048",
+    "streaming": "add:2048x2048", "memory-bound": "gemm:16x2048x4096", "reuse in the scratchpad": "gemm:1024x1024x2048",
     "compute-bound": "gemm:2048x512x2048",
 }  # fmt: skip
 
