@@ -28,7 +28,7 @@ class Network(Part):
 
     topology: Literal["crossbar", "ring", "mesh", "torus"]
     model: Literal["flit", "packet", "bandwidth"] = "packet"
-    clock_mhz: PositiveFloat
+    clock_mhz: PositiveFloat | None = None  # default: that of memory.l2
     flit_bytes: Annotated[int, Field(gt=0, le=1024)]  # what a link carries in a cycle
     router_latency_cycles: Count = 1  # a hop: route, allocate, switch
     link_latency_cycles: Count = 1

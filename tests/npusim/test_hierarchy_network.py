@@ -281,8 +281,8 @@ def test_a_flush_writes_every_dirty_sector_once(net: str) -> None:
 
 
 def test_many_writes_that_wait_for_one_sector_all_reach_the_dram() -> None:
-    found = bench("memory.l2.write=through", "memory.l2.mshr_targets=256", *IDEAL)
-    small = make_port(256, 4096)
+    found = bench("memory.l2.write=through", "memory.l2.mshr_targets=256", "memory.l2.miss_latency_cycles=400", *IDEAL)
+    small = make_port(200, 4096)
     found.state.port = MemoryPort(small.requests, small.ring, small.responses, small.heap_state)
     found.ask([(10**9 + i, i % CORES, 512 + i % 7, 1, 1) for i in range(250)])
     assert run.advance(found.state, found.port, 10**11) == layout.OK

@@ -53,8 +53,8 @@ class Networks:
         }  # fmt: skip
 
 
-def make_networks(memory: Memory, cores: int) -> Networks | None:
-    """The idle networks of a chip with an L2; None without. Raises ConfigError for what cannot be simulated."""
+def make_networks(memory: Memory, cores: int, l2_clock_mhz: float) -> Networks | None:
+    """The idle networks of a chip, None without. Raises ConfigError for what cannot be simulated."""
     network = memory.network
     if network is None:
         return None
@@ -64,7 +64,7 @@ def make_networks(memory: Memory, cores: int) -> Networks | None:
         raise ConfigError("\n".join(faults))
     channels = network.linked_channels(memory.channels)
     requests, answers = (make_network(network, cores, slices, channels) for _ in range(2))
-    return Networks(requests, answers, network.clock_mhz)
+    return Networks(requests, answers, network.clock_mhz or l2_clock_mhz)
 
 
 def no_arrays() -> tuple[Array, ...]:

@@ -119,7 +119,7 @@ def make_hierarchy(
         params[at.H_REQUEST], params[at.H_RESPONSE] = request_cycles, response_cycles
         if window_cycles:
             params[at.H_WINDOW] = min(window_cycles, params[at.H_WINDOW])
-    networks = make_networks(memory, cores)
+    networks = make_networks(memory, cores, shared.clock_mhz or clock_mhz if shared is not None else clock_mhz)
     if networks is not None:
         everything = networks.requests.topology.nodes > cores + slices
         params[at.H_NET] = at.NET_ALL if everything else at.NET_CORES
