@@ -111,6 +111,31 @@ def test_a_larger_buffer_is_sampled_over_its_whole_length() -> None:
     assert len(chain) == 1000 and chain.max() > 0.95 * (1 << 24) and chain.min() < 0.05 * (1 << 24)
 
 
+def test_the_summary_names_the_busiest_links() -> None:
+    """One core chases through its way of the answers: a header and 32 bytes a step, two flits."""
+    network = "memory.network={topology: crossbar, flit_bytes: 32}"
+    machine = load_chip("v100-pcie", ("cores=4", network)).chip
+    assert isinstance(machine, MemoryChip)
+    backend = make_backend(machine)
+    pattern = Pattern(patterns.chase(1 << 20, 32, 1, 1 << 20).rows, 1, 1, 1, np.arange(1 << 12) * 4, 64)
+    state, l1 = make_generator(machine, pattern, send_cycles=backend.send_cycles, return_cycles=backend.return_cycles)
+    run = Run(state, l1, backend)
+    run.advance(50_000)
+    found = run.summary()
+    memory, links = found["memory"], found["memory"]["network"]["links"]
+    assert found["cycles"] == 50_000 and memory["reads"] > 100
+    busiest = links[0]
+    assert (busiest["network"], busiest["link"]) == ("answers", "router 0 > core 0")
+    assert memory["reads"] - 1 <= busiest["packets"] <= memory["reads"]
+    assert busiest["bytes"] == busiest["packets"] * 64 and busiest["wait_cycles"] == 0
+    cycles = 50_000 * 1195 / 1380
+    assert busiest["utilisation"] == pytest.approx(busiest["busy_cycles"] / cycles, rel=1e-3)
+    assert memory["network"]["busiest"][0].startswith("answers, router 0 > core 0: ")
+    plain = start(pattern)
+    plain.advance(100)
+    assert "network" not in plain.summary()["memory"]
+
+
 # ---- rates
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from isa.chip import MemoryChip
 from isa.errors import SimulationError
@@ -28,6 +28,10 @@ class Backend(Protocol):
         """Take in all requests before a time and decide all that is due before it."""
         ...
 
+    def summary(self, time_fs: int) -> dict[str, Any]:
+        """What the memory has done until a time, by name."""
+        ...
+
 
 @dataclass
 class Hierarchy:
@@ -43,6 +47,11 @@ class Hierarchy:
         status = advance(self.state, self.port, until_fs)
         if status != layout.OK:
             raise SimulationError(f"a request before {until_fs} fs lies outside of the memory, or of the cores")
+
+    def summary(self, time_fs: int) -> dict[str, Any]:
+        """See Backend: counters of the shared cache and, if there is one, of the `network` (hierarchy.networks)."""
+        network = self.state.network_report(time_fs)
+        return {**self.state.summary(), **({} if network is None else {"network": network})}
 
 
 def make_backend(chip: MemoryChip) -> Hierarchy:
