@@ -76,7 +76,7 @@ class Bench:
         return self.ask([(time_fs, core, address, size, write)])[0][0] - time_fs
 
 
-def bench(*changes: str, **options: int) -> Bench:
+def bench(*changes: str, **options: Any) -> Bench:
     machine = chip(*changes)
     return Bench(make_hierarchy(machine.memory, CORES, machine.clock_mhz, **options), make_port(64, 64))
 

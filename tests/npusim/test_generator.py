@@ -382,6 +382,33 @@ def test_copies_are_the_same_in_windows_of_one_cycle() -> None:
     assert copied(ENGINE, 2000, count=2, window=1).tolist() == copied(ENGINE, 2000, count=2).tolist()
 
 
+@pytest.mark.parametrize("network", ["crossbar", "mesh, columns: 2, channel_nodes: [0, 1, 2, 3, 0, 1, 2, 3]"])
+def test_copies_over_a_network_are_the_same_in_windows_of_one_cycle_and_for_a_group_cost_one_reading(
+    network: str,
+) -> None:
+    machine = load_chip("v100", (
+        "cores=4", "memory.channels=8", "memory.capacity_bytes=1073741824", "memory.l2.slices=8",
+        f"memory.network={{topology: {network}, flit_bytes: 40}}",
+    )).chip  # fmt: skip
+    assert isinstance(machine, MemoryChip)
+    found = {}
+    for name, cores, window in (("each", range(4), 0), ("cut", range(4), 1), ("group", (4,), 0)):
+        backend = make_backend(machine, [range(4)])
+        ways = {"send_cycles": backend.send_cycles, "return_cycles": backend.return_cycles}
+        run = Run(*make_copiers(machine, [Copy(c, ENGINE, 0, 1 << 14) for c in cores], **ways), backend,
+                  window_cycles=window)  # fmt: skip
+        counters = run.advance(20_000)
+        assert counters[K_COPIED] == len(cores) << 14
+        found[name] = (counters.tolist(), run.summary())
+    assert found["each"] == found["cut"]
+    answers = {name: [link for link in found[name][1]["memory"]["network"]["links"] if "> core" in link["link"]]
+               for name in found}  # fmt: skip
+    assert answers["group"] and len(answers["group"]) == len(answers["each"]) == 4
+    assert {link["bytes"] for link in answers["group"]} == {(1 << 14) // 128 * 160}
+    reads = [found[name][1]["memory"]["bytes"] for name in ("each", "group")]
+    assert reads == [4 << 14, 1 << 14]
+
+
 def test_every_engine_of_every_kind_of_core_is_found() -> None:
     machine = load_chip("ascend-910b1").chip
     assert isinstance(machine, MemoryChip)

@@ -326,3 +326,43 @@ def test_every_core_and_slice_has_a_node() -> None:
     assert asks.topology.nodes == back.topology.nodes == CORES + 4
     assert networks(bench(MESH))[0].topology.nodes == CORES + 4 + CHANNELS
     assert np.shares_memory(asks.links, back.links) is False
+
+
+# ---- one answer to many cores
+
+
+def test_one_answer_to_a_group_is_there_when_its_last_core_has_it() -> None:
+    found, time_fs = bench(*IDEAL, NEAR, groups=((1, 2), (3,))), 10**9
+    for s, address in by_slice(found).items():
+        found.latency(time_fs, 0, address, 128)
+        places = [PLACES["slice_nodes"][s], *(PLACES["core_nodes"][core] for core in (1, 2, 3))]
+        one, two, three = (1 + abs(places[0] % 4 - b % 4) + abs(places[0] // 4 - b // 4) for b in places[1:])
+        for group, there, back in ((0, one, max(one, two)), (1, three, three)):
+            time_fs += 10**9
+            expected = (there + back) * HOP + flits(0) - 1 + flits(128) - 1 + HIT
+            assert found.latency(time_fs, CORES + group, address, 128) == expected * CYCLE_FS
+
+
+@pytest.mark.parametrize("net", [XBAR, NEAR, MESH, RING, TORUS], ids=lambda text: text[16:40])
+def test_a_tile_for_all_cores_leaves_its_slices_once(net: str) -> None:
+    together, apart = (bench(net, groups=((0, 1, 2, 3),)) for _ in range(2))
+    lines = [(10**9 + i * CYCLE_FS, i * 128) for i in range(256)]
+    last = max(t for t, _ in together.ask([(time, CORES, address, 128, 0) for time, address in lines]).values())
+    each = [(time, core, address, 128, 0) for time, address in lines for core in range(CORES)]
+    assert last < max(time for time, _ in apart.ask(each).values())
+    left, arrived = (counted(networks(together)[1], word) for word in (CT_PACKETS, CT_FLITS))
+    assert left["slice"] == 256 and left["> core"] == 256 * CORES and arrived["> core"] == 256 * CORES * flits(128)
+    assert counted(networks(apart)[1], CT_PACKETS)["slice"] == 256 * CORES
+    assert together.state.summary()["dram_read_bytes"] == apart.state.summary()["dram_read_bytes"] == 256 * 128
+
+
+def test_groups_that_cannot_be_are_refused() -> None:
+    for groups in (((),), ((0, 0),), ((0, CORES),), ((0,), (-1,))):
+        with pytest.raises(ConfigError, match="group"):
+            bench(XBAR, groups=groups)
+    with pytest.raises(ConfigError, match=r"memory.network.model: .*packet"):
+        bench(RATES, groups=((0, 1),))
+    for port, write in ((CORES + 1, 0), (CORES, 1)):
+        found = bench(XBAR, groups=((0, 1),))
+        ring_push(found.port.requests, found.port.ring, 0, port, 0, 128, write, 0)
+        assert run.advance(found.state, found.port, 10**9) == layout.BAD_REQUEST

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -54,7 +55,7 @@ class Hierarchy:
         return {**self.state.summary(), **({} if network is None else {"network": network})}
 
 
-def make_backend(chip: MemoryChip) -> Hierarchy:
-    """The memory of a chip, idle and empty."""
-    state = make_hierarchy(chip.memory, chip.all_cores, chip.clock_mhz)
+def make_backend(chip: MemoryChip, groups: Sequence[Sequence[int]] = ()) -> Hierarchy:
+    """The memory of a chip, idle and empty; core `chip.all_cores` + n is the n-th group of cores (make_hierarchy)."""
+    state = make_hierarchy(chip.memory, chip.all_cores, chip.clock_mhz, groups=groups)
     return Hierarchy(state, make_port(1 << 14, 1 << 14), state.send_cycles, state.return_cycles)

@@ -53,10 +53,10 @@ def hierarchy_advance(
     geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, seeds: Array, limits: Array, entries: Array,
     heads: Array, params: Array, now: Array, slices: Array, wheel: Array, rows: Array, asked: Array, far: Array,
     counters: Array, net: Array, routes: Array, out_links: Array, out_counters: Array, back_links: Array,
-    back_counters: Array, m_params: Array, m_control: Array, m_rules: Array, m_nodes: Array, m_where: Array,
-    m_state: Array, m_runs: Array, m_asked: Array, m_counters: Array, m_series: Array, m_regions: Array,
-    m_requests: Array, m_ring: Array, m_responses: Array, m_heap: Array, requests: Array, ring: Array,
-    responses: Array, heap: Array, until_fs: int,
+    back_counters: Array, groups: Array, m_params: Array, m_control: Array, m_rules: Array, m_nodes: Array,
+    m_where: Array, m_state: Array, m_runs: Array, m_asked: Array, m_counters: Array, m_series: Array,
+    m_regions: Array, m_requests: Array, m_ring: Array, m_responses: Array, m_heap: Array, requests: Array,
+    ring: Array, responses: Array, heap: Array, until_fs: int,
 ) -> int:  # fmt: skip
     """Take in every request before `until_fs` and do all that is due before it; returns OK or what is missing.
 
@@ -90,7 +90,7 @@ def hierarchy_advance(
                 return DRAM_HEAP if status == dram.FULL else status
         status = _window(
             geometry, tags, marks, links, sets, seeds, limits, entries, heads, params, now, slices, wheel, rows, asked,
-            far, counters, net, routes, out_links, out_counters, back_links, back_counters, m_where, m_requests,
+            far, counters, net, routes, out_links, out_counters, back_links, back_counters, groups, m_where, m_requests,
             m_ring, m_responses, m_heap, requests, ring, responses, heap, end,
         )  # fmt: skip
         if status != OK:
@@ -132,8 +132,8 @@ def _window(
     geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, seeds: Array, limits: Array, entries: Array,
     heads: Array, params: Array, now: Array, slices: Array, wheel: Array, rows: Array, asked: Array, far: Array,
     counters: Array, net: Array, routes: Array, out_links: Array, out_counters: Array, back_links: Array,
-    back_counters: Array, m_where: Array, m_requests: Array, m_ring: Array, m_responses: Array, m_heap: Array,
-    requests: Array, ring: Array, responses: Array, heap: Array, end: int,
+    back_counters: Array, groups: Array, m_where: Array, m_requests: Array, m_ring: Array, m_responses: Array,
+    m_heap: Array, requests: Array, ring: Array, responses: Array, heap: Array, end: int,
 ) -> int:  # fmt: skip
     """Do everything before cycle `end`, for which all answers of the DRAM are known."""
     place = ring[RING_HEAD] % requests.shape[0]
@@ -160,8 +160,8 @@ def _window(
             answer = _answer_cycle(params, m_responses, m_heap)
         elif request == cycle:
             status = take_request(
-                params, now, slices, wheel, rows, asked, counters, net, routes, out_links, out_counters, requests,
-                ring, responses, heap, place,
+                params, now, slices, wheel, rows, asked, counters, net, routes, out_links, out_counters, groups,
+                requests, ring, responses, heap, place,
             )  # fmt: skip
             if status != OK:
                 return status
@@ -175,7 +175,7 @@ def _window(
                 _event(
                     geometry, tags, marks, links, sets, seeds, limits, entries, heads, params, now, slices, wheel,
                     rows, asked, far, counters, net, routes, out_links, out_counters, back_links, back_counters,
-                    m_where, m_requests, m_ring, responses, heap, row, cycle,
+                    groups, m_where, m_requests, m_ring, responses, heap, row, cycle,
                 )  # fmt: skip
         if entry >= 0:
             came_in(
@@ -189,8 +189,8 @@ def _event(
     geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, seeds: Array, limits: Array, entries: Array,
     heads: Array, params: Array, now: Array, slices: Array, wheel: Array, rows: Array, asked: Array, far: Array,
     counters: Array, net: Array, routes: Array, out_links: Array, out_counters: Array, back_links: Array,
-    back_counters: Array, m_where: Array, m_requests: Array, m_ring: Array, responses: Array, heap: Array,
-    row: int, cycle: int,
+    back_counters: Array, groups: Array, m_where: Array, m_requests: Array, m_ring: Array, responses: Array,
+    heap: Array, row: int, cycle: int,
 ) -> None:  # fmt: skip
     kind = rows[row, R_KIND]
     if kind == K_WAKE:
@@ -207,5 +207,5 @@ def _event(
     else:
         network_event(
             params, now, slices, wheel, rows, asked, counters, net, routes, out_links, out_counters, back_links,
-            back_counters, m_where, m_requests, m_ring, responses, heap, row, cycle,
+            back_counters, groups, m_where, m_requests, m_ring, responses, heap, row, cycle,
         )  # fmt: skip

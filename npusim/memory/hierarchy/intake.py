@@ -21,8 +21,10 @@ from npusim.memory.hierarchy.layout import (
     C_READ_BYTES,
     C_READS,
     FULL,
+    GR_CORES,
     H_CAPACITY,
     H_CORES,
+    H_GROUPS,
     H_LINE,
     H_MARGIN,
     H_NET,
@@ -73,16 +75,17 @@ Array = npt.NDArray[Any]
 @inlined
 def take_request(
     params: Array, now: Array, slices: Array, wheel: Array, rows: Array, asked: Array, counters: Array, net: Array,
-    routes: Array, out_links: Array, out_counters: Array, requests: Array, ring: Array, responses: Array, heap: Array,
-    place: int,
+    routes: Array, out_links: Array, out_counters: Array, groups: Array, requests: Array, ring: Array,
+    responses: Array, heap: Array, place: int,
 ) -> int:  # fmt: skip
     """Cut the first request of the ring, in row `place`, into lines and send each to its slice."""
     address, size, write = requests[place, REQ_ADDRESS], requests[place, REQ_BYTES], requests[place, REQ_WRITE]
     port = requests[place, REQ_PORT]
     if size <= 0 or size > MAX_REQUEST_BYTES or address < 0 or address + size > params[H_CAPACITY]:
         return BAD_REQUEST
-    if port < 0 or port >= params[H_CORES]:
+    if port < 0 or port >= params[H_CORES] + (0 if write else params[H_GROUPS]):
         return BAD_REQUEST
+    core = port if port < params[H_CORES] else groups[port - params[H_CORES], GR_CORES]  # a group's first core asks
     if heap[HEAP_SIZE] + now[N_OPEN] >= responses.shape[0]:
         return FULL
     if now[N_LEFT] < (size >> params[H_LINE]) + 2 + params[H_MARGIN] or now[N_ASKED_LEFT] < 1:
@@ -106,7 +109,7 @@ def take_request(
         end = min(address + size - (line << bits), 1 << bits)
         _send(
             params, now, slices, wheel, rows, net, routes, out_links, out_counters, request, line, begin, end, write,
-            port,
+            core,
         )  # fmt: skip
     return OK
 
@@ -114,13 +117,13 @@ def take_request(
 @inlined
 def _send(
     params: Array, now: Array, slices: Array, wheel: Array, rows: Array, net: Array, routes: Array, out_links: Array,
-    out_counters: Array, request: int, line: int, begin: int, end: int, write: int, port: int,
+    out_counters: Array, request: int, line: int, begin: int, end: int, write: int, core: int,
 ) -> None:  # fmt: skip
     """Send the piece of a request that lies in bytes [begin, end) of a line to the slice of its own partition."""
     home, name = home_of(params, line)
     own = home
     if params[H_PARTS] > 1:
-        own = port * params[H_PARTS] // params[H_CORES] * params[H_PER] + home % params[H_PER]
+        own = core * params[H_PARTS] // params[H_CORES] * params[H_PER] + home % params[H_PER]
     bits = params[H_SECTOR]
     first, last = begin >> bits, (end - 1) >> bits
     sectors = (1 << (last + 1)) - (1 << first)
@@ -137,7 +140,7 @@ def _send(
         arrive(now, slices, wheel, rows, row, 0, now[N_CYCLE])
         return
     arrival, rows[row, R_WAIT] = travel(
-        params, net, routes, out_links, out_counters, now[N_CYCLE], port, net[P_SLICE_BASE] + own,
+        params, net, routes, out_links, out_counters, now[N_CYCLE], core, net[P_SLICE_BASE] + own,
         end - begin if write else 0,
     )  # fmt: skip
     schedule(now, wheel, rows, row, arrival)

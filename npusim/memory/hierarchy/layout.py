@@ -27,7 +27,8 @@ DRAM_HEAP = 6  # no room in the DRAM's heap: grow it
  H_FAR_OUT, H_FAR_BACK, H_FAR_RATE, H_REPLICATE,  # FAR_RATE 0: no limit
  H_CREDITS, H_WINDOW,                             # writes on their way to the DRAM, a slice
  H_MARGIN,                                        # rows of a table that one event may need
- H_NET, H_NET_Q, H_NET_R, H_COUNT) = range(29)    # NET_*; a cycle of the network, as Q and R
+ H_NET, H_NET_Q, H_NET_R,                         # NET_*; a cycle of the network, as Q and R
+ H_GROUPS, H_COUNT) = range(30)                   # groups of cores: ports from H_CORES on
 NET_NONE, NET_CORES, NET_ALL = range(3)  # what a network links: nothing; cores and slices; memory controllers too
 
 # Words of `now`.
@@ -66,6 +67,9 @@ WHEEL = 1 << 13
 
 # Columns of `far` [partitions x partitions]: the link is free at FREE / rate cycles; bytes that it carried.
 F_FREE, F_BYTES, F_COUNT = range(3)
+
+# Columns of `groups`: how many cores, then these, then as many words for when an answer is there.
+GR_COUNT, GR_CORES = range(2)
 
 # Counters; the last are a histogram of latencies: two buckets an octave of nanoseconds.
 (C_READS, C_WRITES, C_READ_BYTES, C_WRITE_BYTES, C_DRAM_READ, C_DRAM_WRITTEN, C_LATENCY_FS, C_WAIT_FS,

@@ -19,6 +19,9 @@ from npusim.memory.hierarchy.clock import cycle_of, edge_after, edge_fs, free_ro
 from npusim.memory.hierarchy.fills import dram_written
 from npusim.memory.hierarchy.layout import (
     A_PORT,
+    GR_CORES,
+    GR_COUNT,
+    H_CORES,
     H_MISS,
     H_NET_Q,
     H_NET_R,
@@ -44,7 +47,7 @@ from npusim.memory.hierarchy.layout import (
     R_WRITE,
 )
 from npusim.memory.hierarchy.ways import address_of
-from npusim.memory.noc.packet import flits_of, idle_cycles, network_send
+from npusim.memory.noc.packet import flits_of, idle_cycles, network_multicast, network_send
 from npusim.memory.noc.state import P_CHANNEL_BASE, P_SLICE_BASE
 from npusim.memory.port import RSP_TAG, RSP_TIME_FS, RSP_WAIT_FS, heap_pop, ring_push
 
@@ -65,18 +68,40 @@ def travel(
 
 
 @kernel
+def travel_to_all(
+    params: Array, net: Array, routes: Array, net_links: Array, net_counters: Array, cycle: int, source: int,
+    group: Array, data_bytes: int,
+) -> tuple[int, int]:  # fmt: skip
+    """Send one packet to a group of cores; as `travel`, of the core where it is last."""
+    q, r = params[H_NET_Q], params[H_NET_R]
+    flits, start = flits_of(net, data_bytes), edge_after(q, r, fs_of(params, cycle))
+    end = GR_CORES + group[GR_COUNT]
+    cores, arrivals = group[GR_CORES:end], group[end : end + group[GR_COUNT]]
+    there, idle = network_multicast(net, net_links, routes, net_counters, start, source, cores, arrivals, flits), 0
+    for core in cores:
+        idle = max(idle, idle_cycles(net, net_links, routes, source, core, flits))
+    return cycle_of(params, edge_fs(q, r, there)), (there - start - idle) * q
+
+
+@kernel
 def network_event(
     params: Array, now: Array, slices: Array, wheel: Array, rows: Array, asked: Array, counters: Array, net: Array,
-    routes: Array, out_links: Array, out_counters: Array, back_links: Array, back_counters: Array, m_where: Array,
-    m_requests: Array, m_ring: Array, responses: Array, heap: Array, row: int, cycle: int,
+    routes: Array, out_links: Array, out_counters: Array, back_links: Array, back_counters: Array, groups: Array,
+    m_where: Array, m_requests: Array, m_ring: Array, responses: Array, heap: Array, row: int, cycle: int,
 ) -> None:  # fmt: skip
     """A packet leaves a slice, for its core or for a controller, or is where it was sent to."""
     kind, size, write = rows[row, R_KIND], rows[row, R_BYTES], rows[row, R_WRITE]
     if kind == K_REPLY:
-        there, wait_fs = travel(
-            params, net, routes, back_links, back_counters, cycle, net[P_SLICE_BASE] + rows[row, R_OWN],
-            asked[rows[row, R_ASKED], A_PORT], 0 if write else size,
-        )  # fmt: skip
+        own, core = net[P_SLICE_BASE] + rows[row, R_OWN], asked[rows[row, R_ASKED], A_PORT]
+        if core < params[H_CORES]:
+            there, wait_fs = travel(
+                params, net, routes, back_links, back_counters, cycle, own, core, 0 if write else size
+            )
+        else:
+            group = groups[core - params[H_CORES]]
+            there, wait_fs = travel_to_all(
+                params, net, routes, back_links, back_counters, cycle, own, group, size
+            )
         rows[row, R_WAIT] += wait_fs
         deliver(params, now, rows, asked, counters, responses, heap, row, there)
     elif kind == K_ASK:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from isa.errors import ConfigError
 from isa.memory import Memory
 from isa.network import shared_network_faults
+from npusim.memory.hierarchy.layout import GR_CORES, GR_COUNT
 from npusim.memory.noc.state import CT_WORDS, P_COUNT, NetworkState, make_network
 
 Array = npt.NDArray[Any]
@@ -65,6 +67,22 @@ def make_networks(memory: Memory, cores: int, l2_clock_mhz: float) -> Networks |
     channels = network.linked_channels(memory.channels)
     requests, answers = (make_network(network, cores, slices, channels) for _ in range(2))
     return Networks(requests, answers, network.clock_mhz or l2_clock_mhz)
+
+
+def group_table(groups: Sequence[Sequence[int]], cores: int, memory: Memory) -> Array:
+    """The rows of `groups` (layout.GR_*), one all zero when there is none. Raises ConfigError."""
+    size = max((len(group) for group in groups), default=1)
+    table = np.zeros((max(1, len(groups)), GR_CORES + 2 * size), np.int64)
+    for i, group in enumerate(groups):
+        if not group or len(set(group)) < len(group) or min(group) < 0 or max(group) >= cores:
+            raise ConfigError(f"group {i}, cores {list(group)}: at least one core, each once, of 0 to {cores - 1}")
+        table[i, GR_COUNT], table[i, GR_CORES : GR_CORES + len(group)] = len(group), group
+    if groups and memory.network is not None and memory.network.model != "packet":
+        raise ConfigError(
+            f"memory.network.model: {memory.network.model} has no answers to groups of cores: set "
+            "memory.network.model to packet"
+        )
+    return table
 
 
 def no_arrays() -> tuple[Array, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -15,7 +16,7 @@ from isa.memory import Memory
 from npusim.memory.caches.mshr import MshrState, make_mshrs
 from npusim.memory.caches.state import CacheState, make_caches
 from npusim.memory.hierarchy import layout as at
-from npusim.memory.hierarchy.networks import Networks, make_networks, no_arrays
+from npusim.memory.hierarchy.networks import Networks, group_table, make_networks, no_arrays
 from npusim.memory.port import MemoryPort, make_port
 from npusim.memory.state import MemoryState, make_memory
 
@@ -54,14 +55,15 @@ class HierarchyState:
     window_cycles: int
     networks: Networks | None = None  # between cores and slices; the latencies above come on top
     net: tuple[Array, ...] = field(default_factory=no_arrays)  # Networks.arrays, or what stands for none
+    groups: Array = field(default_factory=lambda: np.zeros((1, 3), np.int64))  # cores that ask as one
 
     @property
     def arrays(self) -> Any:
         """All arrays in the order of the first arguments of `hierarchy_advance`."""
         return (
             *self.caches.arrays, *self.mshrs.arrays, self.params, self.now, self.slices, self.wheel, self.rows,
-            self.asked, self.far, self.counters, *self.net, *self.memory.arrays, self.port.requests, self.port.ring,
-            self.port.responses, self.port.heap_state,
+            self.asked, self.far, self.counters, *self.net, self.groups, *self.memory.arrays, self.port.requests,
+            self.port.ring, self.port.responses, self.port.heap_state,
         )  # fmt: skip
 
     def grow(self) -> None:
@@ -97,13 +99,14 @@ class HierarchyState:
 
 def make_hierarchy(
     memory: Memory, cores: int, clock_mhz: float, *, window_cycles: int = 0, request_cycles: int = 0,
-    response_cycles: int = 0,
+    response_cycles: int = 0, groups: Sequence[Sequence[int]] = (),
 ) -> HierarchyState:  # fmt: skip
     """Return the idle, empty hierarchy of a chip; raises ConfigError for what cannot be simulated.
 
     The caller adds the latencies from and to the core (`send_cycles`, `return_cycles`); `request_cycles` and
     `response_cycles` come on top, and so does what the network takes. `window_cycles` shortens the windows inside,
-    which changes no result.
+    which changes no result. A read of port `cores` + n is one of the n-th of `groups`: its first core asks, one answer
+    goes to all of its cores (over each link of their routes once), and is there when the last core has it.
     """
     if cores < 1:
         raise ConfigError(f"a hierarchy for {cores} cores: at least one is needed")
@@ -124,6 +127,7 @@ def make_hierarchy(
         everything = networks.requests.topology.nodes > cores + slices
         params[at.H_NET] = at.NET_ALL if everything else at.NET_CORES
         params[at.H_NET_Q], params[at.H_NET_R] = _period(networks.clock_mhz)
+    params[at.H_GROUPS] = len(groups)
     now = np.zeros(at.N_COUNT, np.int64)
     rows = np.zeros((FIRST_ROWS * (1 + slices // 256), at.R_COUNT), np.int64)
     asked = np.zeros((FIRST_ROWS, at.A_COUNT), np.int64)
@@ -138,6 +142,7 @@ def make_hierarchy(
         np.zeros((slices, at.S_COUNT), np.int64), np.zeros((at.WHEEL, at.W_COUNT), np.int64), rows, asked,
         np.zeros((parts * parts, at.F_COUNT), np.int64), counters, make_memory(_Chip(memory, clock_mhz)),
         make_port(), send, back, send, networks, no_arrays() if networks is None else networks.arrays,
+        group_table(groups, cores, memory),
     )  # fmt: skip
 
 
