@@ -174,7 +174,7 @@ def test_no_cut_of_time_changes_an_answer(
     (("memory.l2.write=through",), [15572644061720, 15464358250000, 76507, 178624, 104800]),
 ], ids=str)  # fmt: skip
 def test_without_a_network_nothing_has_changed(changes: tuple[str, ...], expected: list[int]) -> None:
-    """Figures of commit 46574b2, the last before there was a network (numba 0.61, 2026-11-28)."""
+    """Figures of commit 46574b2, the last before there was a network (numba 0.68.1, 2026-11-28)."""
     found = bench(*TINY, *IDEAL, *changes)
     found.ask(traffic(7, 1500, 40_000, 200_000))
     counts = found.state.summary()
