@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from isa.cache import Cache
 from isa.dtypes import DTYPES
 from isa.memory import Memory, memory_faults
+from isa.network import shared_network_faults
 from isa.schema_types import Count, Natural, Part, Positive, Rate
 
 MemoryOnly = Literal["simt", "queues"]
@@ -94,7 +95,7 @@ class MemoryChip(Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> MemoryChip:
-        faults = [*_core_faults(self), *_cache_faults(self), *memory_faults(self.memory)]
+        faults = [*_core_faults(self), *_cache_faults(self), *_network_faults(self), *memory_faults(self.memory)]
         if faults:
             raise ValueError("\n".join(faults))
         return self
@@ -149,3 +150,10 @@ def _cache_faults(chip: MemoryChip) -> Iterator[str]:
     shared = chip.memory.l2
     if shared is not None and shared.slices % shared.partitions:
         yield f"memory.l2.slices: {shared.slices} do not divide among {shared.partitions} partitions"
+
+
+def _network_faults(chip: MemoryChip) -> Iterator[str]:
+    memory = chip.memory
+    if memory.network is not None:
+        slices = memory.l2.slices if memory.l2 is not None else 0
+        yield from shared_network_faults(memory.network, chip.all_cores, slices, memory.channels)

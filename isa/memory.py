@@ -131,7 +131,7 @@ class Memory(Part):
     controller: Controller = Controller()
     label: str = "HBM"
     l2: SharedCache | None = None  # between the cores and the channels
-    network: Network | None = None  # between the cores and the L2 slices or the channels; none: latencies alone
+    network: Network | None = None  # between the cores and the L2 slices, or the channels too; none: latencies alone
 
 
 def memory_faults(memory: Memory) -> Iterator[str]:
@@ -143,8 +143,6 @@ def memory_faults(memory: Memory) -> Iterator[str]:
         yield f"memory.dram.page_bytes: {part.page_bytes} is not a multiple of a burst ({part.burst_bytes} bytes)"
     elif memory.interleave_bytes % part.burst_bytes:
         yield f"memory.interleave_bytes: {memory.interleave_bytes} is not a multiple of a burst of {part.burst_bytes}"
-    if memory.network is not None:
-        yield "memory.network: requests take fixed latencies so far (memory.request_latency_cycles): leave it out"
     if timing.nRC < timing.nRAS + timing.nRP:
         yield f"memory.dram.timing.nRC: {timing.nRC} is less than nRAS + nRP = {timing.nRAS + timing.nRP}"
     if timing.nREFI <= timing.nRFC:

@@ -16,13 +16,19 @@ MAX_BUFFERED_FLITS = 1 << 22  # links x virtual channels x buffer_flits, where a
 class Network(Part):
     """Cores, L2 slices and memory controllers on one network, for requests and, a copy of it, for responses.
 
+    What a packet takes on it comes on top of the fixed latencies: a hit takes memory.request_latency_cycles, the way of
+    the request, memory.l2.hit_latency_cycles, the way of the answer and memory.response_latency_cycles. Controllers are
+    on it only when `channel_nodes` says where; what a slice asks of one then takes the way to it and
+    memory.l2.miss_latency_cycles, the answer memory.l2.fill_latency_cycles and the way back. Otherwise a slice sits at
+    its channel.
+
     `model`: `flit` moves flits through routers with virtual channels and credits; `packet` reserves, per packet, each
     link of its route; `bandwidth` keeps only the rate of the ends and the mean latency.
     """
 
     topology: Literal["crossbar", "ring", "mesh", "torus"]
     model: Literal["flit", "packet", "bandwidth"] = "packet"
-    clock_mhz: PositiveFloat
+    clock_mhz: PositiveFloat | None = None  # default: that of memory.l2
     flit_bytes: Annotated[int, Field(gt=0, le=1024)]  # what a link carries in a cycle
     router_latency_cycles: Count = 1  # a hop: route, allocate, switch
     link_latency_cycles: Count = 1
@@ -38,6 +44,10 @@ class Network(Part):
     core_nodes: list[Natural] = Field(default_factory=list)  # router of each core (row * columns + column)
     slice_nodes: list[Natural] = Field(default_factory=list)  # router of each L2 slice
     channel_nodes: list[Natural] = Field(default_factory=list)  # router of each memory controller
+
+    def linked_channels(self, channels: int) -> int:
+        """Memory controllers on the network in front of an L2: all when they have places, else none."""
+        return channels if self.channel_nodes else 0
 
     def grid(self, cores: int, slices: int, channels: int) -> tuple[int, int]:
         """Columns and rows of routers; a ring is one row, a crossbar one router."""
@@ -89,6 +99,25 @@ def network_faults(network: Network, cores: int, slices: int, channels: int) -> 
                 )
                 break
     yield from _size_faults(network, columns * rows, cores + slices + channels)
+
+
+def shared_network_faults(network: Network, cores: int, slices: int, channels: int) -> Iterator[str]:
+    """Yield the same for the network in front of an L2, of which not everything is simulated."""
+    if slices < 1:
+        yield "memory.network: it links cores with slices of an L2: describe memory.l2, or leave memory.network out"
+        return
+    if network.model == "flit":
+        yield (
+            "memory.network.model: flits are simulated without the memory only; set memory.network.model to packet, "
+            "which is within 18 % of them until close to saturation"
+        )
+    if network.topology == "crossbar" and network.channel_nodes:
+        yield (
+            "memory.network.channel_nodes: a crossbar links cores and slices, and each slice sits at its channel: "
+            "leave memory.network.channel_nodes out"
+        )
+        return
+    yield from network_faults(network, cores, slices, network.linked_channels(channels))
 
 
 def _shape_faults(network: Network) -> Iterator[str]:

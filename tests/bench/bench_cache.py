@@ -1,6 +1,6 @@
 """CPU time of a hit and of a miss of the shared cache, 128 bytes each, and of the bare kernels of a cache.
 
-python tests/bench/bench_cache.py [chip]
+python tests/bench/bench_cache.py [chip ...] [key=value ...]
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ def drive(advance: Any, door: MemoryPort, rows: Array, window_fs: int) -> float:
     return seconds
 
 
-def main(name: str) -> None:
+def main(name: str, settings: tuple[str, ...]) -> None:
     """Print ns a request."""
-    chip = load_chip(name).chip
+    chip = load_chip(name, settings).chip
     assert isinstance(chip, MemoryChip) and chip.memory.l2 is not None
     l2, cycle_fs = chip.memory.l2, 1e9 / chip.clock_mhz
     window_fs = int(100 * cycle_fs)
@@ -132,5 +132,6 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    for chip_name in sys.argv[1:] or ("v100", "h100"):
-        main(chip_name)
+    changes = tuple(word for word in sys.argv[1:] if "=" in word)
+    for chip_name in [word for word in sys.argv[1:] if "=" not in word] or ("v100", "h100"):
+        main(chip_name, changes)

@@ -17,8 +17,23 @@ L2 = (
 def test_networks_and_caches_that_nothing_simulates_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"memory.network: .*leave it out"):
         load_machine("tpu-v3", [CROSSBAR])
-    with pytest.raises(ConfigError, match=r"memory.network: .*leave it out"):
-        load_chip("v100", [CROSSBAR])
     with pytest.raises(ConfigError, match=r"memory.l2: .*leave it out"):
         load_machine("tpu-v3", [L2])
     assert load_chip("v100").chip.memory.l2 is not None
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    (("memory.l2=null",), ["memory.network: ", "memory.l2", "leave memory.network out"]),
+    (("memory.network.model=flit",), ["memory.network.model: ", "set memory.network.model to packet"]),
+    (("memory.network.channel_nodes=[0]",), ["memory.network.channel_nodes: ", "crossbar", "leave"]),
+    (("memory.network.topology=mesh",), ["memory.network.columns: ", "set memory.network.columns"]),
+    (("memory.network.core_nodes=[0, 0]",), ["memory.network.core_nodes: 2 routers for 80 cores"]),
+    (("memory.network.topology=ring", "memory.network.virtual_channels=1", "memory.network.stops=4",
+      "memory.network.channel_nodes=[7]"), ["virtual_channels", "channel_nodes: 1 routers for 64", "channel_nodes[0]"]),
+])  # fmt: skip
+def test_a_chip_reports_the_faults_of_its_network(changes: tuple[str, ...], words: list[str]) -> None:
+    assert load_chip("v100", [CROSSBAR]).chip.memory.network is not None
+    with pytest.raises(ConfigError) as caught:
+        load_chip("v100", [CROSSBAR, *changes])
+    for word in words:
+        assert word in str(caught.value)

@@ -111,6 +111,31 @@ def test_a_larger_buffer_is_sampled_over_its_whole_length() -> None:
     assert len(chain) == 1000 and chain.max() > 0.95 * (1 << 24) and chain.min() < 0.05 * (1 << 24)
 
 
+def test_the_summary_names_the_busiest_links() -> None:
+    """One core chases through its way of the answers: a header and 32 bytes a step, two flits."""
+    network = "memory.network={topology: crossbar, flit_bytes: 32}"
+    machine = load_chip("v100-pcie", ("cores=4", network)).chip
+    assert isinstance(machine, MemoryChip)
+    backend = make_backend(machine)
+    pattern = Pattern(patterns.chase(1 << 20, 32, 1, 1 << 20).rows, 1, 1, 1, np.arange(1 << 12) * 4, 64)
+    state, l1 = make_generator(machine, pattern, send_cycles=backend.send_cycles, return_cycles=backend.return_cycles)
+    run = Run(state, l1, backend)
+    run.advance(50_000)
+    found = run.summary()
+    memory, links = found["memory"], found["memory"]["network"]["links"]
+    assert found["cycles"] == 50_000 and memory["reads"] > 100
+    busiest = links[0]
+    assert (busiest["network"], busiest["link"]) == ("answers", "router 0 > core 0")
+    assert memory["reads"] - 1 <= busiest["packets"] <= memory["reads"]
+    assert busiest["bytes"] == busiest["packets"] * 64 and busiest["wait_cycles"] == 0
+    cycles = 50_000 * 1195 / 1380
+    assert busiest["utilisation"] == pytest.approx(busiest["busy_cycles"] / cycles, rel=1e-3)
+    assert memory["network"]["busiest"][0].startswith("answers, router 0 > core 0: ")
+    plain = start(pattern)
+    plain.advance(100)
+    assert "network" not in plain.summary()["memory"]
+
+
 # ---- rates
 
 
@@ -355,6 +380,33 @@ def test_copies_move_all_their_bytes_once_and_in_their_direction() -> None:
 
 def test_copies_are_the_same_in_windows_of_one_cycle() -> None:
     assert copied(ENGINE, 2000, count=2, window=1).tolist() == copied(ENGINE, 2000, count=2).tolist()
+
+
+@pytest.mark.parametrize("network", ["crossbar", "mesh, columns: 2, channel_nodes: [0, 1, 2, 3, 0, 1, 2, 3]"])
+def test_copies_over_a_network_are_the_same_in_windows_of_one_cycle_and_for_a_group_cost_one_reading(
+    network: str,
+) -> None:
+    machine = load_chip("v100", (
+        "cores=4", "memory.channels=8", "memory.capacity_bytes=1073741824", "memory.l2.slices=8",
+        f"memory.network={{topology: {network}, flit_bytes: 40}}",
+    )).chip  # fmt: skip
+    assert isinstance(machine, MemoryChip)
+    found = {}
+    for name, cores, window in (("each", range(4), 0), ("cut", range(4), 1), ("group", (4,), 0)):
+        backend = make_backend(machine, [range(4)])
+        ways = {"send_cycles": backend.send_cycles, "return_cycles": backend.return_cycles}
+        run = Run(*make_copiers(machine, [Copy(c, ENGINE, 0, 1 << 14) for c in cores], **ways), backend,
+                  window_cycles=window)  # fmt: skip
+        counters = run.advance(20_000)
+        assert counters[K_COPIED] == len(cores) << 14
+        found[name] = (counters.tolist(), run.summary())
+    assert found["each"] == found["cut"]
+    answers = {name: [link for link in found[name][1]["memory"]["network"]["links"] if "> core" in link["link"]]
+               for name in found}  # fmt: skip
+    assert answers["group"] and len(answers["group"]) == len(answers["each"]) == 4
+    assert {link["bytes"] for link in answers["group"]} == {(1 << 14) // 128 * 160}
+    reads = [found[name][1]["memory"]["bytes"] for name in ("each", "group")]
+    assert reads == [4 << 14, 1 << 14]
 
 
 def test_every_engine_of_every_kind_of_core_is_found() -> None:

@@ -195,9 +195,9 @@ def test_flits_of_a_packet_and_the_report_of_links():
     for _ in range(2):
         send(state, 0, 1, 2, 4)
     into, out = state.link_report(32)
-    assert into == {"link": "node 1 > router 0", "bytes": 256, "busy_cycles": 8, "packets": 2, "wait_cycles": 4,
+    assert into == {"link": "core 1 > router 0", "bytes": 256, "busy_cycles": 8, "packets": 2, "wait_cycles": 4,
                     "utilisation": 0.25}  # fmt: skip
-    assert out["link"] == "router 0 > node 2" and out["wait_cycles"] == 0
+    assert out["link"] == "router 0 > core 2" and out["wait_cycles"] == 0
 
 
 # Mean latency by packets less that by flits, in per cent, as docs/memory/network.md has it: the worst of each row over

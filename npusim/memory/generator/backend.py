@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from isa.chip import MemoryChip
 from isa.errors import SimulationError
@@ -28,6 +29,10 @@ class Backend(Protocol):
         """Take in all requests before a time and decide all that is due before it."""
         ...
 
+    def summary(self, time_fs: int) -> dict[str, Any]:
+        """What the memory has done until a time, by name."""
+        ...
+
 
 @dataclass
 class Hierarchy:
@@ -44,8 +49,13 @@ class Hierarchy:
         if status != layout.OK:
             raise SimulationError(f"a request before {until_fs} fs lies outside of the memory, or of the cores")
 
+    def summary(self, time_fs: int) -> dict[str, Any]:
+        """See Backend: counters of the shared cache and, if there is one, of the `network` (hierarchy.networks)."""
+        network = self.state.network_report(time_fs)
+        return {**self.state.summary(), **({} if network is None else {"network": network})}
 
-def make_backend(chip: MemoryChip) -> Hierarchy:
-    """The memory of a chip, idle and empty."""
-    state = make_hierarchy(chip.memory, chip.all_cores, chip.clock_mhz)
+
+def make_backend(chip: MemoryChip, groups: Sequence[Sequence[int]] = ()) -> Hierarchy:
+    """The memory of a chip, idle and empty; core `chip.all_cores` + n is the n-th group of cores (make_hierarchy)."""
+    state = make_hierarchy(chip.memory, chip.all_cores, chip.clock_mhz, groups=groups)
     return Hierarchy(state, make_port(1 << 14, 1 << 14), state.send_cycles, state.return_cycles)

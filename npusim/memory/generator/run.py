@@ -67,6 +67,10 @@ class Run:
         flying = state.cores[:, [C_LOADS, C_STORES]].any() or state.copiers[:, E_FLIGHT].any()
         return bool(flying or state.size[0])
 
+    def summary(self) -> dict[str, Any]:
+        """What the run has done so far: `cycles` of the core clock, and what its `memory` has."""
+        return {"cycles": self.cycle, "memory": self.backend.summary(self._fs(self.cycle))}
+
     def follow(self, state: GeneratorState) -> None:
         """Let another generator, which starts at this run's cycle, take the place of this one; the caches stay."""
         self.state = state

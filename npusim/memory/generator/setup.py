@@ -82,7 +82,10 @@ MAX_WARPS = 1 << 20
 
 @dataclass(frozen=True)
 class Copy:
-    """A stream of one copy engine: engine `engine` of core `core` moves `size_bytes` from (or to) `address` on."""
+    """A stream of one copy engine: engine `engine` of core `core` moves `size_bytes` from (or to) `address` on.
+
+    Reads of a group of cores (backend.make_backend) go to all of its cores at once.
+    """
 
     core: int
     engine: Copier

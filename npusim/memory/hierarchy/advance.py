@@ -1,4 +1,4 @@
-"""The hierarchy behind the port: requests, answers of the DRAM and events of the slices in the order of their cycles.
+"""The hierarchy behind the port: requests, answers of the DRAM, events of slices and packets in the order of cycles.
 
 Within a cycle the DRAM's answers come first, then requests, then what was scheduled. A request to the DRAM is stamped
 H_MISS cycles after its cause, an answer is felt H_FILL cycles after its time: so for a window of their sum all answers
@@ -14,77 +14,36 @@ import numpy.typing as npt
 from npusim.jit import inlined, kernel
 from npusim.memory import dram
 from npusim.memory.dram import memory_advance
-from npusim.memory.hierarchy.answers import finish, row_of
-from npusim.memory.hierarchy.clock import cycle_of, fs_of, next_event, schedule, take_event
+from npusim.memory.hierarchy.answers import finish
+from npusim.memory.hierarchy.clock import cycle_of, fs_of, next_event, take_event
 from npusim.memory.hierarchy.fills import came_in, dram_answer, far_answer
+from npusim.memory.hierarchy.intake import take_request
 from npusim.memory.hierarchy.layout import (
-    A_FINISH_FS,
-    A_LEFT,
-    A_NEXT,
-    A_ORDER,
-    A_PORT,
-    A_TAG,
-    A_TIME_FS,
-    A_WAIT_FS,
-    BAD_REQUEST,
-    C_READ_BYTES,
-    C_READS,
     DRAM_HEAP,
     DRAM_RING,
     FAR_CYCLE,
-    FULL,
-    H_CAPACITY,
-    H_CORES,
     H_DIRECT,
     H_FILL,
-    H_LINE,
-    H_PARTS,
-    H_PER,
+    H_MARGIN,
+    H_NET,
     H_REQUEST,
-    H_SECTOR,
     H_WINDOW,
     K_ACK,
     K_ARRIVE,
     K_REMOTE,
     K_RETURN,
     K_WAKE,
-    MARGIN,
-    N_ASKED_FREE,
-    N_ASKED_LEFT,
     N_CYCLE,
     N_LEFT,
-    N_OPEN,
-    N_ORDER,
+    NET_ALL,
     OK,
-    R_ASKED,
-    R_BYTES,
-    R_HOME,
     R_KIND,
-    R_LINE,
-    R_OWN,
-    R_SECTORS,
-    R_SLICE,
-    R_WAIT,
-    R_WHOLE,
-    R_WRITE,
     ROWS,
 )
+from npusim.memory.hierarchy.network import dram_answer_leaves, network_event
 from npusim.memory.hierarchy.slices import arrive, serve_next
-from npusim.memory.hierarchy.ways import home_of, request_arrival
-from npusim.memory.port import (
-    HEAP_SIZE,
-    REQ_ADDRESS,
-    REQ_BYTES,
-    REQ_PORT,
-    REQ_TAG,
-    REQ_TIME_FS,
-    REQ_WRITE,
-    RING_HEAD,
-    RING_TAIL,
-    RSP_TIME_FS,
-    ring_free,
-)
-from npusim.memory.state import A_NEXT_FS, MAX_REQUEST_BYTES
+from npusim.memory.port import HEAP_SIZE, REQ_TIME_FS, RING_HEAD, RING_TAIL, RSP_TIME_FS, ring_free
+from npusim.memory.state import A_NEXT_FS
 
 Array = npt.NDArray[Any]
 
@@ -93,10 +52,11 @@ Array = npt.NDArray[Any]
 def hierarchy_advance(
     geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, seeds: Array, limits: Array, entries: Array,
     heads: Array, params: Array, now: Array, slices: Array, wheel: Array, rows: Array, asked: Array, far: Array,
-    counters: Array, m_params: Array, m_control: Array, m_rules: Array, m_nodes: Array, m_where: Array, m_state: Array,
-    m_runs: Array, m_asked: Array, m_counters: Array, m_series: Array, m_regions: Array, m_requests: Array,
-    m_ring: Array, m_responses: Array, m_heap: Array, requests: Array, ring: Array, responses: Array, heap: Array,
-    until_fs: int,
+    counters: Array, net: Array, routes: Array, out_links: Array, out_counters: Array, back_links: Array,
+    back_counters: Array, groups: Array, m_params: Array, m_control: Array, m_rules: Array, m_nodes: Array,
+    m_where: Array, m_state: Array, m_runs: Array, m_asked: Array, m_counters: Array, m_series: Array,
+    m_regions: Array, m_requests: Array, m_ring: Array, m_responses: Array, m_heap: Array, requests: Array,
+    ring: Array, responses: Array, heap: Array, until_fs: int,
 ) -> int:  # fmt: skip
     """Take in every request before `until_fs` and do all that is due before it; returns OK or what is missing.
 
@@ -130,7 +90,8 @@ def hierarchy_advance(
                 return DRAM_HEAP if status == dram.FULL else status
         status = _window(
             geometry, tags, marks, links, sets, seeds, limits, entries, heads, params, now, slices, wheel, rows, asked,
-            far, counters, m_requests, m_ring, m_responses, m_heap, requests, ring, responses, heap, end,
+            far, counters, net, routes, out_links, out_counters, back_links, back_counters, groups, m_where, m_requests,
+            m_ring, m_responses, m_heap, requests, ring, responses, heap, end,
         )  # fmt: skip
         if status != OK:
             return status
@@ -170,8 +131,9 @@ def _dram_next_fs(m_asked: Array, m_requests: Array, m_ring: Array) -> int:
 def _window(
     geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, seeds: Array, limits: Array, entries: Array,
     heads: Array, params: Array, now: Array, slices: Array, wheel: Array, rows: Array, asked: Array, far: Array,
-    counters: Array, m_requests: Array, m_ring: Array, m_responses: Array, m_heap: Array, requests: Array, ring: Array,
-    responses: Array, heap: Array, end: int,
+    counters: Array, net: Array, routes: Array, out_links: Array, out_counters: Array, back_links: Array,
+    back_counters: Array, groups: Array, m_where: Array, m_requests: Array, m_ring: Array, m_responses: Array,
+    m_heap: Array, requests: Array, ring: Array, responses: Array, heap: Array, end: int,
 ) -> int:  # fmt: skip
     """Do everything before cycle `end`, for which all answers of the DRAM are known."""
     place = ring[RING_HEAD] % requests.shape[0]
@@ -182,18 +144,25 @@ def _window(
         if cycle >= end:
             return OK
         now[N_CYCLE] = cycle
-        if now[N_LEFT] < MARGIN:
+        if now[N_LEFT] < params[H_MARGIN]:
             return ROWS
-        if ring_free(m_requests, m_ring) < MARGIN:
+        if ring_free(m_requests, m_ring) < params[H_MARGIN]:
             return DRAM_RING
         entry, sectors, wait_fs = -1, 0, 0
         if answer == cycle:
-            entry, sectors, wait_fs = dram_answer(now, slices, wheel, rows, m_responses, m_heap, cycle)
+            if params[H_NET] == NET_ALL:
+                dram_answer_leaves(
+                    params, now, wheel, rows, limits, entries, net, routes, back_links, back_counters, m_where,
+                    m_responses, m_heap, cycle,
+                )  # fmt: skip
+            else:
+                entry, sectors, wait_fs = dram_answer(now, slices, wheel, rows, m_responses, m_heap, cycle)
             answer = _answer_cycle(params, m_responses, m_heap)
         elif request == cycle:
-            status = _take_request(
-                params, now, slices, wheel, rows, asked, counters, requests, ring, responses, heap, place
-            )
+            status = take_request(
+                params, now, slices, wheel, rows, asked, counters, net, routes, out_links, out_counters, groups,
+                requests, ring, responses, heap, place,
+            )  # fmt: skip
             if status != OK:
                 return status
             place = place + 1 if place + 1 < requests.shape[0] else 0
@@ -205,7 +174,8 @@ def _window(
             elif row:
                 _event(
                     geometry, tags, marks, links, sets, seeds, limits, entries, heads, params, now, slices, wheel,
-                    rows, asked, far, counters, m_requests, m_ring, responses, heap, row, cycle,
+                    rows, asked, far, counters, net, routes, out_links, out_counters, back_links, back_counters,
+                    groups, m_where, m_requests, m_ring, responses, heap, row, cycle,
                 )  # fmt: skip
         if entry >= 0:
             came_in(
@@ -218,7 +188,9 @@ def _window(
 def _event(
     geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, seeds: Array, limits: Array, entries: Array,
     heads: Array, params: Array, now: Array, slices: Array, wheel: Array, rows: Array, asked: Array, far: Array,
-    counters: Array, m_requests: Array, m_ring: Array, responses: Array, heap: Array, row: int, cycle: int,
+    counters: Array, net: Array, routes: Array, out_links: Array, out_counters: Array, back_links: Array,
+    back_counters: Array, groups: Array, m_where: Array, m_requests: Array, m_ring: Array, responses: Array,
+    heap: Array, row: int, cycle: int,
 ) -> None:  # fmt: skip
     kind = rows[row, R_KIND]
     if kind == K_WAKE:
@@ -232,70 +204,8 @@ def _event(
         arrive(now, slices, wheel, rows, row, 1, cycle)
     elif kind == K_ACK:
         finish(params, now, slices, wheel, rows, asked, counters, responses, heap, row, cycle)
-
-
-@inlined
-def _take_request(
-    params: Array, now: Array, slices: Array, wheel: Array, rows: Array, asked: Array, counters: Array,
-    requests: Array, ring: Array, responses: Array, heap: Array, place: int,
-) -> int:  # fmt: skip
-    """Cut the first request of the ring, in row `place`, into lines and send each to its slice."""
-    address, size, write = requests[place, REQ_ADDRESS], requests[place, REQ_BYTES], requests[place, REQ_WRITE]
-    port = requests[place, REQ_PORT]
-    if size <= 0 or size > MAX_REQUEST_BYTES or address < 0 or address + size > params[H_CAPACITY]:
-        return BAD_REQUEST
-    if port < 0 or port >= params[H_CORES]:
-        return BAD_REQUEST
-    if heap[HEAP_SIZE] + now[N_OPEN] >= responses.shape[0]:
-        return FULL
-    if now[N_LEFT] < (size >> params[H_LINE]) + 2 + MARGIN or now[N_ASKED_LEFT] < 1:
-        return ROWS
-    ring[RING_HEAD] += 1
-    counters[C_READS + write] += 1
-    counters[C_READ_BYTES + write] += size
-    request = now[N_ASKED_FREE]
-    now[N_ASKED_FREE] = asked[request, A_NEXT]
-    now[N_ASKED_LEFT] -= 1
-    now[N_OPEN] += 1
-    now[N_ORDER] += 1
-    asked[request, A_TIME_FS], asked[request, A_TAG] = requests[place, REQ_TIME_FS], requests[place, REQ_TAG]
-    asked[request, A_ORDER], asked[request, A_PORT] = now[N_ORDER], port
-    asked[request, A_FINISH_FS] = asked[request, A_WAIT_FS] = 0
-    bits = params[H_LINE]
-    first, last = address >> bits, (address + size - 1) >> bits
-    asked[request, A_LEFT] = last - first + 1
-    for line in range(first, last + 1):
-        begin = max(address - (line << bits), 0)
-        end = min(address + size - (line << bits), 1 << bits)
-        _send(params, now, slices, wheel, rows, request, line, begin, end, write, port)
-    return OK
-
-
-@inlined
-def _send(
-    params: Array, now: Array, slices: Array, wheel: Array, rows: Array, request: int, line: int, begin: int, end: int,
-    write: int, port: int,
-) -> None:  # fmt: skip
-    """Send the piece of a request that lies in bytes [begin, end) of a line to the slice of its own partition."""
-    home, name = home_of(params, line)
-    own = home
-    if params[H_PARTS] > 1:
-        own = port * params[H_PARTS] // params[H_CORES] * params[H_PER] + home % params[H_PER]
-    bits = params[H_SECTOR]
-    first, last = begin >> bits, (end - 1) >> bits
-    sectors = (1 << (last + 1)) - (1 << first)
-    whole = 0
-    if write:  # sectors of which every byte is written
-        whole = (1 << (end >> bits)) - 1
-        whole &= ~((1 << ((begin + (1 << bits) - 1) >> bits)) - 1)
-    row = row_of(now, rows)
-    rows[row, R_KIND], rows[row, R_LINE], rows[row, R_SECTORS], rows[row, R_WHOLE] = K_ARRIVE, name, sectors, whole
-    rows[row, R_WRITE], rows[row, R_SLICE], rows[row, R_HOME], rows[row, R_OWN] = write, own, home, own
-    rows[row, R_ASKED], rows[row, R_WAIT] = request, 0
-    rows[row, R_BYTES] = (last - first + 1) << bits
-    leaves = now[N_CYCLE] - params[H_REQUEST]
-    arrival = request_arrival(params, leaves, port, own, end - begin if write else 0)
-    if arrival == now[N_CYCLE]:
-        arrive(now, slices, wheel, rows, row, 0, arrival)
     else:
-        schedule(now, wheel, rows, row, arrival)
+        network_event(
+            params, now, slices, wheel, rows, asked, counters, net, routes, out_links, out_counters, back_links,
+            back_counters, groups, m_where, m_requests, m_ring, responses, heap, row, cycle,
+        )  # fmt: skip

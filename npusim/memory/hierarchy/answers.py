@@ -7,13 +7,12 @@ from typing import Any
 import numpy.typing as npt
 
 from npusim.jit import inlined
-from npusim.memory.hierarchy.clock import fs_of, schedule
+from npusim.memory.hierarchy.clock import free_row, fs_of, schedule
 from npusim.memory.hierarchy.layout import (
     A_FINISH_FS,
     A_LEFT,
     A_NEXT,
     A_ORDER,
-    A_PORT,
     A_TAG,
     A_TIME_FS,
     A_WAIT_FS,
@@ -23,44 +22,28 @@ from npusim.memory.hierarchy.layout import (
     C_WAIT_FS,
     H_FAR_BACK,
     H_HIT,
+    H_NET,
     H_Q,
+    H_RESPONSE,
     K_ACK,
+    K_REPLY,
     K_RETURN,
     N_ASKED_FREE,
     N_ASKED_LEFT,
-    N_FREE,
-    N_LEFT,
     N_OPEN,
+    NET_NONE,
     R_ASKED,
     R_BYTES,
     R_KIND,
-    R_NEXT,
     R_OWN,
     R_SLICE,
     R_WAIT,
     R_WRITE,
 )
-from npusim.memory.hierarchy.ways import cross, response_arrival
+from npusim.memory.hierarchy.ways import cross
 from npusim.memory.port import heap_insert
 
 Array = npt.NDArray[Any]
-
-
-@inlined
-def row_of(now: Array, rows: Array) -> int:
-    """Take a free row."""
-    row = now[N_FREE]
-    now[N_FREE] = rows[row, R_NEXT]
-    now[N_LEFT] -= 1
-    return int(row)
-
-
-@inlined
-def free_row(now: Array, rows: Array, row: int) -> None:
-    """Give a row back."""
-    rows[row, R_NEXT] = now[N_FREE]
-    now[N_FREE] = row
-    now[N_LEFT] += 1
 
 
 @inlined
@@ -85,10 +68,21 @@ def finish(
     params: Array, now: Array, slices: Array, wheel: Array, rows: Array, asked: Array, counters: Array,
     responses: Array, heap: Array, row: int, cycle: int,
 ) -> None:  # fmt: skip
-    """A piece leaves its own slice H_HIT cycles from now; its request is answered after its last piece."""
-    request = rows[row, R_ASKED]
-    size = 0 if rows[row, R_WRITE] else rows[row, R_BYTES]
-    arrival = response_arrival(params, cycle + params[H_HIT], rows[row, R_OWN], asked[request, A_PORT], size)
+    """A piece leaves its own slice H_HIT cycles from now: over the network, if there is one."""
+    if params[H_NET] == NET_NONE:
+        deliver(params, now, rows, asked, counters, responses, heap, row, cycle + params[H_HIT])
+        return
+    rows[row, R_KIND] = K_REPLY
+    schedule(now, wheel, rows, row, cycle + params[H_HIT])
+
+
+@inlined
+def deliver(
+    params: Array, now: Array, rows: Array, asked: Array, counters: Array, responses: Array, heap: Array, row: int,
+    cycle: int,
+) -> None:  # fmt: skip
+    """A piece is in the core H_RESPONSE cycles after a cycle; its request is answered after its last piece."""
+    request, arrival = rows[row, R_ASKED], cycle + params[H_RESPONSE]
     asked[request, A_FINISH_FS] = max(asked[request, A_FINISH_FS], fs_of(params, arrival))
     asked[request, A_WAIT_FS] = max(asked[request, A_WAIT_FS], rows[row, R_WAIT])
     free_row(now, rows, row)

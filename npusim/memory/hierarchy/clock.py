@@ -1,4 +1,4 @@
-"""Cycles and femtoseconds, and the events of the coming cycles."""
+"""Cycles and femtoseconds, rows, and the events of the coming cycles."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from npusim.memory.hierarchy.layout import (
     H_R,
     N_CYCLE,
     N_EVENTS,
+    N_FREE,
+    N_LEFT,
     R_NEXT,
     R_TIME,
     W_BITS,
@@ -26,20 +28,49 @@ Array = npt.NDArray[Any]
 
 
 @inlined
+def edge_fs(q: int, r: int, cycle: int) -> int:
+    """The femtosecond at which a cycle of q + r / 2^FRACTION_BITS fs begins, rounded down; no division."""
+    return int(cycle * q + ((cycle * r) >> FRACTION_BITS))
+
+
+@inlined
+def edge_after(q: int, r: int, time_fs: int) -> int:
+    """The first cycle that begins at or after a time."""
+    cycle = int(time_fs / (q + r / (1 << FRACTION_BITS)))  # rounded, so possibly one off
+    while edge_fs(q, r, cycle) < time_fs:
+        cycle += 1
+    while cycle > 0 and edge_fs(q, r, cycle - 1) >= time_fs:
+        cycle -= 1
+    return cycle
+
+
+@inlined
 def fs_of(params: Array, cycle: int) -> int:
-    """The femtosecond at which a cycle begins, rounded down; no division, of which every request needs several."""
-    return int(cycle * params[H_Q] + ((cycle * params[H_R]) >> FRACTION_BITS))
+    """The femtosecond at which a cycle of the hierarchy begins."""
+    return edge_fs(params[H_Q], params[H_R], cycle)
 
 
 @inlined
 def cycle_of(params: Array, time_fs: int) -> int:
-    """The first cycle that begins at or after a time."""
-    cycle = int(time_fs / (params[H_Q] + params[H_R] / (1 << FRACTION_BITS)))  # rounded, so possibly one off
-    while fs_of(params, cycle) < time_fs:
-        cycle += 1
-    while cycle > 0 and fs_of(params, cycle - 1) >= time_fs:
-        cycle -= 1
-    return cycle
+    """The first cycle of the hierarchy that begins at or after a time."""
+    return edge_after(params[H_Q], params[H_R], time_fs)
+
+
+@inlined
+def row_of(now: Array, rows: Array) -> int:
+    """Take a free row."""
+    row = now[N_FREE]
+    now[N_FREE] = rows[row, R_NEXT]
+    now[N_LEFT] -= 1
+    return int(row)
+
+
+@inlined
+def free_row(now: Array, rows: Array, row: int) -> None:
+    """Give a row back."""
+    rows[row, R_NEXT] = now[N_FREE]
+    now[N_FREE] = row
+    now[N_LEFT] += 1
 
 
 @inlined

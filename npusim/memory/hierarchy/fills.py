@@ -9,7 +9,8 @@ import numpy.typing as npt
 from npusim.jit import inlined
 from npusim.memory.caches.lines import G_BACK
 from npusim.memory.caches.mshr import M_LINE, M_MARK, M_PENDING, mshr_close, mshr_next
-from npusim.memory.hierarchy.answers import free_row, give_back
+from npusim.memory.hierarchy.answers import give_back
+from npusim.memory.hierarchy.clock import free_row
 from npusim.memory.hierarchy.layout import (
     ENTRY_DROP,
     H_REPLICATE,
@@ -37,17 +38,23 @@ def dram_answer(
     tag, wait_fs = answers[0, RSP_TAG], answers[0, RSP_WAIT_FS]
     now[N_LAST_FS] = max(now[N_LAST_FS], answers[0, RSP_TIME_FS])
     heap_pop(answers, answer_heap)
-    if tag < 0:  # its place on the way to the DRAM is free again
-        slices[-1 - tag, S_WRITES] -= 1
-        now[N_WRITES] -= 1
-        wake(now, slices, wheel, rows, -1 - tag, cycle)
+    if tag < 0:
+        dram_written(now, slices, wheel, rows, -1 - tag, cycle)
         return -1, 0, 0
     return tag >> MASK_BITS, tag & ((1 << MASK_BITS) - 1), wait_fs
 
 
 @inlined
+def dram_written(now: Array, slices: Array, wheel: Array, rows: Array, s: int, cycle: int) -> None:
+    """A place of slice `s` on the way to the DRAM is free again."""
+    slices[s, S_WRITES] -= 1
+    now[N_WRITES] -= 1
+    wake(now, slices, wheel, rows, s, cycle)
+
+
+@inlined
 def far_answer(now: Array, rows: Array, row: int) -> tuple[int, int, int]:
-    """A message is back from the home slice with the sectors that it was sent for: as dram_answer."""
+    """A message is back from the home slice, or from the controller, with sectors for an entry: as dram_answer."""
     entry, sectors, wait_fs = rows[row, R_ENTRY], rows[row, R_SECTORS], rows[row, R_WAIT]
     free_row(now, rows, row)
     return entry, sectors, wait_fs
@@ -66,8 +73,8 @@ def came_in(
     slices[s, S_FILLS] += 1
     if is_far == 0 or (params[H_REPLICATE] and entries[entry, M_MARK] & ENTRY_DROP == 0):
         take_in(
-            geometry, tags, marks, links, sets, seeds, params, now, slices, counters, requests, ring, s, line, sectors,
-            0, cycle,
+            geometry, tags, marks, links, sets, seeds, params, now, slices, wheel, rows, counters, requests, ring, s,
+            line, sectors, 0, cycle,
         )  # fmt: skip
     entries[entry, M_PENDING] &= ~sectors
     while True:
@@ -82,8 +89,8 @@ def came_in(
         if geometry[G_BACK] == 0:
             passed, dirty = wanted, 0
         take_in(
-            geometry, tags, marks, links, sets, seeds, params, now, slices, counters, requests, ring, s, line, wanted,
-            dirty, cycle,
+            geometry, tags, marks, links, sets, seeds, params, now, slices, wheel, rows, counters, requests, ring, s,
+            line, wanted, dirty, cycle,
         )  # fmt: skip
         written(
             geometry, tags, marks, links, sets, entries, heads, params, now, slices, wheel, rows, asked, far, counters,

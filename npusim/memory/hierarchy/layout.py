@@ -1,7 +1,8 @@
 """Arrays of the hierarchy: names of words and columns, status codes.
 
 Times are cycles of the hierarchy's clock, but at its ports, where they are femtoseconds. Rows of `rows` are pieces of
-requests (one a line), messages between partitions, and one for each slice's next lookup; row 0 means none.
+requests (one a line), messages between partitions and to and from memory controllers, and one for each slice's next
+lookup; row 0 means none.
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ DRAM_HEAP = 6  # no room in the DRAM's heap: grow it
  H_LINE, H_SECTOR, H_UNIT, H_RATE,              # log2 of bytes and of lines in a row; bytes a cycle and slice
  H_HIT, H_MISS, H_FILL, H_REQUEST, H_RESPONSE,  # latencies
  H_FAR_OUT, H_FAR_BACK, H_FAR_RATE, H_REPLICATE,  # FAR_RATE 0: no limit
- H_CREDITS, H_WINDOW, H_COUNT) = range(25)        # writes on their way to the DRAM, a slice
+ H_CREDITS, H_WINDOW,                             # writes on their way to the DRAM, a slice
+ H_MARGIN,                                        # rows of a table that one event may need
+ H_NET, H_NET_Q, H_NET_R,                         # NET_*; a cycle of the network, as Q and R
+ H_GROUPS, H_COUNT) = range(30)                   # groups of cores: ports from H_CORES on
+NET_NONE, NET_CORES, NET_ALL = range(3)  # what a network links: nothing; cores and slices; memory controllers too
 
 # Words of `now`.
 (N_CYCLE, N_ORDER, N_FREE, N_LEFT, N_ASKED_FREE, N_ASKED_LEFT, N_OPEN, N_EVENTS, N_CURSOR, N_WRITES, N_LAST_FS,
@@ -47,7 +52,11 @@ K_ARRIVE = 1  # a piece arrives at the slice of its own partition
 K_REMOTE = 2  # a message arrives at the home slice
 K_RETURN = 3  # data from the home slice have arrived for the entry R_ENTRY
 K_ACK = 4  # the home slice has written
-K_REPLY = 5  # the answer leaves for the core
+K_REPLY = 5  # the answer leaves for the core, over the network
+K_ASK = 6  # a request of a slice leaves for its memory controller, over the network
+K_ASKED = 7  # it is at the controller
+K_WRITTEN = 8  # the slice learns that the controller has written
+R_ADDRESS, R_TAG = R_LINE, R_ENTRY  # of K_ASK and K_ASKED, whose slice is R_SLICE
 
 # Columns of `asked`, the requests under way.
 (A_NEXT, A_LEFT, A_TIME_FS, A_TAG, A_ORDER, A_FINISH_FS, A_WAIT_FS, A_PORT, A_COUNT) = range(9)
@@ -59,6 +68,9 @@ WHEEL = 1 << 13
 # Columns of `far` [partitions x partitions]: the link is free at FREE / rate cycles; bytes that it carried.
 F_FREE, F_BYTES, F_COUNT = range(3)
 
+# Columns of `groups`: how many cores, then these, then as many words for when an answer is there.
+GR_COUNT, GR_CORES = range(2)
+
 # Counters; the last are a histogram of latencies: two buckets an octave of nanoseconds.
 (C_READS, C_WRITES, C_READ_BYTES, C_WRITE_BYTES, C_DRAM_READ, C_DRAM_WRITTEN, C_LATENCY_FS, C_WAIT_FS,
  C_HISTOGRAM) = range(9)
@@ -68,8 +80,9 @@ COUNTERS = {"reads": C_READS, "writes": C_WRITES, "read_bytes": C_READ_BYTES, "w
             "wait_fs": C_WAIT_FS}
 # fmt: on
 FRACTION_BITS = 20
-MARGIN = 64  # rows of a table that one event may need
+MARGIN = 128  # rows of a table that one event may need, but for writes that are passed on
 MASK_BITS = 32  # of a DRAM tag: sectors below, the entry above
+HOME_BITS = 17  # of a DRAM tag below zero, a write's, counted from -1 down: the slice below, the channel above
 FAR_CYCLE = 1 << 50
 FAR_FS = 1 << 62
 ENTRY_DROP = 1  # M_MARK of an entry whose line was written elsewhere: it is not kept

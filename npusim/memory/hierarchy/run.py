@@ -49,7 +49,7 @@ def hierarchy_flush(state: HierarchyState, port: MemoryPort, write_back: bool = 
         while write_back:
             done = write_dirty(
                 state.caches.geometry, state.caches.tags, state.caches.marks, state.params, state.now, state.slices,
-                state.counters, state.port.requests, state.port.ring,
+                state.wheel, state.rows, state.counters, state.port.requests, state.port.ring,
             )  # fmt: skip
             _finish(state, port)
             if done:

@@ -10,8 +10,8 @@ from npusim.jit import inlined, kernel
 from npusim.memory.caches import lines
 from npusim.memory.caches.lines import G_ALLOCATE, G_BACK
 from npusim.memory.caches.mshr import M_MARK, MERGED, STALL, mshr_find, mshr_miss
-from npusim.memory.hierarchy.answers import finish, give_back, row_of
-from npusim.memory.hierarchy.clock import schedule
+from npusim.memory.hierarchy.answers import finish, give_back
+from npusim.memory.hierarchy.clock import row_of, schedule
 from npusim.memory.hierarchy.layout import (
     ENTRY_DROP,
     H_CREDITS,
@@ -159,7 +159,7 @@ def _serve(
         return True
     slices[s, S_MISSES] += 1
     if home == s:
-        ask_dram(params, counters, requests, ring, cycle, s, line, fetch, entry)
+        ask_dram(params, now, wheel, rows, counters, requests, ring, cycle, s, line, fetch, entry)
         return True
     slices[s, S_FAR] += 1
     message = row_of(now, rows)
@@ -213,13 +213,13 @@ def write_home(
         if status == STALL:
             return False
         slices[s, S_MERGED if status == MERGED else S_MISSES] += 1
-        ask_dram(params, counters, requests, ring, cycle, s, line, fetch, entry)
+        ask_dram(params, now, wheel, rows, counters, requests, ring, cycle, s, line, fetch, entry)
         return True
     else:
         slices[s, S_MISSES] += 1
         take_in(
-            geometry, tags, marks, links, sets, seeds, params, now, slices, counters, requests, ring, s, line, sectors,
-            sectors if geometry[G_BACK] else 0, cycle,
+            geometry, tags, marks, links, sets, seeds, params, now, slices, wheel, rows, counters, requests, ring, s,
+            line, sectors, sectors if geometry[G_BACK] else 0, cycle,
         )  # fmt: skip
     written(
         geometry, tags, marks, links, sets, entries, heads, params, now, slices, wheel, rows, asked, far, counters,
@@ -231,13 +231,13 @@ def write_home(
 @inlined
 def take_in(
     geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, seeds: Array, params: Array, now: Array,
-    slices: Array, counters: Array, requests: Array, ring: Array, s: int, line: int, sectors: int, dirty: int,
-    cycle: int,
+    slices: Array, wheel: Array, rows: Array, counters: Array, requests: Array, ring: Array, s: int, line: int,
+    sectors: int, dirty: int, cycle: int,
 ) -> None:  # fmt: skip
     """Put sectors into a slice; what is dirty of the line that leaves goes to the DRAM."""
     victim, lost = lines.fill(geometry, tags, marks, links, sets, seeds, s, line, sectors, dirty)
     if lost:
-        write_dram(params, now, slices, counters, requests, ring, cycle, s, victim, lost)
+        write_dram(params, now, slices, wheel, rows, counters, requests, ring, cycle, s, victim, lost)
 
 
 @kernel
@@ -256,7 +256,7 @@ def written(
         if entry >= 0:
             entries[entry, M_MARK] |= ENTRY_DROP
     if passed:
-        write_dram(params, now, slices, counters, requests, ring, cycle, s, line, passed)
+        write_dram(params, now, slices, wheel, rows, counters, requests, ring, cycle, s, line, passed)
     if rows[row, R_OWN] == s:
         finish(params, now, slices, wheel, rows, asked, counters, responses, heap, row, cycle)
     else:

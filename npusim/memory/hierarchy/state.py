@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -15,6 +16,7 @@ from isa.memory import Memory
 from npusim.memory.caches.mshr import MshrState, make_mshrs
 from npusim.memory.caches.state import CacheState, make_caches
 from npusim.memory.hierarchy import layout as at
+from npusim.memory.hierarchy.networks import Networks, group_table, make_networks, no_arrays
 from npusim.memory.port import MemoryPort, make_port
 from npusim.memory.state import MemoryState, make_memory
 
@@ -51,14 +53,17 @@ class HierarchyState:
     send_cycles: int
     return_cycles: int
     window_cycles: int
+    networks: Networks | None = None  # between cores and slices; the latencies above come on top
+    net: tuple[Array, ...] = field(default_factory=no_arrays)  # Networks.arrays, or what stands for none
+    groups: Array = field(default_factory=lambda: np.zeros((1, 3), np.int64))  # cores that ask as one
 
     @property
     def arrays(self) -> Any:
         """All arrays in the order of the first arguments of `hierarchy_advance`."""
         return (
             *self.caches.arrays, *self.mshrs.arrays, self.params, self.now, self.slices, self.wheel, self.rows,
-            self.asked, self.far, self.counters, *self.memory.arrays, self.port.requests, self.port.ring,
-            self.port.responses, self.port.heap_state,
+            self.asked, self.far, self.counters, *self.net, self.groups, *self.memory.arrays, self.port.requests,
+            self.port.ring, self.port.responses, self.port.heap_state,
         )  # fmt: skip
 
     def grow(self) -> None:
@@ -79,6 +84,10 @@ class HierarchyState:
         found["link_bytes"] = int(self.far[:, at.F_BYTES].sum())
         return found
 
+    def network_report(self, time_fs: int) -> dict[str, Any] | None:
+        """Return what the links of the networks have carried until a time (Networks.report); None without networks."""
+        return None if self.networks is None else self.networks.report(time_fs)
+
     def slice_counters(self) -> dict[str, Array]:
         """Return what each slice did, by name."""
         return {name: self.slices[:, word].copy() for name, word in at.SLICE_COUNTERS.items()}
@@ -90,12 +99,14 @@ class HierarchyState:
 
 def make_hierarchy(
     memory: Memory, cores: int, clock_mhz: float, *, window_cycles: int = 0, request_cycles: int = 0,
-    response_cycles: int = 0,
+    response_cycles: int = 0, groups: Sequence[Sequence[int]] = (),
 ) -> HierarchyState:  # fmt: skip
     """Return the idle, empty hierarchy of a chip; raises ConfigError for what cannot be simulated.
 
     The caller adds the latencies from and to the core (`send_cycles`, `return_cycles`); `request_cycles` and
-    `response_cycles` come on top. `window_cycles` shortens the windows inside, which changes no result.
+    `response_cycles` come on top, and so does what the network takes. `window_cycles` shortens the windows inside,
+    which changes no result. A read of port `cores` + n is one of the n-th of `groups`: its first core asks, one answer
+    goes to all of its cores (over each link of their routes once), and is there when the last core has it.
     """
     if cores < 1:
         raise ConfigError(f"a hierarchy for {cores} cores: at least one is needed")
@@ -111,6 +122,12 @@ def make_hierarchy(
         params[at.H_REQUEST], params[at.H_RESPONSE] = request_cycles, response_cycles
         if window_cycles:
             params[at.H_WINDOW] = min(window_cycles, params[at.H_WINDOW])
+    networks = make_networks(memory, cores, shared.clock_mhz or clock_mhz if shared is not None else clock_mhz)
+    if networks is not None:
+        everything = networks.requests.topology.nodes > cores + slices
+        params[at.H_NET] = at.NET_ALL if everything else at.NET_CORES
+        params[at.H_NET_Q], params[at.H_NET_R] = _period(networks.clock_mhz)
+    params[at.H_GROUPS] = len(groups)
     now = np.zeros(at.N_COUNT, np.int64)
     rows = np.zeros((FIRST_ROWS * (1 + slices // 256), at.R_COUNT), np.int64)
     asked = np.zeros((FIRST_ROWS, at.A_COUNT), np.int64)
@@ -124,7 +141,8 @@ def make_hierarchy(
         make_caches(caches, slices, parts), make_mshrs(2 * slices, caches.mshrs, caches.mshr_targets), params, now,
         np.zeros((slices, at.S_COUNT), np.int64), np.zeros((at.WHEEL, at.W_COUNT), np.int64), rows, asked,
         np.zeros((parts * parts, at.F_COUNT), np.int64), counters, make_memory(_Chip(memory, clock_mhz)),
-        make_port(), send, back, send,
+        make_port(), send, back, send, networks, no_arrays() if networks is None else networks.arrays,
+        group_table(groups, cores, memory),
     )  # fmt: skip
 
 
@@ -144,10 +162,9 @@ def _fill_shared(params: Array, memory: Memory, clock_mhz: float) -> None:
             f"memory.capacity_bytes {memory.capacity_bytes} is not a whole number of sectors of "
             f"{shared.sector_bytes} bytes"
         )
-    # To 1e-6 fs: a cycle of 1 ns gains one femtosecond in a million cycles.
-    period = round(Fraction(10**12 << at.FRACTION_BITS, round((shared.clock_mhz or clock_mhz) * 1000)))
+    params[at.H_Q], params[at.H_R] = _period(shared.clock_mhz or clock_mhz)
     figures = {
-        at.H_Q: period >> at.FRACTION_BITS, at.H_R: period & ((1 << at.FRACTION_BITS) - 1), at.H_SLICES: shared.slices,
+        at.H_SLICES: shared.slices, at.H_MARGIN: at.MARGIN + (shared.mshr_targets if shared.write == "through" else 0),
         at.H_PARTS: shared.partitions, at.H_PER: shared.slices // shared.partitions,
         at.H_SHIFT: max(1, (shared.slices - 1).bit_length()), at.H_LINE: shared.line_bytes.bit_length() - 1,
         at.H_SECTOR: shared.sector_bytes.bit_length() - 1, at.H_RATE: shared.bytes_per_cycle,
@@ -160,3 +177,9 @@ def _fill_shared(params: Array, memory: Memory, clock_mhz: float) -> None:
     }  # fmt: skip
     for word, value in figures.items():
         params[word] = value
+
+
+def _period(clock_mhz: float) -> tuple[int, int]:
+    """A cycle in fs and 2^-FRACTION_BITS fs: a cycle of 1 ns gains one femtosecond in a million cycles."""
+    period = round(Fraction(10**12 << at.FRACTION_BITS, round(clock_mhz * 1000)))
+    return period >> at.FRACTION_BITS, period & ((1 << at.FRACTION_BITS) - 1)

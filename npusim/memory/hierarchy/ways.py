@@ -7,7 +7,7 @@ from typing import Any
 import numpy.typing as npt
 
 from npusim.jit import inlined, kernel
-from npusim.memory.hierarchy.clock import fs_of
+from npusim.memory.hierarchy.clock import fs_of, row_of, schedule
 from npusim.memory.hierarchy.layout import (
     C_DRAM_READ,
     C_DRAM_WRITTEN,
@@ -16,16 +16,23 @@ from npusim.memory.hierarchy.layout import (
     H_FAR_RATE,
     H_LINE,
     H_MISS,
+    H_NET,
     H_PARTS,
     H_PER,
-    H_REQUEST,
-    H_RESPONSE,
     H_SECTOR,
     H_SHIFT,
     H_SLICES,
     H_UNIT,
+    K_ASK,
     MASK_BITS,
     N_WRITES,
+    NET_ALL,
+    R_ADDRESS,
+    R_BYTES,
+    R_KIND,
+    R_SLICE,
+    R_TAG,
+    R_WRITE,
     S_WRITE_BACKS,
     S_WRITES,
 )
@@ -69,18 +76,6 @@ def address_of(params: Array, home: int, name: int) -> int:
 
 
 @inlined
-def request_arrival(params: Array, cycle: int, core: int, target: int, size_bytes: int) -> int:
-    """When a request of a core arrives at a slice; never earlier than H_REQUEST cycles after it left."""
-    return int(cycle + params[H_REQUEST])
-
-
-@inlined
-def response_arrival(params: Array, cycle: int, source: int, core: int, size_bytes: int) -> int:
-    """When an answer of a slice arrives at a core; never earlier than H_RESPONSE cycles after it left."""
-    return int(cycle + params[H_RESPONSE])
-
-
-@inlined
 def cross(params: Array, far: Array, cycle: int, source: int, target: int, size_bytes: int) -> int:
     """Send bytes from one slice's partition to another's; returns the cycles that they wait for the link."""
     link = source // params[H_PER] * params[H_PARTS] + target // params[H_PER]
@@ -93,35 +88,51 @@ def cross(params: Array, far: Array, cycle: int, source: int, target: int, size_
     return int(free // rate - cycle)
 
 
+@inlined
+def _leave(
+    params: Array, now: Array, wheel: Array, rows: Array, requests: Array, ring: Array, cycle: int, home: int,
+    address: int, size: int, write: int, tag: int,
+) -> None:  # fmt: skip
+    """Send a request of a slice to the DRAM: it is there H_MISS cycles later, or first takes the network."""
+    if params[H_NET] != NET_ALL:
+        ring_push(requests, ring, fs_of(params, cycle + params[H_MISS]), home, address, size, write, tag)
+        return
+    row = row_of(now, rows)
+    rows[row, R_KIND], rows[row, R_SLICE], rows[row, R_ADDRESS], rows[row, R_BYTES] = K_ASK, home, address, size
+    rows[row, R_WRITE], rows[row, R_TAG] = write, tag
+    schedule(now, wheel, rows, row, cycle)
+
+
 @kernel
 def ask_dram(
-    params: Array, counters: Array, requests: Array, ring: Array, cycle: int, home: int, name: int, sectors: int,
-    entry: int,
+    params: Array, now: Array, wheel: Array, rows: Array, counters: Array, requests: Array, ring: Array, cycle: int,
+    home: int, name: int, sectors: int, entry: int,
 ) -> None:  # fmt: skip
     """Read sectors of a line, each run of them in one request, for an entry of the home slice."""
-    address, time_fs = address_of(params, home, name), fs_of(params, cycle + params[H_MISS])
-    sector = 1 << params[H_SECTOR]
+    address, sector = address_of(params, home, name), 1 << params[H_SECTOR]
     while sectors:
         skip, run = _run(sectors)
         mask = ((1 << run) - 1) << skip
-        ring_push(
-            requests, ring, time_fs, home, address + skip * sector, run * sector, 0, (entry << MASK_BITS) | mask
-        )
+        _leave(
+            params, now, wheel, rows, requests, ring, cycle, home, address + skip * sector, run * sector, 0,
+            (entry << MASK_BITS) | mask,
+        )  # fmt: skip
         counters[C_DRAM_READ] += run * sector
         sectors &= ~mask
 
 
 @kernel
 def write_dram(
-    params: Array, now: Array, slices: Array, counters: Array, requests: Array, ring: Array, cycle: int, home: int,
-    name: int, sectors: int,
+    params: Array, now: Array, slices: Array, wheel: Array, rows: Array, counters: Array, requests: Array, ring: Array,
+    cycle: int, home: int, name: int, sectors: int,
 ) -> None:  # fmt: skip
     """Write sectors of a line; each request holds one of the home slice's places until the DRAM answers."""
-    address, time_fs = address_of(params, home, name), fs_of(params, cycle + params[H_MISS])
-    sector = 1 << params[H_SECTOR]
+    address, sector = address_of(params, home, name), 1 << params[H_SECTOR]
     while sectors:
         skip, run = _run(sectors)
-        ring_push(requests, ring, time_fs, home, address + skip * sector, run * sector, 1, -1 - home)
+        _leave(
+            params, now, wheel, rows, requests, ring, cycle, home, address + skip * sector, run * sector, 1, -1 - home
+        )
         counters[C_DRAM_WRITTEN] += run * sector
         slices[home, S_WRITES] += 1
         slices[home, S_WRITE_BACKS] += 1

@@ -22,6 +22,7 @@ from npusim.memory.noc.state import (
     P_FLIT_BYTES,
     P_HEADER_BYTES,
     P_LINK_CYCLES,
+    P_MEAN_CYCLES,
     P_NODES,
     P_ORDERED,
     P_ROUTE,
@@ -55,6 +56,21 @@ def network_send(
     if params[P_ROUTE] == ROUTE_BANDWIDTH:
         return bandwidth_send(params, links, routes, counters, time_cycle, source, target, flits)
     return packet_send(params, links, routes, counters, time_cycle, source, target, flits)
+
+
+@kernel
+def idle_cycles(params: Array, links: Array, routes: Array, source: int, target: int, flits: int) -> int:
+    """Return the cycles from a packet's start to its last flit's arrival when nothing else is on its way."""
+    hop_cycles = params[P_ROUTER_CYCLES] + params[P_LINK_CYCLES]
+    if params[P_ROUTE] == ROUTE_CROSSBAR:
+        return int(hop_cycles + flits - 1)
+    if params[P_ROUTE] == ROUTE_BANDWIDTH:
+        return int(params[P_MEAN_CYCLES] + flits - 1)
+    head, router = 0, links[source, LK_ROUTER]
+    while router >= 0:
+        head += hop_cycles
+        router = links[routes[router, target], LK_ROUTER]
+    return int(head + flits - 1)
 
 
 @kernel

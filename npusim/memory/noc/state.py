@@ -64,11 +64,24 @@ class NetworkState:
         """Node of a memory controller."""
         return int(self.params[P_CHANNEL_BASE]) + index
 
+    def link_name(self, link: int) -> str:
+        """`core 3 > router 0` and alike."""
+        ends = (int(self.topology.link_from[link]), int(self.topology.link_to[link]))
+        source, target = (self._name(end) for end in ends)
+        return f"{source} > {target}"
+
+    def _name(self, end: int) -> str:
+        nodes, slices, channels = (int(self.params[word]) for word in (P_NODES, P_SLICE_BASE, P_CHANNEL_BASE))
+        for first, kind in ((nodes, "router"), (channels, "channel"), (slices, "slice"), (0, "core")):
+            if end >= first:
+                return f"{kind} {end - first}"
+        raise ValueError(f"{end} is no node and no router")
+
     def link_report(self, cycles: int) -> list[dict[str, Any]]:
         """Per link that was used: its name, bytes, packets, cycles waited for it, and its utilisation over `cycles`."""
         return [
             {
-                "link": self.topology.link_name(i),
+                "link": self.link_name(i),
                 "bytes": int(row[CT_FLITS]) * int(self.params[P_FLIT_BYTES]),
                 "busy_cycles": int(row[CT_FLITS]),
                 "packets": int(row[CT_PACKETS]),

@@ -91,12 +91,6 @@ class Topology:
         straight = abs(a - b)
         return min(straight, size - straight) if self.wraps else straight
 
-    def link_name(self, link: int) -> str:
-        """`node 3 > router 0` and alike."""
-        ends = (int(self.link_from[link]), int(self.link_to[link]))
-        source, target = (f"node {e}" if e < self.nodes else f"router {e - self.nodes}" for e in ends)
-        return f"{source} > {target}"
-
 
 def make_topology(network: Network, cores: int, slices: int, channels: int) -> Topology:
     """Lay out the network; its description has no faults (isa.network.network_faults)."""
