@@ -251,7 +251,7 @@ def test_lpddr5_starts_its_data_clock_only_after_a_pause():
     first = serve(described, [(0, 0, 32, 0)]).times[0] // tick - t.nCL - burst_cycles(dram)
     stops = first + t.nCL + burst_cycles(dram) + t.nWCKPST
     for arrival, cas in ((stops - 1, 0), (stops, 1)):
-        found = serve(described, [(0, 0, 32, 0), (arrival * tick, 64, 32, 0)])
+        found = serve(described, [(0, 0, 32, 0), (arrival * tick, 32, 32, 0)])
         assert found.times[1] // tick == arrival + cas + t.nCL + burst_cycles(dram)
 
 
