@@ -1,6 +1,8 @@
 """Requests a CPU second of the DRAM controllers: tick-exact as Ramulator 2.1, and with the options of real ones.
 
-    python tests/bench/bench_dram.py [--reference | --default]
+    python tests/bench/bench_dram.py [--reference | --default] [--write]
+
+--write puts the tables between their markers in docs/memory.md.
 
 The streams are those of `npusim validate --kind dram`. The speed of Ramulator 2.1 (commit c5b1c3a, g++ 12.2 -O3, one
 core of an AMD EPYC at one request a transaction) is the one that was measured with the golden runs.
@@ -8,8 +10,11 @@ core of an AMD EPYC at one request a transaction) is the one that was measured w
 
 from __future__ import annotations
 
+import re
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -50,12 +55,15 @@ STREAMS = [
 
 
 COLUMNS = ("dram", "stream", "channels", "requests", "ticks", "requests/s", "Ramulator 2.1", "ratio")
-# chip, requests, bytes each, share that writes, load on the peak, random
-TRAFFIC = [
-    ("tpu-v3", 100_000, 512, 0.0, 0.93, False), ("tpu-v3", 100_000, 512, 0.3, 0.85, False),
-    ("tpu-v3", 100_000, 64, 0.3, 0.8, False), ("tpu-v3", 100_000, 64, 0.0, 0.25, True),
-    ("h100", 2_000, 1 << 20, 0.0, 0.97, False),
+# chip, what it has else, requests, bytes each, share that writes, load on the peak, random
+DDR4 = ("memory.dram=ddr4-3200", "memory.channels=4", "memory.capacity_bytes=8589934592")
+TRAFFIC: list[tuple[str, tuple[str, ...], int, int, float, float, bool]] = [
+    ("tpu-v3", (), 100_000, 512, 0.0, 0.93, False), ("tpu-v3", (), 100_000, 512, 0.3, 0.85, False),
+    ("tpu-v3", (), 100_000, 64, 0.3, 0.8, False), ("tpu-v3", (), 100_000, 64, 0.0, 0.25, True),
+    ("tpu-v3", (), 1_000, 1 << 20, 0.0, 0.97, False), ("tpu-v3", DDR4, 500, 1 << 20, 0.0, 0.9, False),
+    ("h100", (), 14_000, 1 << 20, 0.0, 0.97, False),
 ]  # fmt: skip
+PAGE = Path(__file__).parents[2] / "docs" / "memory.md"
 RING = 4096
 OUTSTANDING_BYTES = 8 << 20
 
@@ -65,9 +73,9 @@ def row(*cells: object) -> str:
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
 
-def reference() -> None:
-    """Print requests/s of the tick-exact mode beside those of Ramulator 2.1."""
-    print(row(*COLUMNS), row(*("---" for _ in COLUMNS)), sep="\n")
+def reference() -> Iterator[str]:
+    """Requests/s of the tick-exact mode beside those of Ramulator 2.1."""
+    yield from (row(*COLUMNS), row(*("---" for _ in COLUMNS)))
     for dram, kind, channels, params, inject, refresh, theirs in STREAMS:
         part = kind_of_dram(dram)
         stream = make_stream(kind, params, part.burst_bytes, channels, inject)
@@ -78,22 +86,23 @@ def reference() -> None:
             best = min(best, found["cpu_s"])
         count, speed = len(stream.address), len(stream.address) / best
         speeds = (f"{speed:,.0f}", f"{theirs:,}", f"{speed / theirs:.1f}")
-        print(row(dram, kind, channels, count, found["cycles"], *speeds))
+        yield row(dram, kind, channels, count, found["cycles"], *speeds)
 
 
-def default() -> None:
-    """Print requests/s and bursts/s of the default controllers behind the port, fed window by window."""
+def default() -> Iterator[str]:
+    """Requests/s and bursts/s of the default controllers behind the port, fed window by window."""
     columns = ("chip", "requests", "bytes", "writes", "load", "of peak", "M requests/s", "M bursts/s", "CPU s")
-    print(row(*columns), row(*("---" for _ in columns)), sep="\n")
-    for name, count, size, writes, load, scattered in TRAFFIC:
-        chip = load_chip(name).chip
+    yield from (row(*columns), row(*("---" for _ in columns)))
+    for name, settings, count, size, writes, load, scattered in TRAFFIC:
+        chip = load_chip(name, settings).chip
+        title = f"{name}, {chip.memory.channels} channels of {settings[0].split('=')[1]}" if settings else name
         best, share, bursts = 1e9, 0.0, 0
         for _ in range(3):
             cpu_s, share, bursts = feed(chip, count, size, writes, load, scattered)
             best = min(best, cpu_s)
         kind = f"{size}, random" if scattered else size
         rates = (f"{count / best / 1e6:.2f}", f"{bursts / best / 1e6:.1f}", f"{best:.2f}")
-        print(row(name, count, kind, f"{writes:.0%}", f"{load:.0%}", f"{share:.1%}", *rates))
+        yield row(title, count, kind, f"{writes:.0%}", f"{load:.0%}", f"{share:.1%}", *rates)
 
 
 def feed(
@@ -127,7 +136,15 @@ def feed(
 
 
 if __name__ == "__main__":
-    if "--default" not in sys.argv:
-        reference()
-    if "--reference" not in sys.argv:
-        default()
+    wanted = {"speed reference": reference, "speed default": default}
+    for name, table in wanted.items():
+        if f"--{name.split()[1]}" not in sys.argv and {"--reference", "--default"} & set(sys.argv):
+            continue
+        lines = []
+        for line in table():
+            print(line, flush=True)
+            lines.append(line)
+        if "--write" in sys.argv:
+            begin, end, text = f"<!-- {name} -->", f"<!-- end {name} -->", PAGE.read_text(encoding="utf-8")
+            body = "\n".join([begin, *lines, end])
+            PAGE.write_text(re.sub(f"{begin}.*?{end}", lambda _: body, text, flags=re.S), encoding="utf-8")  # noqa: B023
