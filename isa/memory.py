@@ -93,7 +93,7 @@ class Controller(Part):
     """
 
     read_queue: Annotated[int, Field(ge=1, le=1024)] = 64  # places
-    write_queue: Annotated[int, Field(ge=1, le=1024)] = 28
+    write_queue: Annotated[int, Field(ge=1, le=1024)] = 32
     entry_bytes: Annotated[int, Field(ge=1, le=65536)] = 64  # of a place, at least a burst; long runs take several
     write_high: Annotated[float, Field(gt=0, le=1)] = 0.8
     write_low: Annotated[float, Field(ge=0, le=1)] = 0.2
