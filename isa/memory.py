@@ -9,42 +9,46 @@ from pydantic import Field
 
 from isa.cache import SharedCache
 from isa.network import Network
-from isa.schema_types import Count, Natural, Part, Positive, PositiveFloat
+from isa.schema_types import Count, Part, Positive, PositiveFloat
+
+LONGEST = 1_000_000  # cycles: far beyond any part, and a run still ends
+Ticks = Annotated[int, Field(gt=0, le=LONGEST)]
+Pause = Annotated[int, Field(ge=0, le=LONGEST)]
 
 
 class DramTiming(Part):
     """JEDEC-style timing in command-clock cycles (names of JESD235/JESD79 with n for cycles)."""
 
-    nCL: Positive
-    nCWL: Positive
-    nRCDRD: Positive
-    nRCDWR: Positive
-    nRP: Positive
-    nRAS: Positive
-    nRC: Positive
-    nWR: Positive
-    nRTP: Positive
-    nCCD_S: Positive
-    nCCD_L: Positive
-    nRRD_S: Positive
-    nRRD_L: Positive
-    nFAW: Positive
-    nWTR_S: Positive
-    nWTR_L: Positive
-    nRFC: Positive  # all banks
-    nREFI: Positive
-    nRTW: Positive | None = None  # read command to write command; default: nCL + burst + 2 - nCWL
-    nCCD_S_WR: Positive | None = None  # write to write, where it differs from nCCD_S
-    nCCD_L_WR: Positive | None = None
-    nCCD_R: Positive | None = None  # read to read, between stack ids
-    nBL_max: Positive | None = None  # LPDDR5: a burst as its own bank group sees it, for nWTR_L
-    nPPD: Natural = 0  # precharge to precharge
-    nRPab: Positive | None = None  # precharge of all banks; default: nRP
-    nRFCpb: Positive | None = None  # refresh of one bank; none: the part refreshes all banks at once
-    nRREFD: Natural = 0  # between refreshes of different banks
-    nRREFD_ACT: Natural | None = None  # refresh of a bank to activation of another; default: nRREFD
-    nAAD: Natural = 0  # LPDDR5: an activation is two commands, at most so far apart; 0: one
-    nWCKPST: Natural = 0  # LPDDR5: the data clock stops so long after a burst and must then be synchronised by CAS
+    nCL: Ticks
+    nCWL: Ticks
+    nRCDRD: Ticks
+    nRCDWR: Ticks
+    nRP: Ticks
+    nRAS: Ticks
+    nRC: Ticks
+    nWR: Ticks
+    nRTP: Ticks
+    nCCD_S: Ticks
+    nCCD_L: Ticks
+    nRRD_S: Ticks
+    nRRD_L: Ticks
+    nFAW: Ticks
+    nWTR_S: Ticks
+    nWTR_L: Ticks
+    nRFC: Ticks  # all banks
+    nREFI: Ticks
+    nRTW: Ticks | None = None  # read command to write command; default: nCL + burst + 2 - nCWL
+    nCCD_S_WR: Ticks | None = None  # write to write, where it differs from nCCD_S
+    nCCD_L_WR: Ticks | None = None
+    nCCD_R: Ticks | None = None  # read to read, between stack ids
+    nBL_max: Ticks | None = None  # LPDDR5: a burst as its own bank group sees it, for nWTR_L
+    nPPD: Pause = 0  # precharge to precharge
+    nRPab: Ticks | None = None  # precharge of all banks; default: nRP
+    nRFCpb: Ticks | None = None  # refresh of one bank; none: the part refreshes all banks at once
+    nRREFD: Pause = 0  # between refreshes of different banks
+    nRREFD_ACT: Pause | None = None  # refresh of a bank to activation of another; default: nRREFD
+    nAAD: Pause = 0  # LPDDR5: an activation is two commands, at most so far apart; 0: one
+    nWCKPST: Pause = 0  # LPDDR5: the data clock stops so long after a burst and must then be synchronised by CAS
 
 
 class DramPart(Part):
@@ -125,8 +129,8 @@ class Memory(Part):
     interleave_bytes: Positive = 256
     private_channels: bool = False  # every core owns its share of the channels
     model: Literal["cycle", "ideal"] = "cycle"
-    request_latency_cycles: Positive = 1  # core clock, core to controller; also the engine's lookahead window
-    response_latency_cycles: Natural = 0  # core clock, controller to core
+    request_latency_cycles: Ticks = 1  # core clock, core to controller; also the engine's lookahead window
+    response_latency_cycles: Pause = 0  # core clock, controller to core
     ideal_bytes_per_cycle: PositiveFloat | None = None  # core clock, whole chip; default: the part's peak
     controller: Controller = Controller()
     label: str = "HBM"

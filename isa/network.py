@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from isa.schema_types import Count, Natural, Part, PositiveFloat
+from isa.schema_types import Count, Natural, Part
 
 MAX_ROUTE_ENTRIES = 1 << 22  # routers x nodes: 32 MiB of next hops
 MAX_BUFFERED_FLITS = 1 << 22  # links x virtual channels x buffer_flits, where a model keeps them
@@ -28,7 +28,7 @@ class Network(Part):
 
     topology: Literal["crossbar", "ring", "mesh", "torus"]
     model: Literal["flit", "packet", "bandwidth"] = "packet"
-    clock_mhz: PositiveFloat | None = None  # default: that of memory.l2
+    clock_mhz: Annotated[float, Field(ge=1, le=1e5)] | None = None  # default: that of memory.l2
     flit_bytes: Annotated[int, Field(gt=0, le=1024)]  # what a link carries in a cycle
     router_latency_cycles: Count = 1  # a hop: route, allocate, switch
     link_latency_cycles: Count = 1

@@ -63,12 +63,16 @@ class MemoryRecord:
     refresh_fs: float
 
     def percentile(self, share: float) -> float:
-        """The latency in ns below which `share` of the requests lie, to the end of its bucket."""
+        """The latency in ns below which `share` of the requests lie, evenly spread within their bucket."""
         total = int(self.histogram.sum())
         if total == 0:
             return 0.0
-        bucket = int(np.searchsorted(np.cumsum(self.histogram), share * total))
-        return float(2 ** (bucket // 2) * (2.0 if bucket % 2 else 1.5))
+        upto = np.cumsum(self.histogram)
+        bucket = int(np.searchsorted(upto, share * total))
+        octave = float(2 ** (bucket // 2))
+        first = (1.5 * octave if bucket % 2 else octave) if bucket else 0.0
+        end, count = (2.0 if bucket % 2 else 1.5) * octave, int(self.histogram[bucket])
+        return first + (end - first) * (share * total - (int(upto[bucket]) - count)) / count
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from npusim.memory.controller.layout import (
     AT_BANK,
     B_ROW,
     B_WORDS,
+    CH_ACTIVATING,
     CH_ADMIT_FROM,
     CH_FINISHED,
     CH_LAST_WRITE,
@@ -273,8 +274,8 @@ def _advance_channel(
         due = step(control, rules, nodes, s, runs, now)
         if s[CH_FINISHED]:
             answer_finished(params, control, s, runs, asked, counters, series, regions, responses, heap)
-            if _place_free(control, s, runs, now):
-                due = now + 1
+        if s[CH_ADMIT_FROM] == 0 and _place_free(control, s, runs, now):  # an entry has left its queue
+            due = now + 1
         now = max(now + 1, min(due, arrival))
         if control[P_REFRESH] != NO_REFRESH and now == s[CH_NEXT_REFRESH]:
             skip_idle(control, s, min(until, arrival))
@@ -298,7 +299,7 @@ def skip_idle(control: Array, s: Array, target: int) -> None:
 
     The last round before `target` is left: its commands leave the same state as all of them.
     """
-    if s[CH_OWED] or s[CH_REFRESHING] or s[CH_SIZE0 + READ_LIST] or s[CH_SIZE0 + WRITE_LIST]:
+    if s[CH_OWED] or s[CH_REFRESHING] or s[CH_ACTIVATING] or s[CH_SIZE0] + s[CH_SIZE0 + 1] + s[CH_SIZE0 + 2]:
         return
     refreshes = control[P_BANKS] if control[P_REFRESH] == PER_BANK else control[P_PSEUDO]
     interval = control[P_REFI] * (control[P_BANKS] if control[P_REFRESH] == PER_BANK else 1)

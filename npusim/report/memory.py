@@ -60,15 +60,16 @@ def _rate(memory: MemoryRecord, channel: int) -> float:
 def what_if(profile: Profile, bandwidth: float = WHAT_IF) -> dict[str, float]:
     """What more DRAM bandwidth would bring, to first order.
 
-    Of an operator that memory bounds, the share of its time in which memory is in use shrinks by `bandwidth`; the rest
-    stays. `time_share` is the new time over the old, `memory_bound_share` the share of the new time spent in operators
-    that memory still bounds, beside the present one.
+    Of an operator that memory bounds, the time that its bytes need at the DRAM's peak shrinks by `bandwidth`, if its
+    copies are in use for so long; the rest stays. `time_share` is the new time over the old, `memory_bound_share` the
+    share of the new time spent in operators that memory still bounds, beside the present one.
     """
     before = after = bound_before = bound_after = 0.0
+    peak = profile.machine.dram_bytes_per_second
     for row in profile.rows:
         cycles, share = float(row.cycles), 0.0
         if row.bound_by == "memory":
-            share = row.bound_share
+            share = min(row.bound_share, row.dram_bytes / (profile.seconds(cycles) * peak))
             bound_before += cycles
         shrunk = cycles * (1 - share + share / bandwidth)
         before, after = before + cycles, after + shrunk

@@ -45,8 +45,9 @@ class _Shape:
 
     def of(self, name: str, default: int | None = None) -> int:
         value = self.given.get(name, default)
-        if value is None or value <= 0:
-            raise TableError(f"column stream_params: {name} is {value}; the stream needs a number above 0")
+        least = 0 if name == "seed" else 1
+        if value is None or value < least:
+            raise TableError(f"column stream_params: {name} is {value}; the stream needs a number of {least} or more")
         return value
 
     @property

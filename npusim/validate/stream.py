@@ -44,7 +44,13 @@ def blocks_of(row: Row, chip: MemoryChip, block: int) -> int:
     """Blocks resident on a core, from the occupancy in per cent of the threads that it has room for."""
     assert chip.core.warps is not None  # chip_of has looked
     room = chip.core.warps.resident * chip.core.warps.size
-    return max(1, round(row.positive("occupancy_pct") / 100 * room / block))
+    blocks = round(row.positive("occupancy_pct") / 100 * room / block)
+    if blocks < 1:
+        raise TableError(
+            f"column occupancy_pct: {row.text('occupancy_pct')} % of {room} threads is less than half a block of "
+            f"{block}: give a smaller block_size"
+        )
+    return blocks
 
 
 def measure(row: Row, bench: Bench) -> Outcome:

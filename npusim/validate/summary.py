@@ -139,9 +139,12 @@ def summarise(lines: Sequence[Line]) -> Summary:
     roofs = [x for x in judged if x.roofline is not None]
     if roofs:
         measured = [x.measured for x in roofs]
-        fit = fit_constant("roofline constant", roofs[0].unit, measured, [x.roofline or 0.0 for x in roofs])
-        constant = fit.value
-        fits.append(fit)
+        if roofs[0].unit.endswith("/s"):
+            constant = 0.0  # of a rate the roofline is what it is
+        else:
+            fit = fit_constant("roofline constant", roofs[0].unit, measured, [x.roofline or 0.0 for x in roofs])
+            constant = fit.value
+            fits.append(fit)
     launched = [x for x in judged if x.launches > 0 and x.launch_cost > 0]
     if launched:
         rest = [x.simulated - x.launches * x.launch_cost for x in launched]

@@ -180,7 +180,8 @@ class TwinChannel:
         if run.write:
             short, long = max(short, t.nCCD_S_WR or 0), max(long, t.nCCD_L_WR or 0)
         spacing = (short if self.turn > 1 else long) * self.scale
-        trains = self.options.trains and self.part.pseudo_channels == 1
+        most = max(t.nCCD_S, t.nCCD_S_WR or 0, bl), max(t.nCCD_L, t.nCCD_L_WR or 0, bl)
+        trains = self.options.trains and self.part.pseudo_channels == 1 and self.turn * most[0] >= most[1]
         tick, sent = now, 0
         while True:
             self.issue(run.kind, run.places.pop(0), tick, run.row)
@@ -193,7 +194,9 @@ class TwinChannel:
             if not fits:
                 assert sent < self.turn, "row hits of a run follow each other at full rate"
                 break
-        self.column_free = last + spacing if trains else last + 1
+        self.column_free = last + 1
+        if trains:
+            self.column_free = last + (spacing if sent > 1 else bl * self.scale)
         latency = (t.nCWL if run.write else t.nCL) + bl
         if self.part.wck_sync:
             self.clock_until = max(self.clock_until, last + latency + t.nWCKPST)

@@ -45,6 +45,8 @@ from npusim.memory.port import (
     ring_push,
 )
 from npusim.memory.state import A_NEXT_FS, MAX_REQUEST_BYTES, MemoryState
+from npusim.validate.dram import ramulator2, run_stream
+from npusim.validate.dram_streams import make_stream
 
 
 def advance_once(state: MemoryState, port: MemoryPort, until_fs: int) -> int:
@@ -301,10 +303,10 @@ def other(**fields: Any) -> Memory:
 
 
 @pytest.mark.parametrize(("described", "message"), [
-    (other(banks_per_group=3), "banks_per_group is 3"), (other(page_bytes=16), "columns of a row"),
+    (other(banks_per_group=3), "banks_per_group is 3"), (other(page_bytes=16), "page_bytes over the bytes of a burst"),
     (other(bus_bits=24), "must be a power of two"), (other(bank_groups=64, banks_per_group=64), "at most 1024"),
     (memory("hbm2-1760", interleave=16), "interleave_bytes 16 must hold at least one burst, 32"),
-    (memory("hbm2-1760", interleave=96), "interleave_bytes over the burst is 3"),
+    (memory("hbm2-1760", interleave=96), "interleave_bytes over the bytes of a burst is 3"),
     (memory("ddr4-3200", refresh="per_bank"), "per_bank needs memory.dram.timing.nRFCpb.*: use auto"),
     (memory("ddr4-3200", write_low=0.9), "write_low 0.9 is above write_high 0.8: lower it"),
 ])  # fmt: skip
@@ -347,3 +349,42 @@ def test_an_idle_memory_has_nothing_to_do_but_refresh():
     state, port = make(memory("ddr4-3200")), make_port(1, 1)
     assert advance(state, port, 10**12) == OK
     assert state.asked[0, A_NEXT_FS] >= FAR_FS and state.state[0, at.CH_SIZE0] == 0
+
+
+# ---- any options
+
+ANYTHING = st.fixed_dictionaries({
+    "read_queue": st.sampled_from([1, 2, 8, 64]), "write_queue": st.sampled_from([1, 3, 32]),
+    "entry_bytes": st.sampled_from([1, 64, 65536]), "write_high": st.sampled_from([0.5, 1]),
+    "write_batch": st.sampled_from([None, 0.01, 2]), "protect_hits": st.sampled_from(["none", "all"]),
+    "age_limit_ns": st.sampled_from([None, 1, 2000]), "columns_first": st.booleans(), "trains": st.booleans(),
+    "opened_leave_queue": st.booleans(), "row_policy": st.sampled_from(["open", "closed"]),
+    "refresh": st.sampled_from(["auto", "all_bank", "none"]), "refresh_postpone": st.sampled_from([0, 8]),
+    "refresh_blocks": st.booleans(), "posted_writes": st.booleans(), "hashing": st.sampled_from(["none", "xor"]),
+})  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["hbm2-1760", "ddr4-3200", "lpddr5-6400"])
+@given(options=ANYTHING, seed=st.integers(0, 1 << 20), pace_fs=st.sampled_from([0, 3_000_000, 100_000_000]))
+@settings(max_examples=30, deadline=None)
+def test_whatever_the_options_everything_is_answered_and_windows_change_nothing(name, options, seed, pace_fs):
+    described, rows = memory(name, 2, **options), mixed(60, seed, pace_fs)
+    whole = serve(described, rows)
+    state, port = make(described), make_port(60, 60)
+    push(port, rows)
+    end = rows[-1][0] + FAR_FS // 100_000
+    for until in np.linspace(0, end, 40, dtype=np.int64).tolist():
+        assert advance(state, port, until) == OK
+    assert advance(state, port, rows[-1][0] + FAR_FS // 1000) == OK
+    found = answers(port)
+    assert [found[i][0] for i in range(60)] == whole.times
+
+
+def test_streams_pass_queues_of_one_place():
+    """Head-of-line blocking: the next request goes in when the place is free, although nothing else happens then."""
+    part_of, stream = part("hbm2-2000"), make_stream("a", "N=200", 32, 1, (0, 1))
+    ticks = [
+        run_stream(part_of, ramulator2(read_queue=places, write_queue=places, refresh="none"), 1, 256, stream)["cycles"]
+        for places in (1, 2)
+    ]
+    assert ticks[1] < ticks[0] < 40 * 200

@@ -39,15 +39,17 @@ _PIECE = re.compile(r"(Ro|Ba|Bg|Si|Pc|Co)(\d*)")
 def make_map(part: DramPart, channels: int, interleave_bytes: int, mapping: str, hashing: str) -> Array:
     """Return the map as int64 words; raises ConfigError for a map that leaves a field out or names one twice."""
     bits = {
-        "Co": _log2(part.page_bytes // part.burst_bytes, "columns of a row"),
-        "Bg": _log2(part.bank_groups, "bank_groups"),
-        "Ba": _log2(part.banks_per_group, "banks_per_group"), "Si": _log2(part.stack_ids, "stack_ids"),
-        "Pc": _log2(part.pseudo_channels, "pseudo_channels"), "Ro": 62,
+        "Co": _log2(part.page_bytes // part.burst_bytes, "memory.dram.page_bytes over the bytes of a burst"),
+        "Bg": _log2(part.bank_groups, "memory.dram.bank_groups"),
+        "Ba": _log2(part.banks_per_group, "memory.dram.banks_per_group"),
+        "Si": _log2(part.stack_ids, "memory.dram.stack_ids"),
+        "Pc": _log2(part.pseudo_channels, "memory.dram.pseudo_channels"), "Ro": 62,
     }  # fmt: skip
     pieces = _pieces(default_mapping(part, interleave_bytes) if mapping == "auto" else mapping, bits)
     words = np.zeros(M_PIECE0 + 2 * MAX_PIECES, np.int64)
-    words[M_BURST_BITS] = _log2(part.burst_bytes, "bytes of a burst")
-    words[M_UNIT_BITS] = _log2(max(1, interleave_bytes // part.burst_bytes), "interleave_bytes over the burst")
+    words[M_BURST_BITS] = _log2(part.burst_bytes, "memory.dram: bytes of a burst")
+    unit = max(1, interleave_bytes // part.burst_bytes)
+    words[M_UNIT_BITS] = _log2(unit, "memory.interleave_bytes over the bytes of a burst")
     words[M_CHANNELS], words[M_CHANNEL_BITS] = channels, max(1, (channels - 1).bit_length())
     words[M_HASH] = HASHES.index(hashing)
     words[M_BANK_BITS], words[M_GROUP_BITS] = bits["Ba"], bits["Bg"]
@@ -112,7 +114,9 @@ def _pieces(mapping: str, bits: dict[str, int]) -> list[tuple[str, int]]:
 
 def _log2(value: int, name: str) -> int:
     if value <= 0 or value & (value - 1):
-        raise ConfigError(f"memory: {name} is {value}; it must be a power of two")
+        raise ConfigError(
+            f"{name} is {value}: it must be a power of two, such as {1 << max(0, value.bit_length() - 1)}"
+        )
     return value.bit_length() - 1
 
 

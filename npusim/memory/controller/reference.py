@@ -60,7 +60,10 @@ def run_stream(
             waiting += s[CH_SIZE0] + s[CH_SIZE0 + 1] + s[CH_SIZE0 + 2] + s[CH_ACTIVATING]
         if i == runs.shape[0] and waiting == 0:
             return clock + 1
-        if i < runs.shape[0] and due[i] > clock:
-            upcoming = min(upcoming, due[i] + 1)
+        if i < runs.shape[0]:
+            if due[i] > clock:
+                upcoming = min(upcoming, due[i] + 1)
+            elif fits(params, state[channel_of[i]], runs, WRITE_LIST if runs[i, E_WRITE] else READ_LIST, i):
+                upcoming = clock + 2  # the place that it waited for is free
         clock = max(clock + 1, upcoming - 1)
     return clock

@@ -69,6 +69,7 @@ from npusim.memory.controller.layout import (
     P_AAD,
     P_ACTIVE,
     P_BATCH,
+    P_BURST_TICKS,
     P_COLUMN_TICKS,
     P_HIGH,
     P_LOG,
@@ -291,7 +292,10 @@ def _count_columns(params: Array, s: Array, command: int, bursts: int, first: in
     s[CH_READS if command == RD else CH_READS + 1] += bursts
     s[CH_TURNS] += 1 if s[CH_LAST_KIND] != command else 0
     s[CH_LAST_KIND] = command
-    s[CH_COLUMN_FREE] = last + (params[P_COLUMN_TICKS] if params[P_TRAIN] else 1)
+    if params[P_TRAIN]:  # another bank group may follow a single burst sooner than this one's next
+        s[CH_COLUMN_FREE] = last + (params[P_COLUMN_TICKS] if last > first else params[P_BURST_TICKS])
+    else:
+        s[CH_COLUMN_FREE] = last + 1
     s[CH_TRAIN_FIRST] = first
     if params[P_WCK]:
         keep = params[P_WCK_READ] if command == RD else params[P_WCK_WRITE]

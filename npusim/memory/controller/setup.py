@@ -98,6 +98,11 @@ def _check(part: DramPart, options: Controller) -> None:
     least = timing.nRFC + timing.nRP
     if timing.nREFI <= least:
         raise ConfigError(f"memory.dram.timing.nREFI {timing.nREFI} must be above nRFC + nRP = {least}: raise it")
+    if options.refresh in ("auto", "per_bank") and timing.nRFCpb and timing.nREFI <= timing.nRFCpb + timing.nRP:
+        raise ConfigError(
+            f"memory.dram.timing.nREFI {timing.nREFI} must be above nRFCpb + nRP = {timing.nRFCpb + timing.nRP}: "
+            "raise it"
+        )
     by_bank = options.refresh in ("auto", "per_bank") and timing.nRFCpb and part.banks <= MAX_BY_BANK
     if by_bank and timing.nREFI <= part.banks * timing.nRREFD:
         raise ConfigError(
@@ -171,7 +176,7 @@ def _fill_train(params: Array, part: DramPart, options: Controller, rules: list[
     other, same = spacing(PSEUDO), max(spacing(PSEUDO), spacing(GROUP))
     turn = int(params[at.P_TURN])
     params[at.P_COLUMN_TICKS] = other if turn > 1 else same
-    steady = turn == 1 or turn * other >= same
+    steady = turn * other >= same  # of one bank group alone, others would wait for the end of its train
     # Pseudo-channels share the column bus burst by burst.
     params[at.P_TRAIN] = int(options.trains and part.pseudo_channels == 1 and steady)
 

@@ -209,6 +209,8 @@ def step(params: Array, rules: Array, nodes: Array, s: Array, runs: Array, now: 
     if params[P_AAD] and not sent and s[CH_ACTIVATING] and not in_train(params, s, now):
         second_activate(params, nodes, s, runs)
         return now + 1
+    if params[P_AAD] and s[CH_ACTIVATING]:  # the second command of an activation waits for a place on the bus
+        return now + 1
     return int(min(due, tick))
 
 
