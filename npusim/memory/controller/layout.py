@@ -55,9 +55,9 @@ PROTECT_NONE, PROTECT_OLDER, PROTECT_ALL = range(3)
  CH_COUNT) = range(52)
 READ_LIST, WRITE_LIST, ACTIVE_LIST = range(3)
 
-# A bank: the open row, CLOSED or OPENING; entries of it in the active list; writes queued for it; and ticks before
-# which no RD, no WR, and neither the ACT nor the PRE that its state asks for can go out: bounds, which save much work.
-B_ROW, B_ACTIVE, B_WRITES, B_READ_FROM, B_WRITE_FROM, B_ROW_FROM, B_WORDS = range(7)
+# A bank: the open row, CLOSED or OPENING; entries of it in the active list; and ticks before which no RD, no WR, and
+# neither the ACT nor the PRE that its state asks for can go out: bounds, which save much work.
+B_ROW, B_ACTIVE, B_READ_FROM, B_WRITE_FROM, B_ROW_FROM, B_WORDS = range(6)
 CLOSED, OPENING = -1, -2
 # A kept command: tick, command, bank (of REFA and PREA the first one), row of an activation.
 LOG_WORDS = 4
