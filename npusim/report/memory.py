@@ -73,7 +73,8 @@ def what_if(profile: Profile, bandwidth: float = WHAT_IF) -> dict[str, float]:
             bound_before += cycles
         shrunk = cycles * (1 - share + share / bandwidth)
         before, after = before + cycles, after + shrunk
-        if share and cycles * share / bandwidth >= BOUND_SHARE * shrunk:
+        # Copies that the DRAM does not limit go on as long as before.
+        if share and cycles * row.bound_share - (cycles - shrunk) >= BOUND_SHARE * shrunk:
             bound_after += shrunk
     return {
         "bandwidth": bandwidth,
