@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -48,3 +49,16 @@ class SharedCache(Cache):
     fill_latency_cycles: Positive = 1  # and back
     clock_mhz: Annotated[float, Field(ge=1, le=1e5)] | None = None  # default: the core clock
     label: str = "L2"
+
+
+def cache_faults(key: str, cache: Cache) -> Iterator[str]:
+    """What one field of the cache described at `key` alone cannot show: each fault is "key.path: what is wrong"."""
+    if cache.line_bytes % cache.sector_bytes:
+        yield f"{key}.sector_bytes: {cache.sector_bytes} does not divide a line of {cache.line_bytes} bytes"
+    if cache.size_bytes % (cache.ways * cache.line_bytes):
+        yield (
+            f"{key}.size_bytes: {cache.size_bytes} is not a whole number of sets of {cache.ways} ways x "
+            f"{cache.line_bytes} bytes"
+        )
+    if isinstance(cache, SharedCache) and cache.slices % cache.partitions:
+        yield f"{key}.slices: {cache.slices} do not divide among {cache.partitions} partitions"

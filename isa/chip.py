@@ -11,10 +11,9 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from isa.cache import Cache
+from isa.cache import Cache, cache_faults
 from isa.dtypes import DTYPES
 from isa.memory import Memory, memory_faults
-from isa.network import shared_network_faults
 from isa.schema_types import Count, Natural, Part, Positive, Rate
 
 MemoryOnly = Literal["simt", "queues"]
@@ -95,7 +94,7 @@ class MemoryChip(Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> MemoryChip:
-        faults = [*_core_faults(self), *_cache_faults(self), *_network_faults(self), *memory_faults(self.memory)]
+        faults = [*_core_faults(self), *memory_faults(self.memory, self.all_cores)]
         if faults:
             raise ValueError("\n".join(faults))
         return self
@@ -133,27 +132,5 @@ def _core_faults(chip: MemoryChip) -> Iterator[str]:
             yield f"{key}.l1: missing; the loads of warps go through an L1"
         if core.warps is not None and core.warps.blocks > core.warps.resident:
             yield f"{key}.warps.blocks: {core.warps.blocks} is more than the {core.warps.resident} resident warps"
-
-
-def _cache_faults(chip: MemoryChip) -> Iterator[str]:
-    caches = [("core.l1", chip.core.l1), ("memory.l2", chip.memory.l2)]
-    for key, cache in caches:
-        if cache is None:
-            continue
-        if cache.line_bytes % cache.sector_bytes:
-            yield f"{key}.sector_bytes: {cache.sector_bytes} does not divide a line of {cache.line_bytes} bytes"
-        if cache.size_bytes % (cache.ways * cache.line_bytes):
-            yield (
-                f"{key}.size_bytes: {cache.size_bytes} is not a whole number of sets of {cache.ways} ways x "
-                f"{cache.line_bytes} bytes"
-            )
-    shared = chip.memory.l2
-    if shared is not None and shared.slices % shared.partitions:
-        yield f"memory.l2.slices: {shared.slices} do not divide among {shared.partitions} partitions"
-
-
-def _network_faults(chip: MemoryChip) -> Iterator[str]:
-    memory = chip.memory
-    if memory.network is not None:
-        slices = memory.l2.slices if memory.l2 is not None else 0
-        yield from shared_network_faults(memory.network, chip.all_cores, slices, memory.channels)
+        if core.l1 is not None:
+            yield from cache_faults(f"{key}.l1", core.l1)

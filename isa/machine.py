@@ -192,14 +192,9 @@ class Machine(Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Machine:
-        faults = [*_space_faults(self), *_path_faults(self), *_name_faults(self), *memory_faults(self.memory)]
-        if self.memory.l2 is not None:
-            faults.append("memory.l2: only chips of issue simt and queues have a shared cache so far: leave it out")
-        if self.memory.network is not None:
-            faults.append(
-                "memory.network: only chips of issue simt and queues have a network so far, to their memory.l2: leave "
-                "it out"
-            )
+        faults = [
+            *_space_faults(self), *_path_faults(self), *_name_faults(self), *memory_faults(self.memory, self.cores),
+        ]  # fmt: skip
         if faults:
             raise ValueError("\n".join(faults))
         return self

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from isa.cache import SharedCache
-from isa.network import Network
+from isa.cache import SharedCache, cache_faults
+from isa.network import Network, shared_network_faults
 from isa.schema_types import Count, Part, Positive, PositiveFloat
 
 LONGEST = 1_000_000  # cycles: far beyond any part, and a run still ends
@@ -138,8 +138,17 @@ class Memory(Part):
     network: Network | None = None  # between the cores and the L2 slices, or the channels too; none: latencies alone
 
 
-def memory_faults(memory: Memory) -> Iterator[str]:
-    """What one field of the memory alone cannot show: each fault is "key.path: what is wrong"."""
+def memory_faults(memory: Memory, cores: int) -> Iterator[str]:
+    """What one field of the memory of a chip of `cores` alone cannot show: each fault is "key.path: what is wrong"."""
+    yield from _dram_faults(memory)
+    if memory.l2 is not None:
+        yield from cache_faults("memory.l2", memory.l2)
+    if memory.network is not None:
+        slices = memory.l2.slices if memory.l2 is not None else 0
+        yield from shared_network_faults(memory.network, cores, slices, memory.channels)
+
+
+def _dram_faults(memory: Memory) -> Iterator[str]:
     part, timing = memory.dram, memory.dram.timing
     if part.bus_bits * part.burst_length % 8:
         yield f"memory.dram.burst_length: a burst of {part.bus_bits * part.burst_length} bits is not whole bytes"

@@ -6,12 +6,15 @@ what the engine, the functional executor and the hazard checker read. Layouts ar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from isa.dtypes import dtype
 
 Array = npt.NDArray[Any]
 
@@ -80,6 +83,11 @@ class Tensor:
     scale: float = 1.0
     zero_point: int = 0
     scales: tuple[float, ...] = ()  # per channel of the last axis; empty: `scale` holds for all
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that it occupies in its space."""
+        return math.prod(self.shape) * dtype(self.dtype).size_bytes
 
 
 @dataclass(frozen=True)

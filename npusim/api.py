@@ -96,6 +96,9 @@ def with_cores(machine: Machine, text: str) -> Machine:
         if memory.ideal_bytes_per_cycle is not None:
             share["ideal_bytes_per_cycle"] = memory.ideal_bytes_per_cycle * cores / machine.cores
         memory = memory.model_copy(update=share)
+    if memory.network is not None and memory.network.core_nodes:
+        network = memory.network.model_copy(update={"core_nodes": memory.network.core_nodes[:cores]})
+        memory = memory.model_copy(update={"network": network})
     return machine.model_copy(update={"cores": cores, "memory": memory})
 
 
@@ -186,6 +189,7 @@ def run(
     assume: str = "uniform",
     fidelity: str = "cycle",
     trace_window: tuple[int, int] | None = None,
+    caches: str = "",
     progress: Progress | None = None,
     dump: Callable[[str, Graph], None] | None = None,
 ) -> Result:
@@ -193,8 +197,9 @@ def run(
 
     `check` also executes the program for its values and compares them with the reference (Result.check).
     `assume` is the distribution of the rows that gathers read (`uniform`, `zipf:1.2`), in the timing and in generated
-    inputs. `trace_window` (start and end core cycle) limits the instructions in the trace. Raises an NpuError of
-    `isa.errors` for anything that a user can mend.
+    inputs. `trace_window` (start and end core cycle) limits the instructions in the trace. `caches` is what a shared
+    cache holds at the start: nothing (`cold`, the default), what a run before this one left there (`warm`), or the
+    `weights`, in their order, as far as they fit. Raises an NpuError of `isa.errors` for anything that a user can mend.
     """
     from npusim.inputs import skew_of
 
@@ -205,7 +210,7 @@ def run(
     graph = load_model(model, shapes, batch) if isinstance(model, str) else model
     rest, skew = [f"run.{k}={v}" for k, v in options.items()], skew_of(assume)
     compilation = compile(graph, machine, settings=rest, dtype=dtype, seed=seed, calibrated=check, skew=skew, dump=dump)
-    result = simulate(compilation, machine, fidelity, progress, trace_window, skew)
+    result = simulate(compilation, machine, fidelity, progress, trace_window, skew, caches)
     if check and progress is not None:
         progress("checking", 0, 1)
     checked = _check(compilation, (model, graph), machine, (seed, skew), allow_approx) if check else None
@@ -225,12 +230,34 @@ def simulate(
     progress: Progress | None = None,
     trace_window: tuple[int, int] | None = None,
     skew: float = 0.0,
+    caches: str = "",
 ) -> Result:
-    """Simulate a compiled model and gather its Result; `trace_window` is as in `run`."""
+    """Simulate a compiled model and gather its Result; `trace_window` and `caches` are as in `run`."""
     built = compilation.built
     return simulate_program(
-        built.program, machine, compilation.dtype, built.assumptions, fidelity, progress, trace_window, skew
+        built.program, machine, compilation.dtype, built.assumptions, fidelity, progress, trace_window, skew, caches
     )
+
+
+CACHES = {  # the flag of the command line, and the words of the assumption
+    "cold": ("--cold-caches", "is empty at the start"),
+    "warm": ("--warm-caches", "holds at the start what a run before this one left there"),
+    "weights": ("--resident-weights", "holds the weights at the start, in their order, as far as they fit"),
+}
+
+
+def _cache_contents(machine: Machine, fidelity: str, caches: str) -> tuple[str, tuple[str, ...]]:
+    """What the shared cache holds at the start, and the assumption in words; raises ConfigError without a cache."""
+    if caches and caches not in CACHES:
+        raise ConfigError(f"unknown contents of caches {caches!r}; there are {', '.join(CACHES)}")
+    if machine.memory.l2 is None and caches:
+        raise ConfigError(f"{CACHES[caches][0]}: {machine.name} has no shared cache (memory.l2): leave it out")
+    if fidelity != "cycle" and caches:
+        raise ConfigError(f"{CACHES[caches][0]}: fidelity {fidelity} knows no contents of caches: leave it out")
+    if machine.memory.l2 is None or fidelity != "cycle":
+        return "cold", ()
+    flag, contents = CACHES[caches or "cold"]
+    return caches or "cold", (f"the {machine.memory.l2.label} {contents} ({flag})",)
 
 
 def simulate_program(
@@ -242,8 +269,12 @@ def simulate_program(
     progress: Progress | None = None,
     trace_window: tuple[int, int] | None = None,
     skew: float = 0.0,
+    caches: str = "",
 ) -> Result:
-    """Simulate a legal program and gather its Result; `dtype` is the label of its reports, `skew` as in the engine."""
+    """Simulate a legal program and gather its Result; `dtype` is the label of its reports, `skew` as in the engine,
+    `caches` as in `run`."""
+    caches, assumed = _cache_contents(machine, fidelity, caches)
+    assumptions = (*assumptions, *assumed)
     if fidelity == "cycle" and (program.instrs["op"] == code("cpg")).any():
         law = f"by a Zipf law of exponent {skew:g}" if skew else "evenly"
         assumptions = (*assumptions, f"gathers read rows that are spread over their tables {law} (--assume)")
@@ -254,7 +285,7 @@ def simulate_program(
         step = None if progress is None else lambda done, cycle: progress("simulating", done + 1, total)
         if progress is not None:
             progress("simulating", 0, total)
-        record = engine(program, resolve(machine), progress=step, window=trace_window, skew=skew)
+        record = engine(program, resolve(machine), progress=step, window=trace_window, skew=skew, caches=caches)
     else:
         from npusim.closed_form import estimate
 

@@ -72,6 +72,21 @@ _out = click.option("-o", "--out", type=Place(path_type=Path), metavar="DIR",
                     help="Write summary.json, ops.csv, roofline, trace.json and report.html here.")  # fmt: skip
 _window = click.option("--trace-window", metavar="START:END", callback=window_option,
                        help="Core cycles of which trace.json holds every instruction.")  # fmt: skip
+
+
+def _contents(*names: str) -> Callable[[Command], Command]:
+    """Flags that say what a shared cache holds at the start: --NAME, its value and its help."""
+    return _options(*(
+        click.option(name, "caches", flag_value=value, callback=lambda context, option, given: given or "", help=text)
+        for name, value, text in zip(names[::3], names[1::3], names[2::3])
+    ))  # fmt: skip
+
+
+_caches = _contents(
+    "--cold-caches", "cold", "A shared cache is empty at the start (default).",
+    "--warm-caches", "warm", "It holds what a run before this one left there.",
+    "--resident-weights", "weights", "It holds the weights, in their order, as far as they fit.",
+)  # fmt: skip
 _json = click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout, nothing else.")
 _quiet = click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 _exact = click.option("--exact", is_flag=True, help="Extrapolate nothing: in this version every run is exact anyway.")
@@ -85,7 +100,7 @@ _fidelity = click.option("--fidelity", type=click.Choice(FIDELITIES), default="c
 @click.option("--check", is_flag=True, help="Execute the program for its values too, compare them with the reference, "
               "and prove its synchronisation; exit 1 on a mismatch.")  # fmt: skip
 @click.option("--allow-approx", is_flag=True, help="With --check: accept operators that were estimated, not executed.")
-@_options(_settings, _model_options, _seed, _assume, _fidelity, _exact, _window, _json, _quiet)
+@_options(_settings, _model_options, _seed, _assume, _caches, _fidelity, _exact, _window, _json, _quiet)
 def run(model: str, hw: str, out: Path | None, check: bool, allow_approx: bool, exact: bool, as_json: bool, quiet: bool,
         **options: Any) -> None:  # fmt: skip
     """Compile MODEL, simulate it on CHIP and report."""
@@ -140,7 +155,7 @@ def compile(model: str, program_path: Path, dump: Path | None, quiet: bool, **op
 @click.option("--check", is_flag=True, help="Execute for values (what --inputs lacks is seeded), compare the outputs "
               "that --inputs gives, and prove the synchronisation; exit 1 on a fault.")  # fmt: skip
 @click.option("--check-hazards", is_flag=True, help="Prove the synchronisation only; exit 1 on a fault.")
-@_options(_out, _settings, _seed, _assume, _exact, _window, _json, _quiet)
+@_options(_out, _settings, _seed, _assume, _caches, _exact, _window, _json, _quiet)
 def sim(program: str, hw: str, out: Path | None, exact: bool, as_json: bool, quiet: bool, **options: Any) -> None:
     """Simulate PROG, a program in binary form or assembly text."""
     from npusim import programs

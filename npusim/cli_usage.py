@@ -10,10 +10,10 @@ from typing import Any
 import click
 from click.exceptions import NoArgsIsHelpError
 
-CACHES, WARPS, DEVICES = "caches", "SIMT machines", "several devices"
+WARPS, DEVICES = "SIMT machines", "several devices"
 LATER_OPTIONS = {
-    "--cold-caches": CACHES, "--warm-caches": CACHES, "--resident-weights": CACHES, "--sample-waves": WARPS,
-    "--devices": DEVICES, "--parallel": DEVICES, "--phase": "models that generate", "--kv-len": "models that generate",
+    "--sample-waves": WARPS, "--devices": DEVICES, "--parallel": DEVICES, "--phase": "models that generate",
+    "--kv-len": "models that generate",
 }  # fmt: skip
 LATER_COMMANDS = {"kernel": WARPS}
 

@@ -59,6 +59,7 @@ def sim(
     seed: int = 0,
     assume: str = "uniform",
     trace_window: tuple[int, int] | None = None,
+    caches: str = "",
     progress: Progress | None = None,
 ) -> Result:
     """Verify and simulate a program (a file, or a Program) on a chip, by default the one that it was written for.
@@ -66,8 +67,8 @@ def sim(
     `check` executes it for its values, from `inputs` (stored values by tensor name; what is missing is seeded), and
     compares the outputs of which `inputs` gives the expected values, to 1 ulp; the others are `check.not_compared`.
     `check` and `check_hazards` prove its synchronisation, and raise CheckError when it does not run to its end
-    (deadlock, flags left over). `assume` is the distribution of the rows that gathers read, for the timing. Raises an
-    NpuError for anything that a user can mend.
+    (deadlock, flags left over). `assume` is the distribution of the rows that gathers read, for the timing, `caches`
+    what a shared cache holds at the start, as in `npusim.run`. Raises an NpuError for anything that a user can mend.
     """
     started = time.perf_counter()
     loaded = program if isinstance(program, Program) else read_program(program)
@@ -82,7 +83,8 @@ def sim(
     hazards = _hazards(loaded, machine) if check or check_hazards else ()
     try:
         result = simulate_program(
-            loaded, machine, label, progress=progress, trace_window=trace_window, skew=skew_of(assume)
+            loaded, machine, label, progress=progress, trace_window=trace_window, skew=skew_of(assume),
+            caches=caches,
         )
     except SimulationError as error:
         if not (check or check_hazards):

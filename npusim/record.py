@@ -46,13 +46,45 @@ class PipeInfo:
     label: str
 
 
+def percentile(histogram: Array, share: float) -> float:
+    """The latency in ns below which `share` of the requests lie, evenly spread within their bucket.
+
+    `histogram` counts requests: bucket 2n for [2^n, 1.5 x 2^n) ns and 2n + 1 for the rest of the octave.
+    """
+    total = int(histogram.sum())
+    if total == 0:
+        return 0.0
+    upto = np.cumsum(histogram)
+    bucket = int(np.searchsorted(upto, share * total))
+    octave = float(2 ** (bucket // 2))
+    first = (1.5 * octave if bucket % 2 else octave) if bucket else 0.0
+    end, count = (2.0 if bucket % 2 else 1.5) * octave, int(histogram[bucket])
+    return first + (end - first) * (share * total - (int(upto[bucket]) - count)) / count
+
+
+@dataclass(frozen=True)
+class SharedRecord:
+    """What the shared cache and the network before it did in one simulation.
+
+    `totals` and, one value a slice, `slices` are counters by name (lookups that hit, missed or merged with a miss under
+    way; fills, write-backs, bytes); `histogram` counts latencies of requests at the cores' port as `percentile` takes
+    them; `dirty_bytes` were newer than the DRAM's at the end; `network` is the report of npusim.memory.hierarchy.
+    """
+
+    totals: Mapping[str, int]
+    slices: Mapping[str, Array]
+    histogram: Array
+    dirty_bytes: int
+    network: Mapping[str, Any] | None
+
+
 @dataclass(frozen=True)
 class MemoryRecord:
-    """What the DRAM did in one simulation.
+    """What the DRAM did in one simulation, and the `shared` cache before it, if there is one.
 
-    `channels` int64 by counter name, one value a channel; `histogram` counts request latencies, bucket 2n for
-    [2^n, 1.5 x 2^n) ns and 2n + 1 for the rest of the octave; `regions` (tensor, row hits, misses, conflicts) by the
-    tensor that a run's request begins in; `refresh_fs` the mean time a bank was being refreshed.
+    `channels` int64 by counter name, one value a channel; `histogram` counts request latencies (`percentile`);
+    `regions` (tensor, row hits, misses, conflicts) by the tensor that a run's request begins in; `refresh_fs` the mean
+    time a bank was being refreshed.
     """
 
     channels: Mapping[str, Array]
@@ -61,18 +93,7 @@ class MemoryRecord:
     histogram: Array
     regions: tuple[tuple[str, int, int, int], ...]
     refresh_fs: float
-
-    def percentile(self, share: float) -> float:
-        """The latency in ns below which `share` of the requests lie, evenly spread within their bucket."""
-        total = int(self.histogram.sum())
-        if total == 0:
-            return 0.0
-        upto = np.cumsum(self.histogram)
-        bucket = int(np.searchsorted(upto, share * total))
-        octave = float(2 ** (bucket // 2))
-        first = (1.5 * octave if bucket % 2 else octave) if bucket else 0.0
-        end, count = (2.0 if bucket % 2 else 1.5) * octave, int(self.histogram[bucket])
-        return first + (end - first) * (share * total - (int(upto[bucket]) - count)) / count
+    shared: SharedRecord | None = None
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,8 @@ V_COUNT = V_SKEW + 1
 # `clock` [.]: the outer loop.
 (K_NOW, K_MEMORY_UNTIL, K_EVENTS, K_DROPPED, K_CORE, K_Q, K_R, K_F) = range(8)  # K_Q..K_F: the core clock's edges
 K_FROM, K_TO = 8, 9  # instructions that touch these cycles become events
-K_TRAFFIC = 10  # this launch: bytes by path, then array rows streamed, then instructions by pipe class
+K_STATUS = 10  # what the memory answered when it could not go on
+K_TRAFFIC = 11  # this launch: bytes by path, then array rows streamed, then instructions by pipe class
 # Status of a call.
 DONE, REFUSED, DEADLOCK, BAD_CODE, BUDGET, GROW = range(6)
 

@@ -34,6 +34,7 @@ from npusim.engine.layout import (
     K_NOW,
     K_Q,
     K_R,
+    K_STATUS,
     LOADING,
     M_FIFO,
     M_SHADOW,
@@ -56,18 +57,15 @@ from npusim.engine.pipes import next_due, settle, shift_from_fifo, try_start
 from npusim.engine.sequencer import BAD, issue, may_issue
 from npusim.engine.transfer import respond, send, send_due, send_only, sends
 from npusim.jit import inlined, kernel
-from npusim.memory.dram import CROWDED, OK, memory_advance, memory_flush
-from npusim.memory.port import (
-    HEAP_SIZE,
-    REQ_TIME_FS,
-    RING_HEAD,
-    RING_TAIL,
-    RSP_TAG,
-    RSP_TIME_FS,
-    RSP_WAIT_FS,
-    heap_pop,
+from npusim.memory.backend import (
+    backend_advance,
+    backend_flush,
+    backend_quiet_fs,
+    backend_settle,
+    backend_waiting,
 )
-from npusim.memory.state import A_NEXT_FS, A_OPEN
+from npusim.memory.dram import BAD_REQUEST, OK
+from npusim.memory.port import HEAP_SIZE, RSP_TAG, RSP_TIME_FS, RSP_WAIT_FS, heap_pop
 
 REQUEST_LATENCY, RESPONSE_LATENCY = INDEX["request_latency"], INDEX["response_latency"]
 SCALAR_BUDGET = 1 << 20  # scalar bundles that one call of the sequencer may run before events are looked at again
@@ -150,6 +148,15 @@ def finished(cores, c):
 
 
 @kernel
+def all_finished(cores, grid):
+    """True when every core has ended."""
+    ended = True
+    for c in range(grid):
+        ended = ended and finished(cores, c)
+    return ended
+
+
+@kernel
 def release_barrier(cores, due, grid, now):
     """Let all cores go on when each is at the barrier or has ended; returns True when they do."""
     waiting = 0
@@ -182,13 +189,10 @@ def close_accounts(v, cores, pipes, now):
 
 @kernel
 def end_launch(v, cores, pipes, clock, memory, port, now):
-    """End the launch at `now`, or when the last queued write is in DRAM: pipes that moved data wait for bandwidth."""
-    params, control, rules, nodes, where, state, runs, asked, counters, series, regions = memory
+    """End the launch at `now`, or when the last write is in memory: pipes that moved data wait for bandwidth."""
     _, _, responses, heap_state = port
     close_accounts(v, cores, pipes, now)
-    written_fs = memory_flush(
-        params, control, rules, nodes, where, state, runs, asked, counters, series, regions, responses, heap_state
-    )
+    written_fs = backend_flush(memory, responses, heap_state)
     end = max(now, next_edge(written_fs, clock[K_Q], clock[K_R], clock[K_F]))
     for c in range(cores.shape[0]):
         for p in range(v[PIPES]):
@@ -230,24 +234,21 @@ def deliver(v, cores, pipes, ops, clock, now, responses, heap_state, due):
 
 
 @kernel
-def horizon(v, clock, now, asked, requests, ring):
+def horizon(v, clock, now, memory, requests, ring):
     """The cycle up to which the memory may go: no request that arrives before it can still be made.
 
     Nothing happens before `now` or the first answer that is not known yet, and that comes no earlier than both the
     memory's present horizon and its next decision or the arrival of the oldest waiting request; a request takes the
     request latency.
     """
-    first_fs = asked[0, A_NEXT_FS]
-    if ring[RING_HEAD] != ring[RING_TAIL]:
-        first_fs = min(first_fs, requests[ring[RING_HEAD] % requests.shape[0], REQ_TIME_FS])
-    first = edge_from(clock[K_MEMORY_UNTIL], first_fs, clock[K_Q], clock[K_R], clock[K_F])
+    quiet_fs = backend_quiet_fs(memory, requests, ring)
+    first = edge_from(clock[K_MEMORY_UNTIL], quiet_fs, clock[K_Q], clock[K_R], clock[K_F])
     return min(now, first) + v[REQUEST_LATENCY]
 
 
 @kernel
 def run_launch(v, code, desc, cores, pipes, ops, units, events, clock, memory, port, grid, due, budget):
     """Run one launch from State.clock[K_NOW] until every core has ended, a buffer is full or `budget` events passed."""
-    params, control, rules, nodes, where, state, runs, asked, counters, series, regions = memory
     requests, ring, responses, heap_state = port
     q, r, f = clock[K_Q], clock[K_R], clock[K_F]
     answer = response_due(v, clock, responses, heap_state)
@@ -256,20 +257,19 @@ def run_launch(v, code, desc, cores, pipes, ops, units, events, clock, memory, p
         now = answer
         for c in range(grid):
             now = min(now, due[c])
-        if now >= clock[K_MEMORY_UNTIL] and (ring[RING_HEAD] != ring[RING_TAIL] or asked[0, A_OPEN] > 0):
-            until = horizon(v, clock, now, asked, requests, ring)
-            until_fs = edge_fs(until, q, r, f)
-            status = memory_advance(
-                params, control, rules, nodes, where, state, runs, asked, counters, series, regions,
-                requests, ring, responses, heap_state, until_fs,
-            )  # fmt: skip
+        if now >= clock[K_MEMORY_UNTIL] and backend_waiting(memory, ring):
+            until = horizon(v, clock, now, memory, requests, ring)
+            status = backend_advance(memory, requests, ring, responses, heap_state, edge_fs(until, q, r, f))
             if status != OK:
-                return GROW if status == CROWDED else REFUSED
+                clock[K_STATUS] = status
+                return REFUSED if status == BAD_REQUEST else GROW
             clock[K_MEMORY_UNTIL] = until
             answer = response_due(v, clock, responses, heap_state)
             continue
         if now >= FAR:
-            return DEADLOCK
+            if not all_finished(cores, grid):
+                return DEADLOCK
+            now = clock[K_NOW]  # the memory wanted room at the end
         clock[K_NOW] = now
         if answer <= now:
             answer = deliver(v, cores, pipes, ops, clock, now, responses, heap_state, due)
@@ -279,8 +279,12 @@ def run_launch(v, code, desc, cores, pipes, ops, units, events, clock, memory, p
         if release_barrier(cores, due, grid, now):
             continue
         if ended:
+            until = max(clock[K_MEMORY_UNTIL], now + v[REQUEST_LATENCY])
+            status = backend_settle(memory, requests, ring, responses, heap_state, edge_fs(until, q, r, f))
+            if status != OK:
+                clock[K_STATUS] = status
+                return GROW
+            clock[K_MEMORY_UNTIL] = until
             end_launch(v, cores, pipes, clock, memory, port, now)
             return DONE
     return BUDGET
-
-

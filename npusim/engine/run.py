@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,11 @@ from isa.program import LAUNCH_KERNEL, SPACE_ID, Program
 from isa.verify import verify
 from npusim.engine import layout as at
 from npusim.engine.layout import State, make_state
-from npusim.record import CAUSE_ID, CAUSES, EVENT, WAIT, MemoryRecord, PipeInfo, Record
+from npusim.record import CAUSE_ID, CAUSES, EVENT, WAIT, MemoryRecord, PipeInfo, Record, SharedRecord
+
+if TYPE_CHECKING:
+    from npusim.memory.backend import Backend
+    from npusim.memory.port import MemoryPort
 
 Array = npt.NDArray[Any]
 EVENTS_A_CALL = 2_000_000
@@ -30,37 +34,54 @@ def run(
     progress: Callable[[int, int], None] | None = None,
     window: tuple[int, int] | None = None,
     skew: float = 0.0,
+    caches: str = "cold",
 ) -> Record:
     """Simulate a program cycle by cycle; `progress(launch, cycle)` is called after each launch.
 
     `window` (start and end core cycle) keeps only instructions that ran in it as events. Gathers read rows spread over
-    their table: evenly, or by a Zipf law of exponent `skew`.
+    their table: evenly, or by a Zipf law of exponent `skew`. A shared cache holds at the start what `caches` says:
+    nothing (`cold`), what a run before this one left (`warm`), or the `weights`, in their order, as far as they fit.
 
     Raises ProgramError for an illegal program, DeadlockError or SimulationError naming launch, cycle, core and
     instruction.
     """
-    from npusim.memory.port import make_port
-    from npusim.memory.state import make_memory
+    from npusim.memory.backend import make_backend
 
     started = time.process_time()
     verify(program, params.machine)
     _refuse_windows(program)
+    regions = _regions(program)
+    starts = np.array(list(regions), np.int64)
+    memory = make_backend(params.machine, starts)
+    if caches == "weights":
+        memory.preload([(t.address, t.size_bytes) for t in program.tensors if (t.role, t.space) == ("weight", "dram")])
+    if caches == "warm":
+        _launches(program, params, make_state(params, program.instrs, program.descs, 0), memory, skew, None)
+    if caches != "cold":
+        memory = make_backend(params.machine, starts, memory)
     state = make_state(params, program.instrs, program.descs, max_events)
-    state.values[at.V_SKEW] = round(1000 * skew)
     if window is not None:
         state.clock[at.K_FROM], state.clock[at.K_TO] = window
-    regions = _regions(program)
-    memory = make_memory(params.machine, regions=np.array(list(regions), np.int64))
+    collected, now = _launches(program, params, state, memory, skew, progress)
+    return collected.record(params, state, memory, now, started, list(regions.values()))
+
+
+def _launches(
+    program: Program, params: Params, state: State, memory: Backend, skew: float,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[_Collector, int]:  # fmt: skip
+    """Run all launches; returns what was counted and the cycle of the end."""
+    from npusim.memory.port import make_port
+
     in_flight = int(params.dma[:, 1] @ params.dma[:, 2]) + params["matrix_count"] * params["weight_outstanding"]
     port = make_port(*(2 * params["cores"] * in_flight + 64,) * 2)
-    port_cells = (port.requests, port.ring, port.responses, port.heap_state)
-    collected = _Collector(program, params)
-    now = 0
+    state.values[at.V_SKEW] = round(1000 * skew)
+    collected, now = _Collector(program, params), 0
     for index in range(len(program.launches)):
-        now = _launch(program, params, state, port_cells, memory, index, now, collected)
+        now = _launch(program, params, state, port, memory, index, now, collected)
         if progress is not None:
             progress(index, now)
-    return collected.record(params, state, memory, now, started, list(regions.values()))
+    return collected, now
 
 
 def _regions(program: Program) -> dict[int, str]:
@@ -92,43 +113,54 @@ class _Collector:
         self.issued = np.zeros((launches, 8), np.int64)
 
     def record(
-        self, params: Params, state: State, memory: Any, now: int, started: float, names: list[str]
+        self, params: Params, state: State, memory: Backend, now: int, started: float, names: list[str]
     ) -> Record:
         """The finished record of a run that began at process time `started`."""
-        from npusim.memory.state import C_SERIES_BIN_FS
-
         cycle_fs = 1e12 / params["core_khz"]
         rows = state.events[: int(state.clock[at.K_EVENTS])]
         sequencer = rows[:, at.E_PIPE] == 0
         events, waits = _named(rows, ~sequencer, EVENT), _named(rows, sequencer, WAIT)
         infos = tuple(PipeInfo(p.index, p.class_name, p.unit, p.label) for p in params.pipes)
         return Record(
-            infos, now, self.states, self.span, self.paths, self.dram, self.macs, self.issued, memory.summary(),
-            memory.series.astype(np.float64), float(memory.counters[C_SERIES_BIN_FS]) / cycle_fs,
+            infos, now, self.states, self.span, self.paths, self.dram, self.macs, self.issued,
+            memory.dram.summary(), memory.dram.series.astype(np.float64), memory.dram.series_bin_fs / cycle_fs,
             events, int(state.clock[at.K_DROPPED]), time.process_time() - started, waits,
-            _memory_record(params, memory, names),
+            _memory_record(params, memory, now, names),
         )
 
 
-def _memory_record(params: Params, memory: Any, names: list[str]) -> MemoryRecord | None:
-    """What the DRAM did; None for the ideal model."""
+def _memory_record(params: Params, memory: Backend, now: int, names: list[str]) -> MemoryRecord | None:
+    """What the DRAM did, and the shared cache before it; None for the ideal model."""
     from npusim.memory.state import BUCKETS, C_HISTOGRAM
 
-    channels, totals = memory.channel_counters(), memory.summary()
+    dram = memory.dram
+    channels, totals = dram.channel_counters(), dram.summary()
     if not channels:
         return None
     requests = max(1, totals["reads"] + totals["writes"])
-    regions = tuple((name, int(row[1]), int(row[2]), int(row[3])) for name, row in zip(names, memory.regions))
+    regions = tuple((name, int(row[1]), int(row[2]), int(row[3])) for name, row in zip(names, dram.regions))
     return MemoryRecord(
         channels, totals["latency_fs"] / requests * 1e-6, totals["wait_fs"] / requests * 1e-6,
-        memory.counters[C_HISTOGRAM : C_HISTOGRAM + BUCKETS].copy(), regions,
-        memory.refresh_fs(params.machine.memory.dram),
+        dram.counters[C_HISTOGRAM : C_HISTOGRAM + BUCKETS].copy(), regions,
+        dram.refresh_fs(params.machine.memory.dram), _shared_record(params, memory, now),
     )  # fmt: skip
 
 
+def _shared_record(params: Params, memory: Backend, now: int) -> SharedRecord | None:
+    """What the shared cache did until core cycle `now`; None without one."""
+    shared = memory.shared
+    if shared is None:
+        return None
+    end_fs = now * 10**12 // params["core_khz"]
+    return SharedRecord(
+        shared.summary(), shared.slice_counters(), shared.histogram(), memory.dirty_bytes, shared.network_report(end_fs)
+    )
+
+
 def _launch(
-    program: Program, params: Params, state: State, port_cells: Any, memory: Any, index: int, now: int, out: _Collector
-) -> int:
+    program: Program, params: Params, state: State, port: MemoryPort, memory: Backend, index: int, now: int,
+    out: _Collector,
+) -> int:  # fmt: skip
     """Run one launch; returns the cycle at which it ends."""
     record = program.launches[index]
     gap = params.machine.launch_cycles
@@ -143,7 +175,7 @@ def _launch(
     state.clock[at.K_NOW] = now + gap
     _prepare(program, params, state, record, now, gap)
     first_event = int(state.clock[at.K_EVENTS])
-    _advance(program, state, memory, port_cells, index)
+    _advance(program, state, memory, port, index)
     end = int(state.clock[at.K_NOW])
     _leftover_flags(program, params, state, index)
     out.states[index] = state.pipe[:, :, at.P_STATES : at.P_STATES + at.CAUSE_COUNT]
@@ -168,8 +200,8 @@ def _named(rows: Array, chosen: Array, kind: np.dtype[np.void]) -> Array:
     return out
 
 
-def _dram_totals(memory: Any) -> Array:
-    totals = memory.summary()
+def _dram_totals(memory: Backend) -> Array:
+    totals = memory.dram.summary()
     return np.array([totals["read_bytes"], totals["write_bytes"]], np.int64)
 
 
@@ -197,18 +229,18 @@ def _prepare(program: Program, params: Params, state: State, record: Array, now:
     state.pipe[:, :, at.P_LAST_DONE] = start
 
 
-def _advance(program: Program, state: State, memory: Any, port_cells: Any, index: int) -> None:
+def _advance(program: Program, state: State, memory: Backend, port: MemoryPort, index: int) -> None:
     """Call the compiled loop until the launch has ended."""
     from npusim.engine.loop import run_launch
 
     grid = int(program.launches[index]["grid"])
     due = np.full(len(state.core), int(state.clock[at.K_NOW]), np.int64)
     while True:
-        status = run_launch(*state, memory.arrays, port_cells, grid, due, EVENTS_A_CALL)
+        cells = (port.requests, port.ring, port.responses, port.heap_state)
+        status = run_launch(*state, memory.arrays, cells, grid, due, EVENTS_A_CALL)
         if status == at.DONE:
             return
-        if status == at.GROW:
-            memory.grow()
+        if status == at.GROW and memory.make_room(port, int(state.clock[at.K_STATUS])):
             continue
         if status == at.BUDGET:
             continue
@@ -218,7 +250,7 @@ def _advance(program: Program, state: State, memory: Any, port_cells: Any, index
         if status == at.DEADLOCK:
             raise DeadlockError(f"{where}: no core can go on: {_blocked_cores(program, state, grid)}")
         if status == at.REFUSED:
-            raise SimulationError(f"{where}, {_refused(program, state, memory.params, port_cells)}")
+            raise SimulationError(f"{where}, {_refused(program, state, memory.dram.params, port)}")
         pc = int(state.core[core, at.C_PC])
         text = instr_text(program, pc)
         raise SimulationError(f"{where}, core {core}, instruction {pc} `{text}`: {_bad(state, core)}")
@@ -234,13 +266,12 @@ def _bad(state: State, core: int) -> str:
     return "a flag that does not exist (core.flags), loops nested too deep, or an endl without loop"
 
 
-def _refused(program: Program, state: State, memory_params: Array, port_cells: Any) -> str:
+def _refused(program: Program, state: State, memory_params: Array, port: MemoryPort) -> str:
     """Name the request that the memory does not take, and who asked."""
     from npusim.memory.port import REQ_ADDRESS, REQ_BYTES, REQ_TAG, RING_HEAD
     from npusim.memory.state import P_CAPACITY
 
-    requests, ring = port_cells[:2]
-    request = requests[ring[RING_HEAD] % len(requests)]
+    request = port.requests[port.ring[RING_HEAD] % len(port.requests)]
     owner, slot = divmod(int(request[REQ_TAG]), at.SLOTS)
     core = owner // state.pipe.shape[1]
     pc = int(state.op[core, slot, at.O_INSTR])

@@ -119,7 +119,7 @@ def send(v, pipes, ops, clock, c, p, now, requests, ring):
     size = min(request_bytes - at % request_bytes, ops[c, slot, O_RUN] - pipes[c, p, P_WALK + W_OFFSET])
     time_fs = edge_fs(now + v[REQUEST_LATENCY], clock[K_Q], clock[K_R], clock[K_F])
     tag = (c * v[PIPES] + p) * SLOTS + slot
-    ring_push(requests, ring, time_fs, p, at, size, ops[c, slot, O_WRITE], tag)
+    ring_push(requests, ring, time_fs, c, at, size, ops[c, slot, O_WRITE], tag)
     pipes[c, p, P_OUTSTANDING] += 1
     ops[c, slot, O_REMAIN] += 1
     pipes[c, p, P_BUSY_UNTIL] = now + path_cycles(v, ops[c, slot, O_PATH], size)

@@ -19,7 +19,7 @@ Array = npt.NDArray[Any]
 
 # Columns of a request row (int64).
 REQ_TIME_FS = 0  # arrival at the controller
-REQ_PORT = 1  # who asks; not read by the memory
+REQ_PORT = 1  # the core that asks; what has no network or partitions does not read it
 REQ_ADDRESS = 2  # bytes
 REQ_BYTES = 3
 REQ_WRITE = 4  # 1: write, 0: read

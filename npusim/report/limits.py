@@ -16,6 +16,7 @@ from isa.program import LAUNCH_HOST, Program
 from npusim.record import Result
 
 HOST_LINK = "host_link"  # key of the level of a machine without a path to its host
+SHARED = "l2"  # key of the level of the shared cache
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,14 @@ def path_peak(machine: Machine, path: Path) -> float:
     return path.bytes_per_cycle * engines * machine.cores
 
 
+def shared_peak(machine: Machine) -> float:
+    """Bytes a core cycle that all slices of the shared cache deliver together; 0 without one."""
+    shared = machine.memory.l2
+    if shared is None:
+        return 0.0
+    return shared.slices * shared.bytes_per_cycle * (shared.clock_mhz or machine.clock_mhz) / machine.clock_mhz
+
+
 def operation(dtype_name: str) -> str:
     """What rates of a dtype count: FLOP, or OP for integers."""
     return "FLOP" if dtype_name not in DTYPES or dtype(dtype_name).is_float else "OP"
@@ -86,14 +95,16 @@ def path_kind(path: Path) -> str:
 
 
 def levels(result: Result) -> tuple[Level, ...]:
-    """DRAM first, then every entry of `machine.core.paths` in its order; last, where host operators move bytes and no
-    path leads to the host, the link that `machine.host` describes."""
+    """DRAM first, then every entry of `machine.core.paths` in its order, then the shared cache, if there is one; last,
+    where host operators move bytes and no path leads to the host, the link that `machine.host` describes."""
     machine = result.machine
     found = [Level("dram", machine.memory.label, dram_bytes_per_cycle(machine), "memory")]
     for path in machine.core.paths:
         label = f"{space_label(machine, path.src)} → {space_label(machine, path.dst)}"
         key = f"{path.src}_to_{path.dst}"
         found.append(Level(key, label, path_peak(machine, path), path_kind(path), path.src, path.dst))
+    if machine.memory.l2 is not None:
+        found.append(Level(SHARED, machine.memory.l2.label, shared_peak(machine), "memory"))
     if result.program.launches["link_bytes"].any() and not any(level.kind == "host link" for level in found):
         home = machine.activation_space
         label = f"{space_label(machine, home)} ↔ host"
@@ -120,7 +131,11 @@ def level_bytes(result: Result) -> npt.NDArray[np.int64]:
     record, found = result.record, levels(result)
     out = np.zeros((len(record.dram_bytes), len(found)), np.int64)
     out[:, 0] = record.dram_bytes.sum(axis=1)
-    out[:, 1 : 1 + record.path_bytes.shape[1]] = record.path_bytes
+    paths = record.path_bytes.shape[1]
+    out[:, 1 : 1 + paths] = record.path_bytes
+    if result.machine.memory.l2 is not None:  # every byte on a path to or from the DRAM passes it
+        through = [i for i, level in enumerate(found) if "dram" in (level.src, level.dst)]
+        out[:, 1 + paths] = out[:, through].sum(axis=1)
     sent, returned = host_bytes(result.program).T
     keys = [level.key for level in found]
     if keys[-1] == HOST_LINK:

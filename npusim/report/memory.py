@@ -7,12 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from npusim.record import MemoryRecord
+from npusim.record import MemoryRecord, SharedRecord, percentile
 from npusim.report.bounds import BOUND_SHARE
 from npusim.report.profile import Profile
+from npusim.report.text import size
 
 WHAT_IF = 1.2  # the bandwidth of the hint, against the machine's
 SHOWN_REGIONS = 12
+SHARED_COUNTERS = (
+    "reads", "writes", "read_bytes", "write_bytes", "hits", "misses", "merged", "fills", "write_backs", "stalls",
+    "dram_read_bytes", "dram_written_bytes", "link_bytes",
+)  # fmt: skip
 
 
 def memory_summary(profile: Profile) -> dict[str, Any] | None:
@@ -34,8 +39,8 @@ def memory_summary(profile: Profile) -> dict[str, Any] | None:
         "activations": int(memory.channels["activations"].sum()),
         "refresh_share": memory.refresh_fs * 1e-15 / seconds,
         "latency_ns": {
-            "mean": memory.latency_ns, "waiting": memory.wait_ns, "p50": memory.percentile(0.5),
-            "p99": memory.percentile(0.99),
+            "mean": memory.latency_ns, "waiting": memory.wait_ns, "p50": percentile(memory.histogram, 0.5),
+            "p99": percentile(memory.histogram, 0.99),
         },
         "channels": {
             "read_bytes": [int(n) for n in memory.channels["read_bytes"]],
@@ -49,7 +54,35 @@ def memory_summary(profile: Profile) -> dict[str, Any] | None:
             if hits + misses + conflicts
         ],
         "what_if": what_if(profile),
+        **({} if memory.shared is None else shared_summary(memory.shared)),
     }  # fmt: skip
+
+
+def shared_summary(shared: SharedRecord) -> dict[str, Any]:
+    """The keys `l2` and, with one, `network` of the memory's summary.
+
+    `hit_rate` is the share of lookups of lines that found all their sectors; `merged` lookups waited for a miss that
+    was under way. `latency_ns` is of whole requests at the cores' port. `dirty_bytes` had not been written to the DRAM
+    at the end.
+    """
+    totals = shared.totals
+    lookups = totals["hits"] + totals["misses"] + totals["merged"]
+    requests = max(1, totals["reads"] + totals["writes"])
+    found: dict[str, Any] = {
+        "l2": {
+            **{name: int(totals[name]) for name in SHARED_COUNTERS},
+            "hit_rate": totals["hits"] / lookups if lookups else 0.0,
+            "dirty_bytes": shared.dirty_bytes,
+            "latency_ns": {
+                "mean": totals["latency_fs"] * 1e-6 / requests, "waiting": totals["wait_fs"] * 1e-6 / requests,
+                "p50": percentile(shared.histogram, 0.5), "p99": percentile(shared.histogram, 0.99),
+            },
+            "slices": {name: [int(n) for n in values] for name, values in shared.slices.items()},
+        },
+    }  # fmt: skip
+    if shared.network is not None:
+        found["network"] = dict(shared.network)
+    return found
 
 
 def _rate(memory: MemoryRecord, channel: int) -> float:
@@ -99,7 +132,31 @@ def memory_rows(summary: Mapping[str, Any], channels: int) -> list[tuple[str, st
          f"{1 - hint['time_share']:.1%} less time; memory bounds {hint['memory_bound_share']:.0%} of it "
          f"(now {hint['memory_bound_share_now']:.0%})"),
     ]  # fmt: skip
+    if "l2" in summary:
+        rows = [*_shared_rows(summary), *rows]
     worst = [c for c in summary["conflicts"] if c["row_conflicts"]][:3]
     if worst:
         rows.append(("row conflicts", ", ".join(f"{c['tensor']} {c['row_conflicts']:,}" for c in worst)))
+    return rows
+
+
+def _shared_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The shared cache and the network in words."""
+    shared, latency = summary["l2"], summary["l2"]["latency_ns"]
+    asked = shared["read_bytes"] + shared["write_bytes"]
+    used = np.array(shared["slices"]["bytes"])
+    spread = f", {used.max() / used.mean():.2f} x the mean in the busiest slice" if used.any() else ""
+    rows = [
+        ("shared cache", f"{shared['hit_rate']:.1%} of lookups hit, {shared['merged']:,} merged with a miss under way; "
+                         f"{size(asked)} asked{spread}"),
+        ("shared cache and DRAM", f"{size(shared['dram_read_bytes'])} fetched, "
+                                  f"{size(shared['dram_written_bytes'])} written back, "
+                                  f"{size(shared['dirty_bytes'])} dirty at the end"),
+        ("latency at the cores", f"{latency['mean']:,.0f} ns, of which {latency['waiting']:,.0f} ns behind others; "
+                                 f"p50 {latency['p50']:,.0f}, p99 {latency['p99']:,.0f}"),
+    ]  # fmt: skip
+    if "network" in summary:
+        network = summary["network"]
+        busiest = "; ".join(network["busiest"][:2])
+        rows.append(("network", f"{size(network['bytes'])} over its links, busiest {busiest}"))
     return rows

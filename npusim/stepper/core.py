@@ -20,7 +20,7 @@ class Core:
     """A core's pipes, arrays and sequencer during one launch."""
 
     def __init__(self, program: Program, params: Params, number: int, grid: int, start: int, args: list[int]) -> None:
-        self.params = params
+        self.params, self.number = params, number
         self.pipes = [self._pipe(info) for info in params.pipes]
         self.arrays = [Array(params.machine.core.matrix) for _ in range(params["matrix_count"])]
         self.sequencer = Sequencer(program, self, number, grid, start, args)
@@ -138,7 +138,7 @@ class Core:
         if job is None or not job.requests or pipe.busy_until > cycle or pipe.outstanding >= pipe.outstanding_limit:
             return False
         address, size = job.requests.popleft()
-        port.ask(cycle, address, size, job.write, (pipe, job))
+        port.ask(cycle, self.number, address, size, job.write, (pipe, job))
         pipe.outstanding += 1
         job.unanswered += 1
         path = self.params.machine.core.paths[job.path]

@@ -50,9 +50,9 @@ def step(program: Program, params: Params, max_cycles: int = 1_000_000) -> Stepp
             result.states[index, :, :, CAUSE_ID["host"]] = int(launch["cycles"])
             now += int(launch["cycles"])
         else:
-            moved = list(port.moved_bytes)
+            moved = port.moved_bytes()
             now = _launch(program, params, index, now, port, result, max_cycles)
-            result.dram_bytes[index] = np.subtract(port.moved_bytes, moved)
+            result.dram_bytes[index] = np.subtract(port.moved_bytes(), moved)
         result.launch_span[index, 1] = now
     result.events.sort()
     return Stepped(now, *list(vars(result).values())[1:])
@@ -96,7 +96,7 @@ def _launch(
 
 def _written(params: Params, port: Port, now: int, states: Array) -> int:
     """The end of a launch whose cores have ended at `now`: when its writes are in memory."""
-    end = max(now, port.flushed())
+    end = max(now, port.flushed(now))
     for pipe in params.pipes:
         for core_states in states[:, pipe.index]:
             moved = pipe.pipe_class >= DMA and core_states[CAUSE_ID["busy"]] > 0

@@ -29,7 +29,22 @@ def machines(draw: Any, issue: str) -> Machine:
         """Of a queue: a bundle with three instructions for it must fit."""
         return pick(1, 2, 3) if issue == "inorder" else pick(3, 4)
 
+    slices = pick(1, 2, 4)
+    shared = {
+        "size_bytes": pick(512, 2048, 16384), "ways": pick(1, 2, 4), "line_bytes": pick(64, 128), "sector_bytes": 32,
+        "slices": slices, "partitions": pick(1, min(2, slices)), "slice_bytes": pick(128, 4096),
+        "write": pick("back", "through"), "write_allocate": pick(True, False), "mshrs": pick(1, 2, 64),
+        "mshr_targets": pick(1, 4), "bytes_per_cycle": pick(8, 32), "hit_latency_cycles": pick(1, 9),
+        "far_latency_cycles": pick(0, 20), "far_bytes_per_cycle": pick(None, 16), "replicate": pick(True, False),
+        "miss_latency_cycles": pick(1, 7), "fill_latency_cycles": pick(1, 5), "clock_mhz": pick(None, 500, 1300),
+    }  # fmt: skip
+    network = pick(None, {"topology": "crossbar"}, {"topology": "ring"}, {"topology": "mesh", "columns": 2},
+                   {"topology": "torus", "columns": 2, "channel_nodes": [0, 1]},
+                   {"topology": "crossbar", "model": "bandwidth"})  # fmt: skip
+    with_shared = pick(False, True)
     return small_machine(issue, **{
+        "memory.l2": shared if with_shared else None,
+        "memory.network": {"flit_bytes": 32, **network} if with_shared and network else None,
         "cores": pick(1, 2), "clock_mhz": pick(700, 1000, 333.3), "launch_cycles": pick(0, 7),
         "core.scalar.cycles": pick(0, 1, 2), "core.window": pick(3, 4, 12, 62) if issue == "inorder" else pick(9, 62),
         "core.spaces.spm.ports": pick(1, 2, 3, 8), "core.spaces.acc.ports": pick(1, 2, 8),

@@ -99,14 +99,15 @@ class HierarchyState:
 
 def make_hierarchy(
     memory: Memory, cores: int, clock_mhz: float, *, window_cycles: int = 0, request_cycles: int = 0,
-    response_cycles: int = 0, groups: Sequence[Sequence[int]] = (),
+    response_cycles: int = 0, groups: Sequence[Sequence[int]] = (), regions: Array | None = None,
 ) -> HierarchyState:  # fmt: skip
     """Return the idle, empty hierarchy of a chip; raises ConfigError for what cannot be simulated.
 
     The caller adds the latencies from and to the core (`send_cycles`, `return_cycles`); `request_cycles` and
     `response_cycles` come on top, and so does what the network takes. `window_cycles` shortens the windows inside,
     which changes no result. A read of port `cores` + n is one of the n-th of `groups`: its first core asks, one answer
-    goes to all of its cores (over each link of their routes once), and is there when the last core has it.
+    goes to all of its cores (over each link of their routes once), and is there when the last core has it. `regions`
+    are those of make_memory.
     """
     if cores < 1:
         raise ConfigError(f"a hierarchy for {cores} cores: at least one is needed")
@@ -140,9 +141,9 @@ def make_hierarchy(
     return HierarchyState(
         make_caches(caches, slices, parts), make_mshrs(2 * slices, caches.mshrs, caches.mshr_targets), params, now,
         np.zeros((slices, at.S_COUNT), np.int64), np.zeros((at.WHEEL, at.W_COUNT), np.int64), rows, asked,
-        np.zeros((parts * parts, at.F_COUNT), np.int64), counters, make_memory(_Chip(memory, clock_mhz)),
-        make_port(), send, back, send, networks, no_arrays() if networks is None else networks.arrays,
-        group_table(groups, cores, memory),
+        np.zeros((parts * parts, at.F_COUNT), np.int64), counters,
+        make_memory(_Chip(memory, clock_mhz), regions=regions), make_port(), send, back, send, networks,
+        no_arrays() if networks is None else networks.arrays, group_table(groups, cores, memory),
     )  # fmt: skip
 
 
