@@ -145,7 +145,7 @@ def _shared_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     shared, latency = summary["l2"], summary["l2"]["latency_ns"]
     asked = shared["read_bytes"] + shared["write_bytes"]
     used = np.array(shared["slices"]["bytes"])
-    spread = f", {used.max() / used.mean():.2f} x the mean in the busiest slice" if used.any() else ""
+    spread = f", {used.max() / used.mean():.2f} x the mean in the busiest slice" if len(used) > 1 and used.any() else ""
     rows = [
         ("shared cache", f"{shared['hit_rate']:.1%} of lookups hit, {shared['merged']:,} merged with a miss under way; "
                          f"{size(asked)} asked{spread}"),

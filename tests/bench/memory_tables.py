@@ -141,6 +141,29 @@ def sensitivity_table(hw: str) -> Iterator[str]:
         yield f"| {what} | " + " | ".join(cells) + " |"
 
 
+SHARED_SLICES = 16
+SHARED_SIZES = (0, 1 << 20, 4 << 20, 16 << 20)
+
+
+def shared_table(hw: str = "tpu-v3") -> Iterator[str]:
+    """Cycles and bytes of DRAM with a shared cache of so many bytes, on a chip whose memory is 8 channels of DDR4."""
+    base = load_machine(hw).machine
+    slow = CHANGES["8 channels of DDR4 or HBM2"](base)
+    yield f"| {hw}, 8 channels of DDR4 | " + " | ".join(f"{what} ({model})" for what, model in LAYERS.items()) + " |"
+    yield "|---" * (len(LAYERS) + 1) + "|"
+    for size in SHARED_SIZES:
+        for caches in ("cold", "warm") if size else ("",):
+            cache = (
+                f"memory.l2={{size_bytes: {size // SHARED_SLICES}, slices: {SHARED_SLICES}, ways: 16, mshrs: 128, "
+                "hit_latency_cycles: 60, bytes_per_cycle: 64}"
+            )
+            cells = []
+            for model in LAYERS.values():
+                record = api.run(model, hw, settings=[*slow, cache] if size else slow, caches=caches).record
+                cells.append(f"{record.total_cycles:,}, {record.dram_bytes.sum() / 1e6:,.1f} MB")
+            yield f"| {f'{size >> 20} MiB, {caches}' if size else 'no cache'} | " + " | ".join(cells) + " |"
+
+
 # The same for chips of which the memory is described, with generators in the place of their cores.
 MEMORY_CHANGES: dict[str, Callable[[MemoryChip], list[str]]] = {
     "as it is": lambda c: [],
@@ -250,6 +273,7 @@ TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "options": options_table, "efficiency": efficiency_table,
     "sensitivity tpu-v3": lambda: sensitivity_table("tpu-v3"),
     "sensitivity gemmini-16x16": lambda: sensitivity_table("gemmini-16x16"),
+    "shared": shared_table,
     "generators v100": lambda: generators_table("v100"),
     "generators ascend-910b1": lambda: generators_table("ascend-910b1"),
     "cores": cores_table,
