@@ -14,7 +14,8 @@ class Cache(Part):
     """One cache, or one slice of a sliced one: set-associative lines of sectors.
 
     A miss of a present line fetches the sectors that are asked for only. `mshrs` lines may be on their way at once,
-    each with up to `mshr_targets` requests that wait for it.
+    each with up to `mshr_targets` requests that wait for it. Consecutive sectors lie in consecutive `banks`, which all
+    together deliver `bytes_per_cycle`: a lookup a cycle, if the banks of its sectors are free.
     """
 
     size_bytes: Annotated[int, Field(gt=0, le=1 << 34)]
@@ -24,7 +25,7 @@ class Cache(Part):
     replacement: Literal["lru", "plru", "fifo", "random"] = "lru"
     write: Literal["back", "through"] = "back"
     write_allocate: bool = True
-    banks: Count = 1
+    banks: Annotated[int, Field(gt=0, le=1024)] = 1
     hit_latency_cycles: Positive
     bytes_per_cycle: Positive  # of a slice
     mshrs: Count = 64

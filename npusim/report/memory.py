@@ -16,6 +16,7 @@ WHAT_IF = 1.2  # the bandwidth of the hint, against the machine's
 SHOWN_REGIONS = 12
 SHARED_COUNTERS = (
     "reads", "writes", "read_bytes", "write_bytes", "hits", "misses", "merged", "fills", "write_backs", "stalls",
+    "conflict_cycles",
     "dram_read_bytes", "dram_written_bytes", "link_bytes",
 )  # fmt: skip
 

@@ -14,12 +14,18 @@ L2 = (
 )
 
 
-def test_networks_and_caches_that_nothing_simulates_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"memory.network: .*leave it out"):
+def test_program_machines_take_a_shared_cache_and_with_it_a_network() -> None:
+    with pytest.raises(ConfigError, match=r"memory.network: .*describe memory.l2, or leave memory.network out"):
         load_machine("tpu-v3", [CROSSBAR])
-    with pytest.raises(ConfigError, match=r"memory.l2: .*leave it out"):
-        load_machine("tpu-v3", [L2])
-    assert load_chip("v100").chip.memory.l2 is not None
+    found = load_machine("tpu-v3", [L2, CROSSBAR]).machine.memory
+    assert found.l2 is not None and found.l2.slices == 2 and found.network is not None
+
+
+def test_program_machines_report_the_faults_of_a_shared_cache() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_machine("tpu-v3", [L2, "memory.l2.partitions=3", "memory.l2.sector_bytes=48", "memory.l2.ways=7"])
+    for word in ("slices: 2 do not divide among 3", "sector_bytes: 48 does not divide", "not a whole number of sets"):
+        assert f"memory.l2.{word}" in str(caught.value) or word in str(caught.value)
 
 
 @pytest.mark.parametrize(("changes", "words"), [

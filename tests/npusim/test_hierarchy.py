@@ -96,6 +96,7 @@ def test_latencies_of_the_ways_come_on_top() -> None:
     (), PARTS, ("memory.l2.write=through",), ("memory.l2.write=through", "memory.l2.write_allocate=false", *PARTS),
     ("memory.l2.replicate=false", "memory.l2.far_bytes_per_cycle=8", *PARTS), ("memory.l2.slices=3",),
     ("memory.l2.slices=6", "memory.l2.partitions=3", "memory.l2.size_bytes=6144"), ("memory.l2.mshrs=1", *PARTS),
+    ("memory.l2.banks=8", *PARTS),
 ], ids=str)  # fmt: skip
 @pytest.mark.parametrize("gap_fs", [200_000, 20_000_000])
 def test_each_request_is_answered_once_and_bytes_are_conserved(changes: tuple[str, ...], gap_fs: int) -> None:
@@ -118,7 +119,8 @@ def test_each_request_is_answered_once_and_bytes_are_conserved(changes: tuple[st
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 1000), step_fs=st.integers(100_001, 40_000_000), window=st.integers(1, 80),
-    gap_fs=st.sampled_from([300_000, 3_000_000, 100_000_000]), parts=st.sampled_from([(), PARTS]),
+    gap_fs=st.sampled_from([300_000, 3_000_000, 100_000_000]),
+    parts=st.sampled_from([(), PARTS, ("memory.l2.banks=8", *PARTS)]),
     model=st.sampled_from([(), IDEAL]),
 )  # fmt: skip
 def test_no_cut_of_time_changes_an_answer(
@@ -182,6 +184,43 @@ def test_hits_come_at_the_rate_of_the_slices() -> None:
     rows = [(t + 10**11, *rest) for t, *rest in stream(8000, 32768)]
     assert 0.95 * 4 * 64 < rate(found, rows) <= 4 * 64
     assert found.state.summary()["misses"] == before
+
+
+@pytest.mark.parametrize(
+    ("banks", "sectors", "cycles"),
+    [
+        (1, (0, 1, 2, 3), 1),  # a sector of 32 bytes a cycle, less than the 64 that it could deliver
+        (4, (0, 1, 2, 3), 1),  # each from another bank, which takes two cycles
+        (4, (0, 2, 0, 2), 1),
+        (4, (1, 1, 1, 1), 2),  # all from the same bank
+        (8, (0, 1, 2, 3), 1),
+        (8, (3, 3, 3, 3), 4),
+        (8, (0, 4, 0, 4), 2),  # the line after the next lies in the same banks again
+    ],
+)
+def test_sectors_of_one_bank_wait_for_each_other(banks: int, sectors: tuple[int, ...], cycles: int) -> None:
+    """Sectors of lines that have been read before: the time between two answers is that of their banks."""
+    found, count = bench(f"memory.l2.banks={banks}", "memory.l2.slices=1"), 200
+    found.ask([(0, 0, 0, 512, 0)])
+    start = 10**11
+    rows = [(start, 0, 32 * sectors[i % 4], 32, 0) for i in range(count)]
+    before = found.state.summary()["conflict_cycles"]
+    times = sorted(time for time, _ in found.ask(rows).values())
+    begins, free = [0], dict.fromkeys(range(banks), 0)
+    for i in range(count):
+        begins.append(max(begins[-1] + 1, free[sectors[i % 4] % banks]))
+        free[sectors[i % 4] % banks] = begins[-1] + max(1, banks * 32 // 64)
+    assert [time - times[0] for time in times] == [(begin - begins[1]) * CYCLE_FS for begin in begins[1:]]
+    assert abs((begins[-1] - begins[1]) - (count - 1) * cycles) <= 1
+    assert (found.state.summary()["conflict_cycles"] > before) == (cycles > 1)
+
+
+@pytest.mark.parametrize("banks", [1, 2, 4, 8])
+def test_banks_do_not_change_the_rate_of_whole_lines(banks: int) -> None:
+    found = bench(f"memory.l2.banks={banks}")
+    found.ask(stream(256, 32768, per_cycle=1))
+    rows = [(t + 10**11, *rest) for t, *rest in stream(8000, 32768)]
+    assert 0.95 * 4 * 64 < rate(found, rows) <= 4 * 64
 
 
 def test_misses_come_at_the_rate_of_the_dram() -> None:

@@ -28,7 +28,8 @@ DRAM_HEAP = 6  # no room in the DRAM's heap: grow it
  H_CREDITS, H_WINDOW,                             # writes on their way to the DRAM, a slice
  H_MARGIN,                                        # rows of a table that one event may need
  H_NET, H_NET_Q, H_NET_R,                         # NET_*; a cycle of the network, as Q and R
- H_GROUPS, H_COUNT) = range(30)                   # groups of cores: ports from H_CORES on
+ H_GROUPS,                                        # groups of cores: ports from H_CORES on
+ H_BANKS, H_COUNT) = range(31)                    # of a slice
 NET_NONE, NET_CORES, NET_ALL = range(3)  # what a network links: nothing; cores and slices; memory controllers too
 
 # Words of `now`.
@@ -37,10 +38,12 @@ NET_NONE, NET_CORES, NET_ALL = range(3)  # what a network links: nothing; cores 
 
 # Columns of `slices`. Queues: 0 from the cores, 1 from other partitions, so that neither waits for the other.
 (S_FIRST0, S_FIRST1, S_LAST0, S_LAST1, S_TURN, S_BUSY, S_AWAKE, S_BLOCKED, S_SINCE, S_WRITES,
- S_HITS, S_MISSES, S_MERGED, S_FILLS, S_WRITE_BACKS, S_STALLS, S_STALL_CYCLES, S_BYTES, S_FAR, S_COUNT) = range(20)
+ S_HITS, S_MISSES, S_MERGED, S_FILLS, S_WRITE_BACKS, S_STALLS, S_STALL_CYCLES, S_BYTES, S_FAR, S_CONFLICT_CYCLES,
+ S_COUNT) = range(21)
+S_BANK0 = S_COUNT  # behind the others: the cycle from which each bank is free
 SLICE_COUNTERS = {"hits": S_HITS, "misses": S_MISSES, "merged": S_MERGED, "fills": S_FILLS,
                   "write_backs": S_WRITE_BACKS, "stalls": S_STALLS, "stall_cycles": S_STALL_CYCLES,
-                  "bytes": S_BYTES, "far": S_FAR}
+                  "bytes": S_BYTES, "far": S_FAR, "conflict_cycles": S_CONFLICT_CYCLES}
 
 # Columns of `rows`; the first two are those of a target of caches.mshr.
 R_NEXT, R_NEED = T_NEXT, T_NEED

@@ -14,8 +14,11 @@ from npusim.memory.hierarchy.answers import finish, give_back
 from npusim.memory.hierarchy.clock import row_of, schedule
 from npusim.memory.hierarchy.layout import (
     ENTRY_DROP,
+    FAR_CYCLE,
+    H_BANKS,
     H_CREDITS,
     H_FAR_OUT,
+    H_LINE,
     H_PARTS,
     H_PER,
     H_Q,
@@ -37,9 +40,11 @@ from npusim.memory.hierarchy.layout import (
     R_WHOLE,
     R_WRITE,
     S_AWAKE,
+    S_BANK0,
     S_BLOCKED,
     S_BUSY,
     S_BYTES,
+    S_CONFLICT_CYCLES,
     S_FAR,
     S_FIRST0,
     S_HITS,
@@ -93,14 +98,19 @@ def serve_next(
 ) -> None:  # fmt: skip
     """Serve one row of a slice's queues, and wake again when the next can follow; block when none can go on."""
     slices[s, S_AWAKE] = 0
-    turn = slices[s, S_TURN]
+    turn, conflict = slices[s, S_TURN], FAR_CYCLE
     for i in range(2):
         queue = turn ^ i
         row = slices[s, S_FIRST0 + queue]
         if row == 0:
             continue
+        if params[H_BANKS] > 1:
+            free = _banks_free(params, slices, s, rows[row, R_LINE], rows[row, R_SECTORS])
+            if free > cycle:
+                conflict = min(conflict, free)
+                continue
         after, since = rows[row, R_NEXT], rows[row, R_SINCE]
-        size = rows[row, R_BYTES]
+        size, line, sectors = rows[row, R_BYTES], rows[row, R_LINE], rows[row, R_SECTORS]
         if not _serve(
             geometry, tags, marks, links, sets, seeds, limits, entries, heads, params, now, slices, wheel, rows,
             asked, far, counters, requests, ring, responses, heap, s, row, cycle, (cycle - since) * params[H_Q],
@@ -109,15 +119,50 @@ def serve_next(
         slices[s, S_FIRST0 + queue] = after
         slices[s, S_TURN] = 1 - queue
         slices[s, S_BYTES] += size
-        while size > 0:  # a few times: faster than a division
-            size -= params[H_RATE]
+        if params[H_BANKS] > 1:
+            _take_banks(params, slices, s, line, sectors, cycle)
             cycle += 1
+        else:
+            while size > 0:  # a few times: faster than a division
+                size -= params[H_RATE]
+                cycle += 1
         slices[s, S_BUSY] = cycle
         wake(now, slices, wheel, rows, s, cycle)
+        return
+    if conflict < FAR_CYCLE:
+        slices[s, S_AWAKE] = 1
+        slices[s, S_CONFLICT_CYCLES] += conflict - cycle
+        schedule(now, wheel, rows, 1 + s, conflict)
         return
     if slices[s, S_FIRST0] or slices[s, S_FIRST0 + 1]:
         slices[s, S_BLOCKED], slices[s, S_SINCE] = 1, cycle
         slices[s, S_STALLS] += 1
+
+
+@inlined
+def _banks_free(params: Array, slices: Array, s: int, line: int, sectors: int) -> int:
+    """The cycle from which all banks that hold sectors of a line are free."""
+    bank, free = line << (params[H_LINE] - params[H_SECTOR]), 0
+    while sectors:
+        if sectors & 1:
+            free = max(free, slices[s, S_BANK0 + bank % params[H_BANKS]])
+        sectors >>= 1
+        bank += 1
+    return int(free)
+
+
+@inlined
+def _take_banks(params: Array, slices: Array, s: int, line: int, sectors: int, cycle: int) -> None:
+    """Occupy the banks of a line's sectors, one sector after the other in each; all banks together have the rate."""
+    bank, each = line << (params[H_LINE] - params[H_SECTOR]), params[H_BANKS] << params[H_SECTOR]
+    for i in range(min(params[H_BANKS], 1 << (params[H_LINE] - params[H_SECTOR]))):
+        count, mask = 0, sectors >> i
+        while mask:
+            count += mask & 1
+            mask >>= params[H_BANKS]
+        if count:
+            place = S_BANK0 + (bank + i) % params[H_BANKS]
+            slices[s, place] = cycle + (count * each + params[H_RATE] - 1) // params[H_RATE]
 
 
 @inlined

@@ -140,8 +140,8 @@ def make_hierarchy(
     parts = 1 if shared is None else shared.partitions
     return HierarchyState(
         make_caches(caches, slices, parts), make_mshrs(2 * slices, caches.mshrs, caches.mshr_targets), params, now,
-        np.zeros((slices, at.S_COUNT), np.int64), np.zeros((at.WHEEL, at.W_COUNT), np.int64), rows, asked,
-        np.zeros((parts * parts, at.F_COUNT), np.int64), counters,
+        np.zeros((slices, at.S_COUNT + caches.banks), np.int64), np.zeros((at.WHEEL, at.W_COUNT), np.int64), rows,
+        asked, np.zeros((parts * parts, at.F_COUNT), np.int64), counters,
         make_memory(_Chip(memory, clock_mhz), regions=regions), make_port(), send, back, send, networks,
         no_arrays() if networks is None else networks.arrays, group_table(groups, cores, memory),
     )  # fmt: skip
@@ -174,7 +174,7 @@ def _fill_shared(params: Array, memory: Memory, clock_mhz: float) -> None:
         at.H_FILL: shared.fill_latency_cycles, at.H_FAR_OUT: shared.far_latency_cycles // 2,
         at.H_FAR_BACK: shared.far_latency_cycles - shared.far_latency_cycles // 2,
         at.H_FAR_RATE: shared.far_bytes_per_cycle or 0, at.H_REPLICATE: shared.replicate, at.H_CREDITS: shared.mshrs,
-        at.H_WINDOW: shared.miss_latency_cycles + shared.fill_latency_cycles,
+        at.H_WINDOW: shared.miss_latency_cycles + shared.fill_latency_cycles, at.H_BANKS: shared.banks,
     }  # fmt: skip
     for word, value in figures.items():
         params[word] = value
