@@ -152,6 +152,15 @@ def dram_bytes_per_cycle(machine: Machine) -> Fraction:
     return bytes_per_tick * ticks_per_cycle
 
 
+def shared_bytes_per_cycle(machine: Machine) -> Fraction:
+    """Return the bytes a core cycle that all slices of the shared cache deliver together; 0 without one."""
+    shared = machine.memory.l2
+    if shared is None:
+        return Fraction(0)
+    clock = Fraction(round((shared.clock_mhz or machine.clock_mhz) * 1000), round(machine.clock_mhz * 1000))
+    return shared.slices * shared.bytes_per_cycle * clock
+
+
 def ridge(machine: Machine, dtype: str) -> float:
     """Return the arithmetic intensity, FLOP a DRAM byte (two a MAC), at which the two roofs meet."""
     return float(2 * macs_per_cycle(machine, dtype) / dram_bytes_per_cycle(machine))

@@ -5,7 +5,9 @@ its path, plus the launch cost. `analytic` adds what the hardware cannot avoid: 
 really uses, vector work, what DRAM loses on streams (read off the cycle level, npusim.memory.efficiency), the rate of
 the copy paths, and once a launch the fill and drain (latency of the first bytes, of the array, of the last write).
 Units overlap perfectly: a launch is as long as its busiest unit. Bytes are each tensor once; what tiling reads again is
-seen only by `cycle`. Sources: Williams et al., CACM 2009 (roofline); isa.cost.
+seen only by `cycle`. A shared cache carries all bytes, the DRAM behind it what surely does not fit: of what is read and
+of what is written, what is more than the cache holds; `analytic` also reads weights and inputs of the model from there.
+Sources: Williams et al., CACM 2009 (roofline); isa.cost.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from isa.cost import ceil_div, dram_bytes_per_cycle, latency_cycles, load_cycles
+from isa.cost import ceil_div, dram_bytes_per_cycle, latency_cycles, load_cycles, shared_bytes_per_cycle
 from isa.dtypes import dtype
 from isa.errors import ConfigError
 from isa.machine import Machine, Path
@@ -36,8 +38,8 @@ SELECTING = frozenset({"Gather", "GatherElements", "GatherND", "Slice", "Split"}
 
 @dataclass(frozen=True)
 class Work:
-    """What one launch must do: MACs and the array rows they stream, vector FLOP, bytes from and to DRAM and, last, from
-    and to the host, cores."""
+    """What one launch must do: MACs and the array rows they stream, vector FLOP, bytes that the cores read and write,
+    cores, bytes from and to the host, and of those read and written the ones that get to the DRAM."""
 
     macs: int
     streams: int
@@ -47,6 +49,7 @@ class Work:
     write_bytes: int
     cores: int
     host_bytes: tuple[int, int] = (0, 0)
+    dram_bytes: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def estimate(program: Program, machine: Machine, fidelity: str) -> Record:
             work = work_of(program, launch, machine, tensors, padded=fidelity == "analytic")
             busy = analytic_cycles(work, machine) if fidelity == "analytic" else roofline_cycles(work, machine)
             body = busy.total
-            dram[i], macs[i] = (work.read_bytes, work.write_bytes), work.macs
+            dram[i], macs[i] = work.dram_bytes, work.macs
             _count_paths(paths[i], machine, work)
             _fill_states(states[i], params, busy, work)
         now += gap + body
@@ -115,31 +118,46 @@ def work_of(program: Program, launch: Array, machine: Machine, tensors: Mapping[
     macs = max(operator.macs, operator.padded_macs) if padded else operator.macs
     # An operand type that the array does not know is converted first, at best to its fastest one.
     passes = matrix.passes.get(operator.dtype, min(matrix.passes.values()))
-    read, written = _dram_bytes(operator, tensors)
+    read, written, fresh = _dram_bytes(operator, tensors)
     flops = max(0, operator.flops - 2 * operator.macs)
     names = (operator.inputs, operator.outputs)
     sides = [[t for n in side if (t := tensors.get(n)) is not None and t.space == "host"] for side in names]
     once = operator.min_bytes > 0
     sent, returned = (sum(_size(t) for t in side) if once else 0 for side in sides)
     streams = ceil_div(macs, matrix.rows * matrix.cols)
-    return Work(macs, streams, Fraction(str(passes)), flops, read, written, cores, (sent, returned))
+    behind = _behind(machine, read, written, fresh if padded else 0)
+    return Work(macs, streams, Fraction(str(passes)), flops, read, written, cores, (sent, returned), behind)
 
 
-def _dram_bytes(operator: Operator, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
-    """Bytes that the operator must read from DRAM and write there, each tensor once."""
+def _behind(machine: Machine, read_bytes: int, write_bytes: int, fresh_bytes: int) -> tuple[int, int]:
+    """Bytes that the DRAM behind a shared cache must deliver and take of those that the cores read and write, of which
+    `fresh_bytes` are read for the first time; all without a cache."""
+    shared = machine.memory.l2
+    if shared is None:
+        return read_bytes, write_bytes
+    room = shared.size_bytes * shared.slices
+    kept = 0 if shared.write == "through" else room
+    return max(fresh_bytes, read_bytes - room, 0), max(0, write_bytes - kept)
+
+
+def _dram_bytes(operator: Operator, tensors: Mapping[str, Tensor]) -> tuple[int, int, int]:
+    """Bytes that the operator must read from DRAM and write there, each tensor once, and of those read the weights and
+    inputs of the model."""
     if operator.min_bytes == 0:  # a further launch of an operator that was counted before
-        return 0, 0
+        return 0, 0, 0
     sides = [[tensors[n] for n in names if n in tensors] for names in (operator.inputs, operator.outputs)]
     known = sum(_size(t) for side in sides for t in side)
     read, written = (sum(_size(t) for t in side if t.space == "dram") for side in sides)
+    fresh = sum(_size(t) for t in sides[0] if t.space == "dram" and t.role in ("weight", "input"))
     for name in operator.inputs:
         if name not in tensors:  # a constant in a form of the compiler's own, whose name begins with the old one
             stored = sum(_size(t) for t in tensors.values() if t.name.startswith(f"{name}.") and t.space == "dram")
             read += min(stored, max(0, operator.min_bytes - known))
+            fresh += min(stored, max(0, operator.min_bytes - known))
             known += stored
     if SELECTING & set(operator.op_type.split("+")):
         read = min(read, sum(_size(t) for t in sides[1]))
-    return read, written
+    return read, written, min(read, fresh)
 
 
 def _size(tensor: Tensor) -> int:
@@ -150,9 +168,15 @@ def roofline_cycles(work: Work, machine: Machine) -> Busy:
     """The launch on the whole chip at its peaks."""
     matrix = machine.core.matrix
     pes = machine.cores * matrix.count * matrix.rows * matrix.cols
-    size = work.read_bytes + work.write_bytes
-    dma = max(math.ceil(size / dram_bytes_per_cycle(machine)), _host_cycles(work, machine))
+    dma = math.ceil(sum(work.dram_bytes) / dram_bytes_per_cycle(machine))
+    dma = max(dma, _shared_cycles(work, machine), _host_cycles(work, machine))
     return Busy(math.ceil(work.macs * work.passes / pes), 0, dma)
+
+
+def _shared_cycles(work: Work, machine: Machine) -> int:
+    """Cycles in which the shared cache carries all bytes at its peak; 0 without one."""
+    peak = shared_bytes_per_cycle(machine)
+    return math.ceil((work.read_bytes + work.write_bytes) / peak) if peak else 0
 
 
 def dram_efficiency(machine: Machine, read_bytes: int = 1, write_bytes: int = 0) -> Fraction:
@@ -165,9 +189,13 @@ def dram_efficiency(machine: Machine, read_bytes: int = 1, write_bytes: int = 0)
 
 
 def access_cycles(machine: Machine) -> int:
-    """Core cycles from a request to its first bytes: the way there and back, activation, column access, burst."""
+    """Core cycles from a request to its first bytes: the way there and back, through a shared cache if there is one,
+    activation, column access, burst."""
     memory, dram, timing = machine.memory, machine.memory.dram, machine.memory.dram.timing
     way = memory.request_latency_cycles + memory.response_latency_cycles
+    if memory.l2 is not None:
+        missed = memory.l2.hit_latency_cycles + memory.l2.miss_latency_cycles + memory.l2.fill_latency_cycles
+        way += math.ceil(missed * machine.clock_mhz / (memory.l2.clock_mhz or machine.clock_mhz))
     if memory.model == "ideal":
         return way
     ticks = timing.nRCDRD + timing.nCL + dram.burst_length // dram.data_rate
@@ -179,10 +207,9 @@ def analytic_cycles(work: Work, machine: Machine) -> Busy:
     core, matrix, vector = machine.core, machine.core.matrix, machine.core.vector
     streams = ceil_div(work.streams, work.cores * matrix.count)
     lanes = vector.lanes * vector.sublanes * vector.alus * work.cores if vector else work.cores
-    size = work.read_bytes + work.write_bytes
-    reached = dram_efficiency(machine, work.read_bytes, work.write_bytes)
-    dma = math.ceil(size / (dram_bytes_per_cycle(machine) * reached))
-    dma = max(dma, _host_cycles(work, machine))
+    reached = dram_efficiency(machine, *work.dram_bytes)
+    dma = math.ceil(sum(work.dram_bytes) / (dram_bytes_per_cycle(machine) * reached))
+    dma = max(dma, _shared_cycles(work, machine), _host_cycles(work, machine))
     fill = 0
     for path, moved in zip(_dram_paths(machine), (work.read_bytes, work.write_bytes)):
         if path is not None and moved:

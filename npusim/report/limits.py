@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from isa.cost import shared_bytes_per_cycle
 from isa.dtypes import DTYPES, dtype
 from isa.machine import CHIP_SPACES, Machine, Path
 from isa.program import LAUNCH_HOST, Program
@@ -75,14 +76,6 @@ def path_peak(machine: Machine, path: Path) -> float:
     return path.bytes_per_cycle * engines * machine.cores
 
 
-def shared_peak(machine: Machine) -> float:
-    """Bytes a core cycle that all slices of the shared cache deliver together; 0 without one."""
-    shared = machine.memory.l2
-    if shared is None:
-        return 0.0
-    return shared.slices * shared.bytes_per_cycle * (shared.clock_mhz or machine.clock_mhz) / machine.clock_mhz
-
-
 def operation(dtype_name: str) -> str:
     """What rates of a dtype count: FLOP, or OP for integers."""
     return "FLOP" if dtype_name not in DTYPES or dtype(dtype_name).is_float else "OP"
@@ -104,7 +97,7 @@ def levels(result: Result) -> tuple[Level, ...]:
         key = f"{path.src}_to_{path.dst}"
         found.append(Level(key, label, path_peak(machine, path), path_kind(path), path.src, path.dst))
     if machine.memory.l2 is not None:
-        found.append(Level(SHARED, machine.memory.l2.label, shared_peak(machine), "memory"))
+        found.append(Level(SHARED, machine.memory.l2.label, float(shared_bytes_per_cycle(machine)), "memory"))
     if result.program.launches["link_bytes"].any() and not any(level.kind == "host link" for level in found):
         home = machine.activation_space
         label = f"{space_label(machine, home)} ↔ host"

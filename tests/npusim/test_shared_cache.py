@@ -85,6 +85,22 @@ def test_refused(hw: str, caches: str, fidelity: str, words: str) -> None:
         run(MODEL, hw, caches=caches, fidelity=fidelity)
 
 
+@pytest.mark.parametrize("hw", ["tiny", "gemmini-16x16", "tpu-v3"])
+@pytest.mark.parametrize("model", ["add:512x512", "gemm:16x512x512", "gemm:128x256x512"])
+@pytest.mark.parametrize("size", [4096, 1 << 20])
+def test_no_run_is_faster_than_its_roofline(hw: str, model: str, size: int) -> None:
+    """Whatever the cache holds at the start: its own rate, and the DRAM's for what it cannot hold."""
+    more = f"memory.l2.size_bytes={size}"
+    roofline, analytic = (shared(more, hw=hw, model=model, fidelity=f) for f in ("roofline", "analytic"))
+    assert roofline.record.total_cycles <= analytic.record.total_cycles
+    for caches in ("cold", "warm"):
+        result = shared(more, hw=hw, model=model, caches=caches)
+        assert roofline.record.total_cycles <= result.record.total_cycles
+        read, written = (int(n) for n in result.record.dram_bytes.sum(axis=0))
+        least = [int(n) for n in roofline.record.dram_bytes.sum(axis=0)]
+        assert least[0] <= read and least[1] <= written + cache_of(result)["dirty_bytes"]
+
+
 def test_closed_forms_refuse_contents() -> None:
     with pytest.raises(ConfigError, match="--resident-weights: fidelity analytic"):
         shared(caches="weights", fidelity="analytic")
