@@ -83,14 +83,15 @@ def _compute_roofs(profile: Profile) -> list[Roof]:
 
 
 def _memory_roofs(profile: Profile) -> list[Roof]:
-    """DRAM, the host link and the on-chip paths that carried most for operators of the chip; a level without such
-    traffic has no roof to show."""
+    """DRAM, the shared cache, the host link and the on-chip paths that carried most for operators of the chip; a level
+    without such traffic has no roof to show."""
     hertz = limits.clock_hz(profile.machine)
     moved = [0, *(sum(r.level_bytes[lv.key] for r in profile.rows if not r.on_host) for lv in profile.levels[1:])]
     used = [i for i, lv in enumerate(profile.levels) if lv.kind != "memory" and moved[i]]
     used.sort(key=lambda i: (profile.levels[i].kind != "host link", -moved[i]))
     links = [i for i in used if profile.levels[i].kind == "host link"]
-    chosen = [0, *[i for i in used if i not in links[1:]][:MAX_INNER_ROOFS]]
+    shared = [i for i, lv in enumerate(profile.levels) if lv.key == limits.SHARED and moved[i]]
+    chosen = [0, *[i for i in (*shared, *used) if i not in links[1:]][:MAX_INNER_ROOFS]]
     return [Roof(profile.levels[i].label, profile.levels[i].peak * hertz, profile.levels[i].key) for i in chosen]
 
 

@@ -10,6 +10,8 @@ import pytest
 from isa.errors import ConfigError
 from npusim import run
 from npusim.record import Result
+from npusim.report.profile import Profile
+from npusim.report.roofs import roofline
 
 SHARED = (
     "memory.l2.size_bytes=65536", "memory.l2.slices=4", "memory.l2.ways=8", "memory.l2.hit_latency_cycles=20",
@@ -45,6 +47,15 @@ def test_dram_sees_each_byte_once_where_all_fits() -> None:
     assert cache["read_bytes"] + cache["write_bytes"] == asked
     assert cache["dirty_bytes"] + cache["dram_written_bytes"] == OPERAND
     assert cache["dram_written_bytes"] == int(result.record.dram_bytes[:, 1].sum()) == 0
+
+
+def test_reports_have_a_level_of_the_cache() -> None:
+    """Its bytes are those of the paths through it, its roof is the rate of its slices."""
+    result = shared(TILE)
+    (row,) = result.operators
+    assert row.level_bytes["l2"] == path_bytes(result) > row.dram_bytes
+    roofs = {roof.label: roof.value for roof in roofline(Profile(result)).memory}
+    assert roofs["L2"] == 4 * 32 * 1e9
 
 
 def test_size_decides_traffic() -> None:
