@@ -103,16 +103,21 @@ UNROLL = 32  # loads of a thread in flight in gpu-cache
 L2_UNROLL = 8
 
 
-def private_reads(size_bytes: int, element_bytes: int, warp_size: int) -> Pattern:
-    """One block of 256 threads a core, all of which read the same `size_bytes` over and over (gpu-cache)."""
+def private_reads(size_bytes: int, element_bytes: int, warp_size: int, *, sweeps: int = 0, phases: int = 1) -> Pattern:
+    """One block of 256 threads a core, all of which read the same `size_bytes` so many times (gpu-cache; 0: for ever).
+
+    The blocks begin at `phases` different places.
+    """
     step = CACHE_BLOCK * element_bytes
+    loops = -(-sweeps * size_bytes // (step * UNROLL))
     rows = program(
         {"op": OP_LOAD, "bytes": warp_size * element_bytes, "warp_stride": warp_size * element_bytes, "count": UNROLL,
          "step": step, "size": size_bytes},
         {"op": OP_WAIT, "count": ADD_CYCLES},
-        {"op": OP_LOOP, "base": 0},
+        {"op": OP_LOOP, "base": 0, "count": loops},
+        {"op": OP_END},
     )  # fmt: skip
-    return Pattern(rows, CACHE_BLOCK // warp_size, 1)
+    return Pattern(rows, CACHE_BLOCK // warp_size, 1, phases=phases)
 
 
 def shared_reads(block_bytes: int, data_bytes: int, element_bytes: int, warp_size: int) -> Pattern:
