@@ -60,10 +60,10 @@ def pattern_of(row: Row, chip: MemoryChip) -> Pattern:
     assert warps is not None  # chip_of has looked
     element = ELEMENT.get(warps.size, ELEMENT[32])[test]
     if test == "private_l1":
-        return patterns.private_reads(
-            size, element, warps.size, sweeps=SWEEPS if in_part(size, chip) else 0,
-            phases=chip.cores if size <= near_bytes(chip) else 1,
-        )  # fmt: skip
+        if in_part(size, chip):
+            return patterns.private_reads(size, element, warps.size, sweeps=SWEEPS)
+        phases = chip.cores if size <= near_bytes(chip) else 1
+        return patterns.private_reads(size, element, warps.size, phases=phases)
     block = row.integer("kb_per_block") << 10
     return patterns.shared_reads(block, size, element, warps.size)
 
