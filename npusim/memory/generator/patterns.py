@@ -154,14 +154,10 @@ def chase(size_bytes: int, warp_size: int, seed: int, most: int) -> Pattern:
     return Pattern(rows, max(1, CHASE_THREADS // warp_size), 1, 1, chain.astype(np.int64), CHASE_BYTES)
 
 
-GATHER_WARPS = 16
-
-
 def gather(chain: Array) -> Pattern:
-    """One block on one core that loads all elements of a chain once, in order, as fast as it can: it fills caches."""
-    count = max(1, len(chain) // GATHER_WARPS)
-    rows = program({"op": OP_GATHER, "bytes": 8, "count": count}, {"op": OP_WAIT}, {"op": OP_END})
-    return Pattern(rows, GATHER_WARPS, 1, 1, chain, CHASE_BYTES, GATHER_WARPS)
+    """One warp on one core that loads all elements of a chain once, in order, as fast as it can: it fills caches."""
+    rows = program({"op": OP_GATHER, "bytes": 8, "count": len(chain)}, {"op": OP_WAIT}, {"op": OP_END})
+    return Pattern(rows, 1, 1, 1, chain, CHASE_BYTES)
 
 
 SWEEP_WARPS = 4
