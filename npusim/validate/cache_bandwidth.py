@@ -1,6 +1,10 @@
 """Kind `cache_bandwidth`: bytes that reach the cores a second by data set, as gpu-benches measures them.
 
-`private_l1` (gpu-cache): a block of 256 threads a core, and all blocks read the same data over and over.
+`private_l1` (gpu-cache): a block of 256 threads a core, and all blocks read the same data over and over. Where each
+partition of the shared cache holds all of them, cores drift apart; else whoever is first fetches for those who follow,
+and the cores go in step. Of data a little larger than an L1 the fast warps keep theirs, until they have read all that
+they have to: there the whole kernel is simulated, in fewer sweeps.
+
 `shared_l2` (gpu-l2-cache): blocks of 1024 threads read `kb_per_block` each, out of a data set that they share.
 """
 
@@ -13,8 +17,9 @@ import numpy.typing as npt
 
 from isa.chip import MemoryChip
 from npusim.memory.generator import patterns
-from npusim.memory.generator.layout import K_LOAD_BYTES
+from npusim.memory.generator.layout import K_BLOCKS, K_LOAD_BYTES, P_BLOCK_LIMIT
 from npusim.memory.generator.patterns import Pattern
+from npusim.memory.generator.run import Run
 from npusim.validate.bench import Bench
 from npusim.validate.memory_run import cache_bytes, chip_of, giga_bytes_per_second, start_after, steady
 from npusim.validate.summary import Outcome
@@ -34,6 +39,9 @@ TESTS = ("private_l1", "shared_l2")
 ELEMENT = {32: {"private_l1": 4, "shared_l2": 8}, 64: {"private_l1": 16, "shared_l2": 16}}
 CYCLES = (8_000, 40_000)  # of the steady part
 LEAST_BYTES = 24 << 20
+KEPT = 2  # L1s: of a larger data set no warp keeps anything
+SWEEPS = 24  # of a whole kernel, the first not timed
+WHOLE_STEP = 250  # cycles
 
 
 def name_of(row: Row) -> str:
@@ -52,9 +60,23 @@ def pattern_of(row: Row, chip: MemoryChip) -> Pattern:
     assert warps is not None  # chip_of has looked
     element = ELEMENT.get(warps.size, ELEMENT[32])[test]
     if test == "private_l1":
-        return patterns.private_reads(size, element, warps.size)
+        if in_part(size, chip):
+            return patterns.private_reads(size, element, warps.size, sweeps=SWEEPS)
+        phases = chip.cores if size <= near_bytes(chip) else 1
+        return patterns.private_reads(size, element, warps.size, phases=phases)
     block = row.integer("kb_per_block") << 10
     return patterns.shared_reads(block, size, element, warps.size)
+
+
+def near_bytes(chip: MemoryChip) -> int:
+    """Bytes that every core can have in its own partition of the shared cache."""
+    return cache_bytes(chip) // chip.memory.l2.partitions if chip.memory.l2 is not None else 0
+
+
+def in_part(size: int, chip: MemoryChip) -> bool:
+    """Whether an L1 is too small for the data, but may keep those of some warps."""
+    l1 = chip.core.l1
+    return l1 is not None and l1.size_bytes < size < KEPT * l1.size_bytes
 
 
 def roof(size: int, chip: MemoryChip, test: str) -> float:
@@ -69,9 +91,11 @@ def roof(size: int, chip: MemoryChip, test: str) -> float:
 
 
 def filler(size: int, chip: MemoryChip) -> Pattern:
-    """All cores read the data once together, the last of it that the shared cache holds: so it is at the start."""
+    """The cores of every partition read the data once together, the last that the shared cache holds: as it starts."""
+    l2 = chip.memory.l2
     assert chip.core.warps is not None  # chip_of has looked
-    return patterns.sweep(size, min(size, cache_bytes(chip) * 5 // 4), chip.cores, chip.core.warps.size)
+    cores = chip.cores // (l2.partitions if l2 is not None else 1)
+    return patterns.sweep(size, min(size, cache_bytes(chip) * 5 // 4), cores, chip.core.warps.size)
 
 
 def warmed(size: int, chip: MemoryChip, pattern: Pattern) -> Callable[[Array], bool]:
@@ -81,13 +105,28 @@ def warmed(size: int, chip: MemoryChip, pattern: Pattern) -> Callable[[Array], b
     return lambda counters: bool(counters[K_LOAD_BYTES] >= 2 * once)
 
 
+def whole(run: Run, once_bytes: int, blocks: int) -> tuple[int, int]:
+    """Run so many blocks to their end; returns bytes and cycles after the first `once_bytes`, which find empty L1s."""
+    run.state.params[P_BLOCK_LIMIT] = blocks
+    counters = run.advance(WHOLE_STEP)
+    while counters[K_LOAD_BYTES] < once_bytes:
+        counters = run.advance(WHOLE_STEP)
+    first, before = run.cycle, counters[K_LOAD_BYTES]
+    while counters[K_BLOCKS] < blocks:
+        counters = run.advance(WHOLE_STEP)
+    return int(counters[K_LOAD_BYTES] - before), run.cycle - first
+
+
 def measure(row: Row, bench: Bench) -> Outcome:
     """Simulate the reads of a row."""
     chip = chip_of(row, bench)
     measured, pattern = row.positive("effective_gb_per_s"), pattern_of(row, chip)
     size = row.integer("data_set_kb") << 10
     run = start_after(chip, filler(size, chip), pattern)
-    loaded, cycles = steady(run, K_LOAD_BYTES, warm=warmed(size, chip, pattern), least=LEAST_BYTES, cycles=CYCLES)
+    if row.text("test") == "private_l1" and in_part(size, chip):
+        loaded, cycles = whole(run, size * chip.cores, chip.cores)
+    else:
+        loaded, cycles = steady(run, K_LOAD_BYTES, warm=warmed(size, chip, pattern), least=LEAST_BYTES, cycles=CYCLES)
     simulated = giga_bytes_per_second(loaded, cycles, chip)
     peak = giga_bytes_per_second(int(1000 * roof(size, chip, row.text("test"))), 1000, chip)
     return Outcome(measured, simulated, "GB/s", roofline=peak)

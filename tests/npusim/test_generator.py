@@ -41,6 +41,7 @@ from npusim.memory.generator.layout import (
     K_STORE_BYTES,
     K_WARPS,
     K_WRITES,
+    W_LOOPS,
     X_BLOCK,
 )
 from npusim.memory.generator.patterns import OP_END, OP_LOAD, OP_LOOP, OP_STORE, OP_WAIT, Pattern, program
@@ -161,6 +162,34 @@ def test_misses_in_flight_bound_the_bandwidth() -> None:
     assert 4 * 20 * 0.95 <= lines <= 4 * 20
 
 
+# Few misses in flight, of which eight warps want 64 at once.
+CROWDED = {"op": OP_LOAD, "bytes": 128, "warp_stride": 1 << 20, "count": 8, "step": 128}
+
+
+@pytest.mark.parametrize(("schedulers", "slow"), [(4, 4), (2, 6), (8, 0)])
+def test_schedulers_have_turns_and_send_their_first_warp_first(schedulers: int, slow: int) -> None:
+    """The first warps of all schedulers are equally fast; the others have what they leave, and that is less."""
+    changes = ("core.l1.mshrs=8", f"core.warps.schedulers={schedulers}")
+    run = start(loads(CROWDED, {"op": OP_WAIT}, {"op": OP_LOOP}, warps=8), *changes)
+    run.advance(4000)
+    loops = run.state.warps[:, W_LOOPS].tolist()
+    first, others = loops[:schedulers], loops[schedulers:]
+    assert len(others) == slow and min(first) >= 10 and max(first) - min(first) <= 1
+    assert all(warp < 0.8 * min(first) for warp in others)
+
+
+@pytest.mark.parametrize(("schedulers", "least", "most"), [(4, 0.5, 1), (8, 0, 0.1)])
+def test_an_l1_keeps_what_fast_warps_read(schedulers: int, least: float, most: float) -> None:
+    """Nine eighths of an L1, swept by warps in step, find nothing; warps that run ahead of the others find theirs."""
+    changes = ("core.l1.size_bytes=8192", "core.l1.ways=64", "core.l1.mshrs=4", f"core.warps.schedulers={schedulers}")
+    body = {"op": OP_LOAD, "bytes": 128, "warp_stride": 128, "count": 4, "step": 1024, "size": 9216}
+    run = start(loads(body, {"op": OP_WAIT}, {"op": OP_LOOP, "count": 90}, {"op": OP_END}, warps=8), *changes, limit=1)
+    run.drain()
+    counters = run.state.counters
+    assert counters[K_LOAD_BYTES] == 8 * 90 * 4 * 128
+    assert least <= counters[K_HITS] / (counters[K_LOAD_BYTES] / 128) <= most
+
+
 @pytest.mark.parametrize(("stores", "lines"), [(4, 1), (8, 2)])
 def test_stores_without_an_answer_bound_the_bandwidth(stores: int, lines: int) -> None:
     body = {"op": OP_STORE, "bytes": 128, "warp_stride": 1 << 20, "count": 8, "step": 128}
@@ -232,6 +261,10 @@ def test_a_run_in_pieces_is_the_same_run() -> None:
 def test_what_does_not_fit_a_core_is_refused() -> None:
     with pytest.raises(ConfigError, match="4 blocks of 32 warps on 2 cores; a core has room for 4 blocks and 8 warps"):
         start(patterns.stream("read", 1024, 4, 32))
+    with pytest.raises(ConfigError, match="63 warps on a core of 1 schedulers; at most 62 each: give more schedulers"):
+        start(
+            Pattern(patterns.stream("read", 32, 1, 32).rows, 63, 1), "core.warps.resident=64", "core.warps.schedulers=1"
+        )
     with pytest.raises(ConfigError, match="have no warps"):
         machine = load_chip("ascend-910b1").chip
         assert isinstance(machine, MemoryChip)
@@ -266,6 +299,17 @@ def test_shared_reads_interleave_the_blocks_of_a_run() -> None:
 def test_private_reads_go_round_the_data_of_all_blocks() -> None:
     pattern = patterns.private_reads(2048, 4, 32)
     assert addresses(pattern, 7, 3, 1) == [(3 * 128 + i * 1024) % 2048 for i in range(32)]
+
+
+def test_private_reads_end_after_their_sweeps() -> None:
+    counters = start(patterns.private_reads(8192, 4, 32, sweeps=8), "core.warps.resident=8", limit=2).advance(4000)
+    assert counters[K_BLOCKS] == 2 and counters[K_LOAD_BYTES] == 2 * 8 * 8192
+
+
+def test_private_reads_begin_at_so_many_places() -> None:
+    machine = chip()
+    state, _ = make_generator(machine, patterns.private_reads(1 << 20, 4, 32, phases=2))
+    assert state.warps[:, W_LOOPS].tolist() == [0] * 8 + [1] * 8
 
 
 def test_rows_know_their_columns() -> None:

@@ -13,19 +13,20 @@ Array = npt.NDArray[Any]
 (
     P_CORES, P_WARPS, P_COPIERS, P_SLOTS, P_SLOT_WARPS, P_BLOCK_CYCLES, P_WARP_CYCLES, P_ISSUE_CYCLES, P_LOAD_RATE,
     P_PORT_RATE, P_LINE, P_SECTOR, P_HIT_CYCLES, P_SEND_CYCLES, P_RETURN_CYCLES, P_STORES, P_LOADS, P_BLOCK_LIMIT,
-    P_CHAIN_BYTES, P_Q, P_R, P_F, P_CHAIN_STEP, P_COUNT,
-) = range(24)  # fmt: skip
+    P_CHAIN_BYTES, P_Q, P_R, P_F, P_CHAIN_STEP, P_SCHEDULERS, P_CORE_WARPS, P_COUNT,
+) = range(26)  # fmt: skip
 
 # A warp.
 (
-    W_STATE, W_PC, W_BLOCK, W_INDEX, W_SLOT, W_CORE, W_LOADS, W_DATA, W_LOOPS, W_REP, W_NEXT, W_ADDRESS, W_LEFT,
-    W_CHAIN, W_COLUMNS,
-) = range(15)  # fmt: skip
+    W_STATE, W_PC, W_BLOCK, W_INDEX, W_SLOT, W_CORE, W_LOADS, W_DATA, W_LOOPS, W_REP, W_SCHEDULER, W_BIT, W_ADDRESS,
+    W_LEFT, W_CHAIN, W_COLUMNS,
+) = range(16)  # fmt: skip
 IDLE, RUNNING, QUEUED, WAITING = 0, 1, 2, 3  # W_STATE: no work, has an event, in the load/store unit, for its loads
 
-# A core: its load/store unit, a queue of warps.
-C_HEAD, C_TAIL, C_STATE, C_FREE, C_IN_FREE, C_LOADS, C_STORES, C_COLUMNS = range(8)
-UNIT_IDLE, UNIT_BUSY, UNIT_BLOCKED = 0, 1, 2  # C_STATE: queue empty, has an event, waits for an answer
+# A core: its load/store unit; from C_WAITING on a word a scheduler, a bit (W_BIT) for each of its warps that waits.
+C_TURN, C_STATE, C_FREE, C_IN_FREE, C_LOADS, C_STORES, C_WAITING = range(7)
+WAITING_BITS = 62  # of such a word
+UNIT_IDLE, UNIT_BUSY, UNIT_BLOCKED = 0, 1, 2  # C_STATE: nobody waits, has an event, waits for an answer
 
 # A request in flight; its row is the tag at the port.
 F_CORE, F_KIND, F_ADDRESS, F_BYTES, F_NEXT, F_COLUMNS = range(6)  # F_CORE of a copy is the copier

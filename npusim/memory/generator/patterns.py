@@ -103,16 +103,21 @@ UNROLL = 32  # loads of a thread in flight in gpu-cache
 L2_UNROLL = 8
 
 
-def private_reads(size_bytes: int, element_bytes: int, warp_size: int) -> Pattern:
-    """One block of 256 threads a core, all of which read the same `size_bytes` over and over (gpu-cache)."""
+def private_reads(size_bytes: int, element_bytes: int, warp_size: int, *, sweeps: int = 0, phases: int = 1) -> Pattern:
+    """One block of 256 threads a core, all of which read the same `size_bytes` so many times (gpu-cache; 0: for ever).
+
+    The blocks begin at `phases` different places.
+    """
     step = CACHE_BLOCK * element_bytes
+    loops = -(-sweeps * size_bytes // (step * UNROLL))
     rows = program(
         {"op": OP_LOAD, "bytes": warp_size * element_bytes, "warp_stride": warp_size * element_bytes, "count": UNROLL,
          "step": step, "size": size_bytes},
         {"op": OP_WAIT, "count": ADD_CYCLES},
-        {"op": OP_LOOP, "base": 0},
+        {"op": OP_LOOP, "base": 0, "count": loops},
+        {"op": OP_END},
     )  # fmt: skip
-    return Pattern(rows, CACHE_BLOCK // warp_size, 1)
+    return Pattern(rows, CACHE_BLOCK // warp_size, 1, phases=phases)
 
 
 def shared_reads(block_bytes: int, data_bytes: int, element_bytes: int, warp_size: int) -> Pattern:
@@ -149,14 +154,10 @@ def chase(size_bytes: int, warp_size: int, seed: int, most: int) -> Pattern:
     return Pattern(rows, max(1, CHASE_THREADS // warp_size), 1, 1, chain.astype(np.int64), CHASE_BYTES)
 
 
-GATHER_WARPS = 16
-
-
 def gather(chain: Array) -> Pattern:
-    """One block on one core that loads all elements of a chain once, in order, as fast as it can: it fills caches."""
-    count = max(1, len(chain) // GATHER_WARPS)
-    rows = program({"op": OP_GATHER, "bytes": 8, "count": count}, {"op": OP_WAIT}, {"op": OP_END})
-    return Pattern(rows, GATHER_WARPS, 1, 1, chain, CHASE_BYTES, GATHER_WARPS)
+    """One warp on one core that loads all elements of a chain once, in order, as fast as it can: it fills caches."""
+    rows = program({"op": OP_GATHER, "bytes": 8, "count": len(chain)}, {"op": OP_WAIT}, {"op": OP_END})
+    return Pattern(rows, 1, 1, 1, chain, CHASE_BYTES)
 
 
 SWEEP_WARPS = 4

@@ -16,9 +16,7 @@ from npusim.memory.caches.mshr import T_NEXT
 from npusim.memory.generator.events import EV_COLUMNS, event_push
 from npusim.memory.generator.l1 import L1State, make_l1
 from npusim.memory.generator.layout import (
-    C_COLUMNS,
-    C_HEAD,
-    C_TAIL,
+    C_WAITING,
     E_ADDRESS,
     E_BYTES,
     E_COLUMNS,
@@ -39,6 +37,7 @@ from npusim.memory.generator.layout import (
     P_CHAIN_BYTES,
     P_CHAIN_STEP,
     P_COPIERS,
+    P_CORE_WARPS,
     P_CORES,
     P_COUNT,
     P_F,
@@ -51,6 +50,7 @@ from npusim.memory.generator.layout import (
     P_Q,
     P_R,
     P_RETURN_CYCLES,
+    P_SCHEDULERS,
     P_SECTOR,
     P_SEND_CYCLES,
     P_SLOT_WARPS,
@@ -59,13 +59,16 @@ from npusim.memory.generator.layout import (
     P_WARP_CYCLES,
     P_WARPS,
     UNIT_BUSY,
+    W_BIT,
     W_BLOCK,
     W_CHAIN,
     W_COLUMNS,
     W_CORE,
     W_INDEX,
     W_LOOPS,
+    W_SCHEDULER,
     W_SLOT,
+    WAITING_BITS,
     X_COUNT,
     X_FREE_FLIGHT,
     X_FREE_TARGET,
@@ -168,6 +171,12 @@ def _params(chip: MemoryChip, core: RequestCore, cores: int, warps: int, pattern
         raise ConfigError(f"{chip.name}: {cores * warps} warps; at most {MAX_WARPS}")
     params = np.zeros(P_COUNT, np.int64)
     params[P_CORES], params[P_WARPS] = cores, cores * warps
+    if warps > WAITING_BITS * threads.schedulers:
+        raise ConfigError(
+            f"{chip.name}: {warps} warps on a core of {threads.schedulers} schedulers; at most {WAITING_BITS} each: "
+            "give more schedulers (core.warps.schedulers) or smaller blocks"
+        )
+    params[P_SCHEDULERS], params[P_CORE_WARPS] = threads.schedulers, warps
     params[P_SLOTS], params[P_SLOT_WARPS] = cores * pattern.blocks_per_core, pattern.warps_per_block
     params[P_BLOCK_CYCLES], params[P_WARP_CYCLES] = threads.block_cycles, threads.warp_cycles
     params[P_ISSUE_CYCLES], params[P_LOAD_RATE] = unit.issue_cycles, unit.bytes_per_cycle
@@ -186,7 +195,7 @@ def _arrays(params: Array, pattern: Pattern, copies: Sequence[Copy], flights: in
         program=np.ascontiguousarray(pattern.rows),
         chain=np.ascontiguousarray(pattern.chain),
         warps=np.zeros((max(1, warps), W_COLUMNS), np.int64),
-        cores=np.zeros((max(1, cores), C_COLUMNS), np.int64),
+        cores=np.zeros((max(1, cores), C_WAITING + int(params[P_SCHEDULERS])), np.int64),
         slots=np.zeros(max(1, int(params[P_SLOTS])), np.int64),
         copiers=np.zeros((max(1, len(copies)), E_COLUMNS), np.int64),
         flights=np.zeros((max(1, flights), F_COLUMNS), np.int64),
@@ -196,7 +205,6 @@ def _arrays(params: Array, pattern: Pattern, copies: Sequence[Copy], flights: in
         other=np.zeros(X_COUNT, np.int64),
         counters=np.zeros(K_COUNT, np.int64),
     )
-    state.cores[:, C_HEAD] = state.cores[:, C_TAIL] = NONE
     state.flights[:, F_NEXT] = np.append(np.arange(1, len(state.flights)), NONE)
     state.targets[1:-1, T_NEXT] = np.arange(2, targets)
     state.other[X_FREE_FLIGHT], state.other[X_FREE_TARGET] = 0, 1
@@ -217,6 +225,9 @@ def _start_warps(state: GeneratorState, pattern: Pattern, cores: int, cycle: int
     state.warps[:, W_SLOT] = number // pattern.warps_per_block
     state.warps[:, W_INDEX] = number % pattern.warps_per_block
     state.warps[:, W_CORE] = number // (pattern.warps_per_block * per_core)
+    schedulers = max(1, int(state.params[P_SCHEDULERS]))
+    in_core = number % (pattern.warps_per_block * per_core)
+    state.warps[:, W_SCHEDULER], state.warps[:, W_BIT] = in_core % schedulers, 1 << in_core // schedulers
     if pattern.chain_step > 1:
         state.warps[:, W_CHAIN] = number % len(pattern.chain)
     state.other[X_NOW] = cycle

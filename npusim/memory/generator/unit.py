@@ -1,6 +1,10 @@
-"""The load/store unit of a core: it takes warps in turn, a line at a time, to the L1 and to the port.
+"""The load/store unit of a core: it takes accesses of warps, a line at a time, to the L1 and to the port.
 
-The unit is in order: what finds no room (misses in flight, stores without an answer) stops it until an answer comes.
+The schedulers of a core have turns; each sends the first of its waiting warps, by number. So not all warps are equally
+fast, and a data set that is larger than the L1 is not swept in step: what the fast warps read may stay in the L1.
+
+What finds no room (misses in flight, stores without an answer) stops the unit until an answer comes; then the unit
+chooses anew.
 """
 
 from __future__ import annotations
@@ -15,10 +19,11 @@ from npusim.memory.generator.events import event_push
 from npusim.memory.generator.l1 import HIT, MERGED, STALL, l1_load, l1_store, sectors_of
 from npusim.memory.generator.layout import (
     C_FREE,
-    C_HEAD,
     C_LOADS,
     C_STATE,
     C_STORES,
+    C_TURN,
+    C_WAITING,
     COPY,
     F_ADDRESS,
     F_BYTES,
@@ -35,6 +40,7 @@ from npusim.memory.generator.layout import (
     LOAD,
     N_WARP,
     NONE,
+    P_CORE_WARPS,
     P_F,
     P_HIT_CYCLES,
     P_ISSUE_CYCLES,
@@ -44,6 +50,7 @@ from npusim.memory.generator.layout import (
     P_PORT_RATE,
     P_Q,
     P_R,
+    P_SCHEDULERS,
     P_SECTOR,
     P_SEND_CYCLES,
     P_STORES,
@@ -54,12 +61,13 @@ from npusim.memory.generator.layout import (
     UNIT_BUSY,
     UNIT_IDLE,
     W_ADDRESS,
+    W_BIT,
     W_DATA,
     W_LEFT,
     W_LOADS,
-    W_NEXT,
     W_PC,
     W_REP,
+    W_SCHEDULER,
     W_STATE,
     WAITING,
     X_FREE_FLIGHT,
@@ -79,8 +87,8 @@ def unit_step(
     links: Array, sets: Array, limits: Array, entries: Array, heads: Array, requests: Array, ring: Array, c: int,
     cycle: int,
 ) -> None:  # fmt: skip
-    """Take one line of the access at the head of core `c`'s queue."""
-    w = cores[c, C_HEAD]
+    """Take one line of an access of a warp that waits on core `c`; one must."""
+    w = _next_warp(params, cores, c)
     address, left = warps[w, W_ADDRESS], warps[w, W_LEFT]
     bytes_here = min(left, params[P_LINE] - address % params[P_LINE])
     row = warps[w, W_PC]
@@ -104,15 +112,37 @@ def unit_step(
     warps[w, W_ADDRESS] = address + bytes_here
     warps[w, W_LEFT] = left - bytes_here
     if left == bytes_here:
-        cores[c, C_HEAD] = warps[w, W_NEXT]
+        scheduler = warps[w, W_SCHEDULER]
+        cores[c, C_WAITING + scheduler] &= ~warps[w, W_BIT]
+        cores[c, C_TURN] = scheduler + 1 if scheduler + 1 < params[P_SCHEDULERS] else 0
         busy = max(busy, params[P_ISSUE_CYCLES])
     cores[c, C_FREE] = cycle + busy
-    if cores[c, C_HEAD] == NONE:
+    if not _any_waits(params, cores, c):
         cores[c, C_STATE] = UNIT_IDLE
     else:
         event_push(events, size, cycle + busy, params[P_WARPS] + c)
     if left == bytes_here:
         _advance(params, program, chain, warps, cores, events, size, counters, w, cycle, row)
+
+
+@kernel
+def _next_warp(params: Array, cores: Array, c: int) -> int:
+    """The first waiting warp of the next scheduler that has one."""
+    schedulers, s = params[P_SCHEDULERS], cores[c, C_TURN]
+    while cores[c, C_WAITING + s] == 0:
+        s = s + 1 if s + 1 < schedulers else 0
+    waiting, n = cores[c, C_WAITING + s], 0
+    while (waiting >> n) & 1 == 0:
+        n += 1
+    return int(c * params[P_CORE_WARPS] + n * schedulers + s)
+
+
+@kernel
+def _any_waits(params: Array, cores: Array, c: int) -> bool:
+    waiting = 0
+    for s in range(params[P_SCHEDULERS]):
+        waiting |= cores[c, C_WAITING + s]
+    return bool(waiting != 0)
 
 
 @kernel

@@ -10,15 +10,13 @@ from npusim.jit import kernel
 from npusim.memory.generator.events import event_push
 from npusim.memory.generator.layout import (
     C_FREE,
-    C_HEAD,
     C_STATE,
-    C_TAIL,
+    C_WAITING,
     IDLE,
     K_BLOCKS,
     K_CHASES,
     K_WAIT_CYCLES,
     K_WARPS,
-    NONE,
     P_BLOCK_CYCLES,
     P_BLOCK_LIMIT,
     P_CHAIN_BYTES,
@@ -31,6 +29,7 @@ from npusim.memory.generator.layout import (
     UNIT_BUSY,
     UNIT_IDLE,
     W_ADDRESS,
+    W_BIT,
     W_BLOCK,
     W_CHAIN,
     W_CORE,
@@ -39,9 +38,9 @@ from npusim.memory.generator.layout import (
     W_LEFT,
     W_LOADS,
     W_LOOPS,
-    W_NEXT,
     W_PC,
     W_REP,
+    W_SCHEDULER,
     W_SLOT,
     W_STATE,
     WAITING,
@@ -141,15 +140,10 @@ def aim(params: Array, program: Array, chain: Array, warps: Array, w: int) -> No
 
 @kernel
 def enqueue(warps: Array, cores: Array, events: Array, size: Array, first_unit: int, w: int, cycle: int) -> None:
-    """Put a warp's access into the load/store unit of its core."""
+    """Let a warp's access wait for the load/store unit of its core."""
     c = warps[w, W_CORE]
     warps[w, W_STATE] = QUEUED
-    warps[w, W_NEXT] = NONE
-    if cores[c, C_HEAD] == NONE:
-        cores[c, C_HEAD] = w
-    else:
-        warps[cores[c, C_TAIL], W_NEXT] = w
-    cores[c, C_TAIL] = w
+    cores[c, C_WAITING + warps[w, W_SCHEDULER]] |= warps[w, W_BIT]
     if cores[c, C_STATE] == UNIT_IDLE:
         cores[c, C_STATE] = UNIT_BUSY
         event_push(events, size, max(cycle, cores[c, C_FREE]), first_unit + c)
