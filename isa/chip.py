@@ -80,17 +80,6 @@ class CoreGroup(RequestCore):
     count: Count
 
 
-class Placement(Part):
-    """Where arrays lie: their pages anywhere in the memory, granules of consecutive bytes on channels chosen at random.
-
-    A granule lies in one module, `granule_bytes / memory.interleave_bytes` neighbouring channels. Nothing of it is
-    published, so both are drawn from a fixed seed.
-    """
-
-    page_bytes: Positive
-    granule_bytes: Positive
-
-
 class MemoryChip(Part):
     """A chip as its memory sees it."""
 
@@ -103,12 +92,12 @@ class MemoryChip(Part):
     core: RequestCore
     other_cores: dict[str, CoreGroup] = Field(default_factory=dict)
     memory: Memory
-    placement: Placement | None = None  # none: arrays lie one behind the other
+    page_bytes: Positive | None = None  # arrays lie in pages, each anywhere in the memory; none: one behind the other
 
     @model_validator(mode="after")
     def _consistent(self) -> MemoryChip:
         faults = [*_core_faults(self), *_cache_faults(self), *_network_faults(self), *memory_faults(self.memory)]
-        faults += _placement_faults(self)
+        faults += _page_faults(self)
         if faults:
             raise ValueError("\n".join(faults))
         return self
@@ -172,22 +161,7 @@ def _network_faults(chip: MemoryChip) -> Iterator[str]:
         yield from shared_network_faults(memory.network, chip.all_cores, slices, memory.channels)
 
 
-def _placement_faults(chip: MemoryChip) -> Iterator[str]:
-    placement, memory = chip.placement, chip.memory
-    if placement is None:
-        return
-    page, granule, unit = placement.page_bytes, placement.granule_bytes, memory.interleave_bytes
-    if page & (page - 1) or page > memory.capacity_bytes:
-        yield (
-            f"placement.page_bytes: {page} is not a power of two of at most memory.capacity_bytes "
-            f"{memory.capacity_bytes}: use 2097152"
-        )
-    if unit & (unit - 1):
-        yield f"memory.interleave_bytes: {unit} is not a power of two, which placement needs: use 512"
-    elif granule % unit or memory.channels % (granule // unit or 1):
-        yield (
-            f"placement.granule_bytes: {granule} is not a whole number of memory.interleave_bytes {unit} that divides "
-            f"the {memory.channels} channels: use {unit}"
-        )
-    elif page % granule:
-        yield f"placement.granule_bytes: {granule} is more than placement.page_bytes {page}: use {unit}"
+def _page_faults(chip: MemoryChip) -> Iterator[str]:
+    page, capacity = chip.page_bytes, chip.memory.capacity_bytes
+    if page is not None and (page & (page - 1) or page > capacity):
+        yield f"page_bytes: {page} is not a power of two of at most memory.capacity_bytes {capacity}: use 2097152"

@@ -1,4 +1,4 @@
-"""Where arrays lie: every byte has its own place, pages lie anywhere, granules on modules chosen as if at random."""
+"""Where arrays lie: pages anywhere in the memory, granules on modules of channels as if chosen at random."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 from isa.chip import MemoryChip
 from isa.errors import ConfigError
 from isa.loader import load_chip
-from npusim.memory.controller.mapping import locate_all, make_map
-from npusim.memory.generator.physical import D_COUNT, RANKS, make_placement, physical
+from npusim.memory.controller.mapping import RANKS, channel_of, make_map
+from npusim.memory.generator.physical import make_pages, physical
 
 pytestmark = pytest.mark.kernels
 UNIT, GRANULE, PAGE, CHANNELS = 512, 1024, 2 << 20, 12
-MODULES = CHANNELS * UNIT // GRANULE
-WINDOW = RANKS * MODULES * GRANULE  # 3 MiB: not a whole number of pages
-PAGES = 8  # 16 MiB: five windows and a rest
+SPAN = GRANULE // UNIT
+WINDOW = RANKS * CHANNELS  # units
+PAGES = 8
 
 
 @functools.cache
@@ -30,85 +30,76 @@ def small(*changes: str) -> MemoryChip:
 
 
 @functools.cache
-def places_of_units() -> npt.NDArray[np.int64]:
-    places = make_placement(small())
-    return np.array([physical(places, unit * UNIT) for unit in range(PAGES * PAGE // UNIT)])
+def channels() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Channel, and number in it, of the units of three windows."""
+    dram = small().memory.dram
+    where = make_map(dram, CHANNELS, UNIT, "auto", "random", GRANULE)
+    places = np.array([channel_of(where, unit) for unit in range(3 * WINDOW)])
+    return places[:, 0], places[:, 1]
 
 
-def channels_of(addresses: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    memory = small().memory
-    where = make_map(memory.dram, memory.channels, memory.interleave_bytes, memory.controller.mapping, "rotate")
-    channel, bank, row = (np.zeros(len(addresses), np.int64) for _ in range(3))
-    locate_all(where, addresses, channel, bank, row)
-    return channel
+# ---- pages
+
+
+def test_every_page_has_a_place_of_its_own_and_not_that_of_its_number() -> None:
+    words = make_pages(small())
+    found = [physical(words, page * PAGE) for page in range(PAGES)]
+    assert sorted(found) == [page * PAGE for page in range(PAGES)] and found != sorted(found)
+
+
+def test_pages_stay_whole_and_what_lies_beyond_them_stays() -> None:
+    words = make_pages(small())
+    assert physical(words, 3 * PAGE + 777) == physical(words, 3 * PAGE) + 777
+    assert physical(words, 4 * PAGE - 1) == physical(words, 3 * PAGE) + PAGE - 1
+    assert physical(words, PAGES * PAGE - 1) < PAGES * PAGE
+    assert physical(words, PAGES * PAGE) == PAGES * PAGE
+
+
+def test_without_pages_addresses_stay() -> None:
+    words = make_pages(small("page_bytes=null"))
+    assert [physical(words, address) for address in (0, 5000, 1 << 40)] == [0, 5000, 1 << 40]
+
+
+@pytest.mark.parametrize("page", [3 << 20, 32 << 20])
+def test_pages_are_powers_of_two_that_fit(page: int) -> None:
+    with pytest.raises(ConfigError, match=f"page_bytes: {page} is not a power of two of at most .* 16777216: use"):
+        small(f"page_bytes={page}")
+
+
+# ---- channels drawn at random
 
 
 def test_every_unit_has_a_place_of_its_own() -> None:
-    assert sorted(places_of_units()) == list(range(0, PAGES * PAGE, UNIT))
-
-
-def test_bytes_of_a_unit_stay_together_and_what_lies_beyond_the_pages_stays() -> None:
-    places = make_placement(small())
-    assert physical(places, 5 * UNIT + 17) == physical(places, 5 * UNIT) + 17
-    assert physical(places, PAGES * PAGE - 1) < PAGES * PAGE
-    assert physical(places, PAGES * PAGE) == PAGES * PAGE
-
-
-def test_without_a_placement_addresses_stay() -> None:
-    places = make_placement(small("placement=null"))
-    assert [physical(places, address) for address in (0, 5000, 1 << 40)] == [0, 5000, 1 << 40]
+    channel, number = channels()
+    assert sorted(number * CHANNELS + channel) == list(range(3 * WINDOW))
 
 
 def test_a_granule_lies_in_the_channels_of_one_module() -> None:
-    channel = channels_of(places_of_units())
-    whole = places_of_units() < PAGES * PAGE // WINDOW * WINDOW
-    first, second = channel[0::2][whole[0::2]], channel[1::2][whole[0::2]]
-    assert (first % 2 == 0).all() and (second == first + 1).all()
+    channel, number = channels()
+    assert (channel[0::SPAN] % SPAN == 0).all() and (channel[1::SPAN] == channel[0::SPAN] + 1).all()
+    assert (number[1::SPAN] == number[0::SPAN]).all()
 
 
 def test_channels_are_even_over_a_window_and_uneven_over_what_is_in_flight() -> None:
-    addresses = places_of_units()
-    channel = channels_of(addresses)
-    window = addresses // WINDOW
-    for number in range(PAGES * PAGE // WINDOW):
-        assert set(np.bincount(channel[window == number])) == {RANKS}
+    channel, _ = channels()
+    for window in range(3):
+        assert set(np.bincount(channel[window * WINDOW : (window + 1) * WINDOW])) == {RANKS}
     in_flight = np.bincount(channel[: 40 * CHANNELS], minlength=CHANNELS)
-    assert in_flight.sum() == 40 * CHANNELS and in_flight.max() - in_flight.min() >= 8  # in turn: 40 each
+    assert in_flight.max() - in_flight.min() >= 8  # channels in turn: 40 each
 
 
-def test_windows_begin_with_different_modules() -> None:
-    """Arrays whose pages lie a window apart do not meet on the same channels all the way."""
-    places = make_placement(small("placement.page_bytes=8388608", "memory.capacity_bytes=16777216"))
-    pages = [int(places[D_COUNT + page]) for page in range(2)]
-    assert sorted(pages) == [0, 1]
-    inside = np.arange(0, WINDOW, GRANULE)
-    first, second = (
-        channels_of(np.array([physical(places, pages.index(0) * (8 << 20) + window * WINDOW + x) for x in inside]))
-        for window in (0, 1)
-    )
-    assert set((second - first) % CHANNELS) == {GRANULE // UNIT}
-
-
-def test_granules_of_a_module_keep_their_order_in_a_page() -> None:
+def test_a_channel_keeps_the_order_of_its_units() -> None:
     """Neighbours in a channel are neighbours in the array, so that streams find rows open."""
-    addresses = places_of_units()[: PAGE // UNIT]
-    channel = channels_of(addresses)
-    for c in range(CHANNELS):
-        rows = addresses[channel == c] // (UNIT * CHANNELS)
-        assert (np.diff(rows) > 0).all() and (np.diff(rows) == 1).mean() > 0.99
+    channel, number = channels()
+    assert all((np.diff(number[channel == c]) == 1).all() for c in range(CHANNELS))
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ("placement.page_bytes=3145728", r"placement.page_bytes: 3145728 is not a power of two"),
-        ("placement.page_bytes=33554432", r"of at most memory.capacity_bytes 16777216"),
-        ("placement.granule_bytes=768", r"placement.granule_bytes: 768 is not a whole number of .* 512"),
-        ("placement.granule_bytes=4096", r"divides the 12 channels: use 512"),
-        ("placement.page_bytes=512", r"placement.granule_bytes: 1024 is more than placement.page_bytes 512"),
-        ("memory.interleave_bytes=1536", r"memory.interleave_bytes: 1536 is not a power of two"),
-    ],
-)
-def test_what_cannot_be_placed(change: str, reason: str) -> None:
-    with pytest.raises(ConfigError, match=reason):
-        small(change)
+def test_windows_differ() -> None:
+    channel, _ = channels()
+    assert set((channel[WINDOW : 2 * WINDOW] - channel[:WINDOW]) % CHANNELS) == {SPAN}
+
+
+@pytest.mark.parametrize(("granule", "count"), [(768, 12), (256, 12), (4096, 12)])
+def test_granules_are_units_that_divide_the_channels(granule: int, count: int) -> None:
+    with pytest.raises(ConfigError, match=f"granule_bytes: {granule} .* {UNIT} that divides the {count} channels: use"):
+        make_map(small().memory.dram, count, UNIT, "auto", "random", granule)

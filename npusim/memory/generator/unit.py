@@ -75,7 +75,7 @@ Array = npt.NDArray[Any]
 
 @kernel
 def unit_step(
-    params: Array, places: Array, program: Array, chain: Array, warps: Array, cores: Array, flights: Array,
+    params: Array, pages: Array, program: Array, chain: Array, warps: Array, cores: Array, flights: Array,
     targets: Array, events: Array, size: Array, other: Array, counters: Array, geometry: Array, tags: Array,
     marks: Array, links: Array, sets: Array, limits: Array, entries: Array, heads: Array, requests: Array, ring: Array,
     c: int, cycle: int,
@@ -88,12 +88,12 @@ def unit_step(
     store = program[row, ROW_OP] == OP_STORE
     if store:
         taken = _store(
-            params, places, cores, flights, other, counters, geometry, tags, marks, links, sets, requests, ring, c,
+            params, pages, cores, flights, other, counters, geometry, tags, marks, links, sets, requests, ring, c,
             cycle, address, bytes_here,
         )  # fmt: skip
     else:
         taken = _load(
-            params, places, warps, cores, flights, targets, other, counters, geometry, tags, marks, links, sets, limits,
+            params, pages, warps, cores, flights, targets, other, counters, geometry, tags, marks, links, sets, limits,
             entries, heads, requests, ring, c, w, cycle, address, bytes_here,
         )  # fmt: skip
     if not taken:
@@ -141,7 +141,7 @@ def _advance(
 
 @kernel
 def _load(
-    params: Array, places: Array, warps: Array, cores: Array, flights: Array, targets: Array, other: Array,
+    params: Array, pages: Array, warps: Array, cores: Array, flights: Array, targets: Array, other: Array,
     counters: Array, geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, limits: Array,
     entries: Array, heads: Array, requests: Array, ring: Array, c: int, w: int, cycle: int, address: int,
     size_bytes: int,
@@ -173,7 +173,7 @@ def _load(
     cores[c, C_LOADS] += 1
     first, last = _span(absent, params[P_SECTOR])
     begin = line * params[P_LINE] + first
-    send(params, places, flights, other, counters, requests, ring, cycle, c, c, LOAD, begin, last - first)
+    send(params, pages, flights, other, counters, requests, ring, cycle, c, c, LOAD, begin, last - first)
     return True
 
 
@@ -190,7 +190,7 @@ def _span(sectors: int, sector_bytes: int) -> tuple[int, int]:
 
 @kernel
 def _store(
-    params: Array, places: Array, cores: Array, flights: Array, other: Array, counters: Array, geometry: Array,
+    params: Array, pages: Array, cores: Array, flights: Array, other: Array, counters: Array, geometry: Array,
     tags: Array, marks: Array, links: Array, sets: Array, requests: Array, ring: Array, c: int, cycle: int,
     address: int, size_bytes: int,
 ) -> bool:  # fmt: skip
@@ -203,13 +203,13 @@ def _store(
     l1_store(geometry, tags, marks, links, sets, c, line, touched)
     counters[K_STORE_BYTES] += size_bytes
     cores[c, C_STORES] += sectors
-    send(params, places, flights, other, counters, requests, ring, cycle, c, c, STORE, address, size_bytes)
+    send(params, pages, flights, other, counters, requests, ring, cycle, c, c, STORE, address, size_bytes)
     return True
 
 
 @kernel
 def send(
-    params: Array, places: Array, flights: Array, other: Array, counters: Array, requests: Array, ring: Array,
+    params: Array, pages: Array, flights: Array, other: Array, counters: Array, requests: Array, ring: Array,
     cycle: int, core: int, owner: int, kind: int, address: int, size_bytes: int,
 ) -> int:  # fmt: skip
     """Put a request of a core on the port and return its row of `flights`, which belongs to the `owner`: the core, or
@@ -225,7 +225,7 @@ def send(
     # Every request leaves the core as long after its cycle, so that they are in time order at the port.
     k = cycle + params[P_SEND_CYCLES]
     time_fs = k * params[P_Q] + (k * params[P_R]) // params[P_F]
-    ring_push(requests, ring, time_fs, core, physical(places, address), size_bytes, write, flight)
+    ring_push(requests, ring, time_fs, core, physical(pages, address), size_bytes, write, flight)
     return int(flight)
 
 
