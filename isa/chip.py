@@ -91,10 +91,11 @@ class MemoryChip(Part):
     core: RequestCore
     other_cores: dict[str, CoreGroup] = Field(default_factory=dict)
     memory: Memory
+    page_bytes: Positive | None = None  # arrays lie in pages, each anywhere in the memory; none: one behind the other
 
     @model_validator(mode="after")
     def _consistent(self) -> MemoryChip:
-        faults = [*_core_faults(self), *memory_faults(self.memory, self.all_cores)]
+        faults = [*_core_faults(self), *_page_faults(self), *memory_faults(self.memory, self.all_cores)]
         if faults:
             raise ValueError("\n".join(faults))
         return self
@@ -134,3 +135,9 @@ def _core_faults(chip: MemoryChip) -> Iterator[str]:
             yield f"{key}.warps.blocks: {core.warps.blocks} is more than the {core.warps.resident} resident warps"
         if core.l1 is not None:
             yield from cache_faults(f"{key}.l1", core.l1)
+
+
+def _page_faults(chip: MemoryChip) -> Iterator[str]:
+    page, capacity = chip.page_bytes, chip.memory.capacity_bytes
+    if page is not None and (page & (page - 1) or page > capacity):
+        yield f"page_bytes: {page} is not a power of two of at most memory.capacity_bytes {capacity}: use 2097152"

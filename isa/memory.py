@@ -114,7 +114,8 @@ class Controller(Part):
     posted_writes: bool = True  # a write is answered when it has a place in the queue, not when it is done
     write_done: Literal["data", "command"] = "data"  # when a write counts as done
     mapping: str = "auto"  # fields of a channel's address, highest bit to lowest above a burst, as in RoBaBgCoBg1
-    hashing: Literal["none", "rotate", "xor"] = "rotate"
+    hashing: Literal["none", "rotate", "xor", "random"] = "rotate"
+    granule_bytes: Annotated[int, Field(ge=1, le=65536)] = 1024  # random: bytes whose channels are drawn as one
 
 
 class Memory(Part):

@@ -31,7 +31,7 @@ COLUMNS = (
 COUNTED = {"init": 1, "read": 1, "scale": 2, "triad": 3, "3pt": 2, "5pt": 2}  # arrays whose bytes the benchmark counts
 MAX_BLOCK = 1024
 CYCLES = (12_000, 60_000)  # of the steady part
-BYTES = 12 << 20  # moved in the steady part, unless that takes too long
+BYTES = 24 << 20  # moved in the steady part, unless that takes too long: more than channels are uneven over
 FILLED = 200  # per cent of the shared cache that the stream has moved before
 
 

@@ -250,14 +250,15 @@ ORGANISATIONS = list({
 
 
 @pytest.mark.parametrize("name", ORGANISATIONS)
-@pytest.mark.parametrize("hashing", ["none", "rotate", "xor"])
+@pytest.mark.parametrize("hashing", ["none", "rotate", "xor", "random"])
 @pytest.mark.parametrize("mapping", MAPPINGS)
 def test_every_burst_has_a_place_of_its_own(name, mapping, hashing):
     """Neighbours, random bursts and powers of two all lie in different (channel, bank, row, column)."""
     dram, random = part(name), np.random.default_rng(4)
     columns = dram.page_bytes // dram.burst_bytes
     for channels, interleave in ((3, 1024), (8, 256)):
-        bits = make_map(dram, channels, max(interleave, dram.burst_bytes), mapping, hashing)
+        unit = max(interleave, dram.burst_bytes)
+        bits = make_map(dram, channels, unit, mapping, hashing, unit)
         bursts = {*range(1500), *random.integers(0, 1 << 20, 1500).tolist(), *(1 << i for i in range(22))}
         places = {place(bits, burst * dram.burst_bytes) for burst in bursts}
         assert len(places) == len(bursts)

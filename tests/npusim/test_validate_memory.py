@@ -144,7 +144,8 @@ PLATEAUS = [
     ("cache_bandwidth", "h100-pcie", "h100_pcie,private_l1,,42656,3663.8", 10),
     ("cache_bandwidth", "h100-pcie", "h100_pcie,shared_l2,512,5120,7122.9", 8),
     ("stream", "v100", "v100,init,1024,81920,100.0,895", 5), ("stream", "v100", "v100,read,1024,81920,100.0,866", 5),
-    ("stream", "v100", "v100,triad,1024,81920,100.0,814", 8), ("stream", "v100", "v100,read,32,2560,3.0,72", 5),
+    ("stream", "v100", "v100,triad,1024,81920,100.0,814", 5), ("stream", "v100", "v100,read,32,2560,3.0,72", 11),
+    ("stream", "v100", "v100,read,512,40960,50.0,746", 5), ("stream", "v100", "v100,scale,512,40960,50.0,784", 5),
 ]  # fmt: skip
 HEADERS = {"pointer_chase": CHASE, "cache_bandwidth": CACHE, "stream": STREAM}
 
@@ -164,7 +165,7 @@ def test_far_lines_cost_a_plateau_of_their_own(tmp_path: Path) -> None:
 
 
 def test_bandwidth_needs_enough_threads(tmp_path: Path) -> None:
-    """Twice the threads, nearly twice the bandwidth, until the DRAM is full."""
+    """Twice the threads, nearly twice the bandwidth; of the DRAM's 898 GB/s all threads reach the most, but not all."""
     rows = "".join(f"v100,read,{block},{80 * block},{block / 10.24:.1f},100\n" for block in (64, 128, 1024))
     low, twice, full = (line.outcome.simulated for line in run(tmp_path, "stream", STREAM + rows, "v100").lines)
-    assert 1.8 * low < twice <= 2 * low and 870 < full < 898.1
+    assert 1.8 * low < twice <= 2 * low and 840 < full < 880

@@ -4,7 +4,9 @@ A channel takes `interleave_bytes` at a time. What is left of the address is cut
 bits to the lowest: Ro row, Ba bank of a group, Bg bank group, Si stack id, Pc pseudo-channel, Co column; a number takes
 only that many bits of the field, lowest first (`RoCoBaBgCo2`). Hashing spreads power-of-two pitches: `rotate` adds all
 bits above to channel and bank (permutation-based interleaving, Zhang et al., MICRO 2000); `xor` combines each field
-with bits of the column, as the map MOP4CLXOR of Ramulator.
+with bits of the column, as the map MOP4CLXOR of Ramulator; `random` rotates banks, and draws the module (some
+neighbouring channels) of each granule from a fixed seed. Channels that take turns share any stream evenly; of what a
+GPU has in flight some seem to get more than others, so that more than bandwidth times latency keeps all of them busy.
 """
 
 from __future__ import annotations
@@ -28,16 +30,26 @@ CO, PC, SI, BG, BA, RO = range(6)
 # M_CHUNK_BITS: of the bursts that follow each other in one bank group. A run of whole rounds still goes round burst by
 # burst; what is less than a round stays in the bank of its chunk.
 (M_BURST_BITS, M_UNIT_BITS, M_CHANNELS, M_CHANNEL_BITS, M_HASH, M_TURN_BITS, M_CHUNK_BITS, M_RUN_BITS, M_PIECES,
- M_BANK_BITS, M_GROUP_BITS, M_STACK_BITS, M_PSEUDO_BITS, M_ROW_BITS, M_PIECE0) = range(15)  # fmt: skip
+ M_BANK_BITS, M_GROUP_BITS, M_STACK_BITS, M_PSEUDO_BITS, M_ROW_BITS, M_SPAN, M_PERIOD,
+ M_PIECE0) = range(17)  # fmt: skip
+# M_SPAN: units of a granule, M_PERIOD: granules of a window; behind the pieces `rank * modules + module` of each.
 CLIENT_BYTES = 64  # the least that most clients ask for at once: it should open one row
 MAX_PIECES = 12
-HASHES = ("none", "rotate", "xor")
-ROTATE, XOR = 1, 2
+M_TABLE = M_PIECE0 + 2 * MAX_PIECES
+RANKS = 512  # granules of a module in a window: many more than a stream ever has in flight there, so it looks endless
+SEED = 1
+HASHES = ("none", "rotate", "xor", "random")
+ROTATE, XOR, RANDOM = 1, 2, 3
 _PIECE = re.compile(r"(Ro|Ba|Bg|Si|Pc|Co)(\d*)")
 
 
-def make_map(part: DramPart, channels: int, interleave_bytes: int, mapping: str, hashing: str) -> Array:
-    """Return the map as int64 words; raises ConfigError for a map that leaves a field out or names one twice."""
+def make_map(
+    part: DramPart, channels: int, interleave_bytes: int, mapping: str, hashing: str, granule_bytes: int = 0
+) -> Array:  # fmt: skip
+    """Return the map as int64 words; raises ConfigError for a map that leaves a field out or names one twice.
+
+    Hashing `random` needs the bytes of a granule, a whole number of interleave units.
+    """
     bits = {
         "Co": _log2(part.page_bytes // part.burst_bytes, "memory.dram.page_bytes over the bytes of a burst"),
         "Bg": _log2(part.bank_groups, "memory.dram.bank_groups"),
@@ -46,7 +58,7 @@ def make_map(part: DramPart, channels: int, interleave_bytes: int, mapping: str,
         "Pc": _log2(part.pseudo_channels, "memory.dram.pseudo_channels"), "Ro": 62,
     }  # fmt: skip
     pieces = _pieces(default_mapping(part, interleave_bytes) if mapping == "auto" else mapping, bits)
-    words = np.zeros(M_PIECE0 + 2 * MAX_PIECES, np.int64)
+    words = np.zeros(M_TABLE, np.int64)
     words[M_BURST_BITS] = _log2(part.burst_bytes, "memory.dram: bytes of a burst")
     unit = max(1, interleave_bytes // part.burst_bytes)
     words[M_UNIT_BITS] = _log2(unit, "memory.interleave_bytes over the bytes of a burst")
@@ -60,7 +72,25 @@ def make_map(part: DramPart, channels: int, interleave_bytes: int, mapping: str,
         words[M_PIECE0 + 2 * i], words[M_PIECE0 + 2 * i + 1] = FIELDS.index(name), size
     if hashing != "xor":
         words[[M_TURN_BITS, M_CHUNK_BITS, M_RUN_BITS]] = _rounds(pieces, int(words[M_UNIT_BITS]))
-    return words
+    if hashing != "random":
+        return words
+    span = granule_bytes // interleave_bytes
+    if granule_bytes % interleave_bytes or span < 1 or channels % span:
+        raise ConfigError(
+            f"memory.controller.granule_bytes: {granule_bytes} is not a whole number of memory.interleave_bytes "
+            f"{interleave_bytes} that divides the {channels} channels: use {interleave_bytes}"
+        )
+    table = _places(channels // span)
+    words[[M_SPAN, M_PERIOD]] = span, len(table)
+    return np.concatenate([words, table])
+
+
+def _places(modules: int) -> Array:
+    """Rank and module of each granule of a window; a module keeps their order, so that neighbours share rows."""
+    module = np.random.default_rng(SEED).permutation(np.repeat(np.arange(modules), RANKS))
+    rank = np.empty_like(module)
+    rank[np.argsort(module, kind="stable")] = np.tile(np.arange(RANKS), modules)
+    return np.asarray(rank * modules + module)
 
 
 def _rounds(pieces: list[tuple[str, int]], unit_bits: int) -> tuple[int, int, int]:
@@ -131,9 +161,23 @@ def folded(value: int, bits: int) -> int:
 
 
 @inlined
+def _drawn(where: Array, unit: int, channels: int) -> tuple[int, int]:
+    """Windows differ by the module that they begin with."""
+    span, period = where[M_SPAN], where[M_PERIOD]
+    modules, granule = channels // span, unit // span
+    window = granule // period
+    place = where[M_TABLE + granule - window * period]
+    rank = place // modules
+    module = (place - rank * modules + window) % modules
+    return int(module * span + unit - granule * span), int(window * (period // modules) + rank)
+
+
+@inlined
 def channel_of(where: Array, unit: int) -> tuple[int, int]:
     """Return the channel of an interleave unit, and the unit's number in that channel."""
     channels = where[M_CHANNELS]
+    if where[M_HASH] == RANDOM:
+        return _drawn(where, unit, channels)
     upper = unit // channels
     c = unit - upper * channels
     if where[M_HASH] == ROTATE:
@@ -165,7 +209,7 @@ def locate(where: Array, local: int) -> tuple[int, int, int]:
             pseudo = value
         else:
             stack = value
-    if where[M_HASH] == ROTATE:
+    if where[M_HASH] == ROTATE or where[M_HASH] == RANDOM:
         bank, group = _rotated(where, bank, group, row)
     elif where[M_HASH] == XOR:
         pseudo, stack, group, bank, row = _xored(where, column, pseudo, stack, group, bank, row)

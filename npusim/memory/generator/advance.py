@@ -53,10 +53,10 @@ Array = npt.NDArray[Any]
 
 @kernel
 def generator_advance(
-    params: Array, program: Array, chain: Array, warps: Array, cores: Array, slots: Array, copiers: Array,
-    flights: Array, targets: Array, events: Array, size: Array, other: Array, counters: Array, geometry: Array,
-    tags: Array, marks: Array, links: Array, sets: Array, seeds: Array, limits: Array, entries: Array, heads: Array,
-    requests: Array, ring: Array, responses: Array, heap_state: Array, until: int,
+    params: Array, pages: Array, program: Array, chain: Array, warps: Array, cores: Array, slots: Array,
+    copiers: Array, flights: Array, targets: Array, events: Array, size: Array, other: Array, counters: Array,
+    geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, seeds: Array, limits: Array, entries: Array,
+    heads: Array, requests: Array, ring: Array, responses: Array, heap_state: Array, until: int,
 ) -> int:  # fmt: skip
     """Do all that is due before core cycle `until`; returns OK, or FULL when the ring has no room for a request."""
     answer = _answer_cycle(params, responses, heap_state, other[X_NOW])
@@ -82,12 +82,12 @@ def generator_advance(
             warp_step(params, program, chain, warps, cores, slots, events, size, other, counters, unit, event)
         elif unit < params[P_WARPS] + params[P_CORES]:
             unit_step(
-                params, program, chain, warps, cores, flights, targets, events, size, other, counters, geometry, tags,
-                marks, links, sets, limits, entries, heads, requests, ring, unit - params[P_WARPS], event,
+                params, pages, program, chain, warps, cores, flights, targets, events, size, other, counters, geometry,
+                tags, marks, links, sets, limits, entries, heads, requests, ring, unit - params[P_WARPS], event,
             )  # fmt: skip
         else:
             e = unit - params[P_WARPS] - params[P_CORES]
-            copier_step(params, copiers, flights, events, size, other, counters, requests, ring, e, event)
+            copier_step(params, pages, copiers, flights, events, size, other, counters, requests, ring, e, event)
     return OK
 
 

@@ -39,8 +39,8 @@ MILLI = 1000
 
 @kernel
 def copier_step(
-    params: Array, copiers: Array, flights: Array, events: Array, size: Array, other: Array, counters: Array,
-    requests: Array, ring: Array, e: int, cycle: int,
+    params: Array, pages: Array, copiers: Array, flights: Array, events: Array, size: Array, other: Array,
+    counters: Array, requests: Array, ring: Array, e: int, cycle: int,
 ) -> None:  # fmt: skip
     """Send the next request of engine `e`, or wait for an answer."""
     if copiers[e, E_LEFT] <= 0:
@@ -52,7 +52,7 @@ def copier_step(
     piece = min(copiers[e, E_BYTES], copiers[e, E_LEFT])
     kind = COPY + STORE if copiers[e, E_WRITE] else COPY
     core, address = copiers[e, E_CORE], copiers[e, E_ADDRESS]
-    send(params, flights, other, counters, requests, ring, cycle, core, e, kind, address, piece)
+    send(params, pages, flights, other, counters, requests, ring, cycle, core, e, kind, address, piece)
     copiers[e, E_FLIGHT] += 1
     copiers[e, E_LEFT] -= piece
     copiers[e, E_ADDRESS] += copiers[e, E_STEP]

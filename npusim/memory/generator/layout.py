@@ -58,6 +58,7 @@ class GeneratorState:
     """The arrays of a generator, in the order in which its kernels take them."""
 
     params: Array
+    pages: Array  # where each lies in memory (npusim.memory.generator.physical)
     program: Array
     chain: Array
     warps: Array

@@ -83,9 +83,9 @@ class Run:
         port, state = self.backend.port, self.state
         while True:
             status = generator_advance(  # type: ignore[call-arg]
-                state.params, state.program, state.chain, state.warps, state.cores, state.slots, state.copiers,
-                state.flights, state.targets, state.events, state.size, state.other, state.counters, *self.l1.arrays,
-                port.requests, port.ring, port.responses, port.heap_state, until,
+                state.params, state.pages, state.program, state.chain, state.warps, state.cores, state.slots,
+                state.copiers, state.flights, state.targets, state.events, state.size, state.other, state.counters,
+                *self.l1.arrays, port.requests, port.ring, port.responses, port.heap_state, until,
             )  # fmt: skip
             if status == OK:
                 return

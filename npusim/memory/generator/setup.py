@@ -76,6 +76,7 @@ from npusim.memory.generator.layout import (
     GeneratorState,
 )
 from npusim.memory.generator.patterns import ROW_COLUMNS, Pattern
+from npusim.memory.generator.physical import make_pages
 from npusim.memory.generator.warps import start_block
 
 Array = npt.NDArray[Any]
@@ -130,7 +131,7 @@ def make_generator(
     params = _params(chip, core, cores, warps, pattern)
     params[P_BLOCK_LIMIT], params[P_SEND_CYCLES] = block_limit, params[P_HIT_CYCLES] + send_cycles
     params[P_RETURN_CYCLES] = return_cycles
-    state = _arrays(params, pattern, (), (core.l1.mshrs + core.load_store.stores) * cores)
+    state = _arrays(params, make_pages(chip), pattern, (), (core.l1.mshrs + core.load_store.stores) * cores)
     _start_warps(state, pattern, cores, first_cycle)
     return state, make_l1(core.l1, cores)
 
@@ -145,7 +146,7 @@ def make_copiers(
     params[P_LINE] = params[P_SECTOR] = params[P_LOAD_RATE] = params[P_PORT_RATE] = 1
     params[P_SEND_CYCLES], params[P_RETURN_CYCLES] = send_cycles, return_cycles
     flights = sum(copy.engine.outstanding for copy in copies)
-    state = _arrays(params, Pattern(np.zeros((1, ROW_COLUMNS), np.int64), 1, 0), copies, flights)
+    state = _arrays(params, make_pages(chip), Pattern(np.zeros((1, ROW_COLUMNS), np.int64), 1, 0), copies, flights)
     for e, copy in enumerate(copies):
         event_push(state.events, state.size, first_cycle + copy.engine.startup_cycles, e)
     return state, make_l1(Cache(size_bytes=128, ways=1, hit_latency_cycles=1, bytes_per_cycle=1, mshrs=1), 1)
@@ -187,11 +188,12 @@ def _params(chip: MemoryChip, core: RequestCore, cores: int, warps: int, pattern
     return params
 
 
-def _arrays(params: Array, pattern: Pattern, copies: Sequence[Copy], flights: int) -> GeneratorState:
+def _arrays(params: Array, pages: Array, pattern: Pattern, copies: Sequence[Copy], flights: int) -> GeneratorState:
     warps, cores = int(params[P_WARPS]), int(params[P_CORES])
     targets = 1 + 4 * max(1, flights)  # row 0 is nobody
     state = GeneratorState(
         params=params,
+        pages=pages,
         program=np.ascontiguousarray(pattern.rows),
         chain=np.ascontiguousarray(pattern.chain),
         warps=np.zeros((max(1, warps), W_COLUMNS), np.int64),

@@ -74,6 +74,7 @@ from npusim.memory.generator.layout import (
     X_FREE_TARGET,
 )
 from npusim.memory.generator.patterns import OP_CHASE, OP_STORE, ROW_COUNT, ROW_OP
+from npusim.memory.generator.physical import physical
 from npusim.memory.generator.warps import aim, enqueue, resume
 from npusim.memory.port import ring_push
 
@@ -82,10 +83,10 @@ Array = npt.NDArray[Any]
 
 @kernel
 def unit_step(
-    params: Array, program: Array, chain: Array, warps: Array, cores: Array, flights: Array, targets: Array,
-    events: Array, size: Array, other: Array, counters: Array, geometry: Array, tags: Array, marks: Array,
-    links: Array, sets: Array, limits: Array, entries: Array, heads: Array, requests: Array, ring: Array, c: int,
-    cycle: int,
+    params: Array, pages: Array, program: Array, chain: Array, warps: Array, cores: Array, flights: Array,
+    targets: Array, events: Array, size: Array, other: Array, counters: Array, geometry: Array, tags: Array,
+    marks: Array, links: Array, sets: Array, limits: Array, entries: Array, heads: Array, requests: Array, ring: Array,
+    c: int, cycle: int,
 ) -> None:  # fmt: skip
     """Take one line of an access of a warp that waits on core `c`; one must."""
     w = _next_warp(params, cores, c)
@@ -95,12 +96,12 @@ def unit_step(
     store = program[row, ROW_OP] == OP_STORE
     if store:
         taken = _store(
-            params, cores, flights, other, counters, geometry, tags, marks, links, sets, requests, ring, c, cycle,
-            address, bytes_here,
+            params, pages, cores, flights, other, counters, geometry, tags, marks, links, sets, requests, ring, c,
+            cycle, address, bytes_here,
         )  # fmt: skip
     else:
         taken = _load(
-            params, warps, cores, flights, targets, other, counters, geometry, tags, marks, links, sets, limits,
+            params, pages, warps, cores, flights, targets, other, counters, geometry, tags, marks, links, sets, limits,
             entries, heads, requests, ring, c, w, cycle, address, bytes_here,
         )  # fmt: skip
     if not taken:
@@ -170,9 +171,10 @@ def _advance(
 
 @kernel
 def _load(
-    params: Array, warps: Array, cores: Array, flights: Array, targets: Array, other: Array, counters: Array,
-    geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, limits: Array, entries: Array, heads: Array,
-    requests: Array, ring: Array, c: int, w: int, cycle: int, address: int, size_bytes: int,
+    params: Array, pages: Array, warps: Array, cores: Array, flights: Array, targets: Array, other: Array,
+    counters: Array, geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, limits: Array,
+    entries: Array, heads: Array, requests: Array, ring: Array, c: int, w: int, cycle: int, address: int,
+    size_bytes: int,
 ) -> bool:  # fmt: skip
     """Look a piece of one line up, and ask for what is missing; False, and nothing done, when there is no room."""
     line = address // params[P_LINE]
@@ -201,7 +203,7 @@ def _load(
     cores[c, C_LOADS] += 1
     first, last = _span(absent, params[P_SECTOR])
     begin = line * params[P_LINE] + first
-    send(params, flights, other, counters, requests, ring, cycle, c, c, LOAD, begin, last - first)
+    send(params, pages, flights, other, counters, requests, ring, cycle, c, c, LOAD, begin, last - first)
     return True
 
 
@@ -218,9 +220,9 @@ def _span(sectors: int, sector_bytes: int) -> tuple[int, int]:
 
 @kernel
 def _store(
-    params: Array, cores: Array, flights: Array, other: Array, counters: Array, geometry: Array, tags: Array,
-    marks: Array, links: Array, sets: Array, requests: Array, ring: Array, c: int, cycle: int, address: int,
-    size_bytes: int,
+    params: Array, pages: Array, cores: Array, flights: Array, other: Array, counters: Array, geometry: Array,
+    tags: Array, marks: Array, links: Array, sets: Array, requests: Array, ring: Array, c: int, cycle: int,
+    address: int, size_bytes: int,
 ) -> bool:  # fmt: skip
     """Send a piece of one line on its way; False, and nothing done, when too many have no answer yet."""
     sector, line = params[P_SECTOR], address // params[P_LINE]
@@ -231,14 +233,14 @@ def _store(
     l1_store(geometry, tags, marks, links, sets, c, line, touched)
     counters[K_STORE_BYTES] += size_bytes
     cores[c, C_STORES] += sectors
-    send(params, flights, other, counters, requests, ring, cycle, c, c, STORE, address, size_bytes)
+    send(params, pages, flights, other, counters, requests, ring, cycle, c, c, STORE, address, size_bytes)
     return True
 
 
 @kernel
 def send(
-    params: Array, flights: Array, other: Array, counters: Array, requests: Array, ring: Array, cycle: int,
-    core: int, owner: int, kind: int, address: int, size_bytes: int,
+    params: Array, pages: Array, flights: Array, other: Array, counters: Array, requests: Array, ring: Array,
+    cycle: int, core: int, owner: int, kind: int, address: int, size_bytes: int,
 ) -> int:  # fmt: skip
     """Put a request of a core on the port and return its row of `flights`, which belongs to the `owner`: the core, or
     one of its copy engines. The caller has seen that both have room."""
@@ -253,7 +255,7 @@ def send(
     # Every request leaves the core as long after its cycle, so that they are in time order at the port.
     k = cycle + params[P_SEND_CYCLES]
     time_fs = k * params[P_Q] + (k * params[P_R]) // params[P_F]
-    ring_push(requests, ring, time_fs, core, address, size_bytes, write, flight)
+    ring_push(requests, ring, time_fs, core, physical(pages, address), size_bytes, write, flight)
     return int(flight)
 
 
