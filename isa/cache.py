@@ -14,8 +14,7 @@ class Cache(Part):
     """One cache, or one slice of a sliced one: set-associative lines of sectors.
 
     A miss of a present line fetches the sectors that are asked for only. `mshrs` lines may be on their way at once,
-    each with up to `mshr_targets` requests that wait for it. Consecutive sectors lie in consecutive `banks`, which all
-    together deliver `bytes_per_cycle`: a lookup a cycle, if the banks of its sectors are free.
+    each with up to `mshr_targets` requests that wait for it.
     """
 
     size_bytes: Annotated[int, Field(gt=0, le=1 << 34)]
@@ -25,7 +24,6 @@ class Cache(Part):
     replacement: Literal["lru", "plru", "fifo", "random"] = "lru"
     write: Literal["back", "through"] = "back"
     write_allocate: bool = True
-    banks: Annotated[int, Field(gt=0, le=1024)] = 1
     hit_latency_cycles: Positive
     bytes_per_cycle: Positive  # of a slice
     mshrs: Count = 64
@@ -36,11 +34,15 @@ class Cache(Part):
 class SharedCache(Cache):
     """A cache that all cores share: `slices` equal parts, chosen by hashed address bits, in `partitions`.
 
+    Consecutive sectors lie in consecutive `banks` of a slice, which all together deliver `bytes_per_cycle`: a lookup a
+    cycle, if the banks of its sectors are free.
+
     A core reaches its own partition at `hit_latency_cycles`; a line that lives in another partition costs
     `far_latency_cycles` more and is kept in both (`replicate`).
     """
 
     slices: Count
+    banks: Annotated[int, Field(gt=0, le=1024)] = 1
     partitions: Annotated[int, Field(gt=0, le=8)] = 1
     far_latency_cycles: Natural = 0
     far_bytes_per_cycle: Positive | None = None  # of the link between two partitions, each way

@@ -116,9 +116,9 @@ def make_hierarchy(
     params[at.H_DIRECT], params[at.H_CAPACITY], params[at.H_CORES] = shared is None, memory.capacity_bytes, cores
     send, back = memory.request_latency_cycles, memory.response_latency_cycles
     caches = shared or Cache(size_bytes=128, ways=1, hit_latency_cycles=1, bytes_per_cycle=1, mshrs=1)
-    slices = 1
+    slices = banks = 1
     if shared is not None:
-        slices = shared.slices
+        slices, banks = shared.slices, shared.banks
         _fill_shared(params, memory, clock_mhz)
         params[at.H_REQUEST], params[at.H_RESPONSE] = request_cycles, response_cycles
         if window_cycles:
@@ -140,8 +140,8 @@ def make_hierarchy(
     parts = 1 if shared is None else shared.partitions
     return HierarchyState(
         make_caches(caches, slices, parts), make_mshrs(2 * slices, caches.mshrs, caches.mshr_targets), params, now,
-        np.zeros((slices, at.S_COUNT + caches.banks), np.int64), np.zeros((at.WHEEL, at.W_COUNT), np.int64), rows,
-        asked, np.zeros((parts * parts, at.F_COUNT), np.int64), counters,
+        np.zeros((slices, at.S_COUNT + banks), np.int64), np.zeros((at.WHEEL, at.W_COUNT), np.int64), rows, asked,
+        np.zeros((parts * parts, at.F_COUNT), np.int64), counters,
         make_memory(_Chip(memory, clock_mhz), regions=regions), make_port(), send, back, send, networks,
         no_arrays() if networks is None else networks.arrays, group_table(groups, cores, memory),
     )  # fmt: skip
