@@ -22,10 +22,10 @@ CYCLE_FS = 1_000_000
 
 @functools.cache
 def chip(*changes: str) -> MemoryChip:
-    """A small chip at 1 GHz: four slices of 16 KiB in front of eight channels."""
+    """A small chip at 1 GHz: four slices of 16 KiB in front of eight channels, which take turns."""
     fields = (
         "clock_mhz=1000", f"cores={CORES}", "memory.channels=8", "memory.capacity_bytes=1073741824",
-        "memory.l2.clock_mhz=1000",
+        "memory.l2.clock_mhz=1000", "memory.controller.hashing=rotate",
         "memory.l2.slices=4", "memory.l2.size_bytes=16384", "memory.l2.ways=16",
         f"memory.l2.hit_latency_cycles={HIT}",
         f"memory.l2.miss_latency_cycles={MISS}", f"memory.l2.fill_latency_cycles={FILL}",
