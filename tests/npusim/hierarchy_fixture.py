@@ -22,7 +22,7 @@ CYCLE_FS = 1_000_000
 
 @functools.cache
 def chip(*changes: str) -> MemoryChip:
-    """A small chip at 1 GHz: four slices of 16 KiB in front of eight channels."""
+    """A small chip at 1 GHz: four slices of 16 KiB in front of eight channels, which take turns."""
     fields = (
         "clock_mhz=1000", f"cores={CORES}", "memory.channels=8", "memory.capacity_bytes=1073741824",
         "memory.l2.clock_mhz=1000", "memory.interleave_bytes=256", "memory.l2.slice_bytes=256",
