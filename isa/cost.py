@@ -161,6 +161,19 @@ def shared_bytes_per_cycle(machine: Machine) -> Fraction:
     return shared.slices * shared.bytes_per_cycle * clock
 
 
+def network_bytes_per_cycle(machine: Machine) -> Fraction:
+    """Return the bytes a core cycle that the links of cores and slices carry one way; 0 without a network.
+
+    All cores of a crossbar, ring, mesh or torus have a link of their own, and so have all slices.
+    """
+    network, shared = machine.memory.network, machine.memory.l2
+    if network is None or shared is None:
+        return Fraction(0)
+    clock = network.clock_mhz or shared.clock_mhz or machine.clock_mhz
+    ratio = Fraction(round(clock * 1000), round(machine.clock_mhz * 1000))
+    return min(machine.cores, shared.slices) * network.flit_bytes * ratio
+
+
 def ridge(machine: Machine, dtype: str) -> float:
     """Return the arithmetic intensity, FLOP a DRAM byte (two a MAC), at which the two roofs meet."""
     return float(2 * macs_per_cycle(machine, dtype) / dram_bytes_per_cycle(machine))

@@ -144,6 +144,12 @@ def memory_faults(memory: Memory, cores: int) -> Iterator[str]:
     yield from _dram_faults(memory)
     if memory.l2 is not None:
         yield from cache_faults("memory.l2", memory.l2)
+        total = memory.l2.size_bytes * memory.l2.slices
+        if total > memory.capacity_bytes:
+            yield (
+                f"memory.l2.size_bytes: {memory.l2.slices} slices hold {total} bytes, more than memory.capacity_bytes "
+                f"{memory.capacity_bytes}: set memory.l2.size_bytes, of a slice, to less"
+            )
     if memory.network is not None:
         slices = memory.l2.slices if memory.l2 is not None else 0
         yield from shared_network_faults(memory.network, cores, slices, memory.channels)

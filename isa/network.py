@@ -37,7 +37,7 @@ class Network(Part):
     buffer_flits: Annotated[int, Field(gt=0, le=4096)] = 8  # of a virtual channel
     ordered: bool = True  # packets of one pair stay in order: the target chooses the channel; false: any free channel
     through_first: bool | None = None  # flits on the way before those that enter; default: on rings
-    header_bytes: Natural = 8  # of a packet, before its data
+    header_bytes: Annotated[int, Field(ge=0, le=4096)] = 8  # of a packet, before its data
     columns: Annotated[int, Field(gt=0, le=64)] | None = None  # mesh, torus
     rows: Annotated[int, Field(gt=0, le=64)] | None = None  # default: as many as the nodes need
     stops: Annotated[int, Field(gt=0, le=4096)] | None = None  # routers of a ring; default: as many as the nodes need

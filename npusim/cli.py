@@ -145,6 +145,9 @@ def compile(model: str, program_path: Path, dump: Path | None, quiet: bool, **op
         )
         for assumption in built.assumptions:
             click.echo(f"assumed: {assumption}")
+        overrides = [setting for setting in options["settings"] if not setting.startswith("run.")]
+        if overrides:
+            click.echo(f"the file names its machine only: give `npusim sim` the same --set {' --set '.join(overrides)}")
 
 
 @main.command()

@@ -5,9 +5,9 @@ its path, plus the launch cost. `analytic` adds what the hardware cannot avoid: 
 really uses, vector work, what DRAM loses on streams (read off the cycle level, npusim.memory.efficiency), the rate of
 the copy paths, and once a launch the fill and drain (latency of the first bytes, of the array, of the last write).
 Units overlap perfectly: a launch is as long as its busiest unit. Bytes are each tensor once; what tiling reads again is
-seen only by `cycle`. A shared cache carries all bytes, the DRAM behind it what surely does not fit: of what is read and
-of what is written, what is more than the cache holds; `analytic` also reads weights and inputs of the model from there.
-Sources: Williams et al., CACM 2009 (roofline); isa.cost.
+seen only by `cycle`. A shared cache, which is empty at the start, carries all bytes, the DRAM behind it what surely is
+not there: weights and inputs of the model where they are first read, else what is read or written beyond what it holds.
+A network carries all bytes over the links of its ends. Sources: Williams et al., CACM 2009 (roofline); isa.cost.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from isa.cost import ceil_div, dram_bytes_per_cycle, latency_cycles, load_cycles, shared_bytes_per_cycle
+from isa.cost import (
+    ceil_div,
+    dram_bytes_per_cycle,
+    latency_cycles,
+    load_cycles,
+    network_bytes_per_cycle,
+    shared_bytes_per_cycle,
+)
 from isa.dtypes import dtype
 from isa.errors import ConfigError
 from isa.machine import Machine, Path
@@ -83,6 +90,7 @@ def estimate(program: Program, machine: Machine, fidelity: str) -> Record:
     span, dram = np.zeros((launches, 2), np.int64), np.zeros((launches, 2), np.int64)
     paths, macs = np.zeros((launches, len(machine.core.paths)), np.int64), np.zeros(launches, np.int64)
     tensors = {t.name: t for t in program.tensors}
+    seen: set[str] = set()
     now = 0
     for i, launch in enumerate(program.launches):
         gap = machine.launch_cycles
@@ -92,7 +100,7 @@ def estimate(program: Program, machine: Machine, fidelity: str) -> Record:
             body = int(launch["cycles"])
             states[i, :, :, CAUSE_ID["host"]] = body
         else:
-            work = work_of(program, launch, machine, tensors, padded=fidelity == "analytic")
+            work = work_of(program, launch, machine, tensors, seen, padded=fidelity == "analytic")
             busy = analytic_cycles(work, machine) if fidelity == "analytic" else roofline_cycles(work, machine)
             body = busy.total
             dram[i], macs[i] = work.dram_bytes, work.macs
@@ -107,8 +115,11 @@ def estimate(program: Program, machine: Machine, fidelity: str) -> Record:
     )
 
 
-def work_of(program: Program, launch: Array, machine: Machine, tensors: Mapping[str, Tensor], padded: bool) -> Work:
-    """The work of one kernel launch; without an operator there is nothing to go by, and so none."""
+def work_of(
+    program: Program, launch: Array, machine: Machine, tensors: Mapping[str, Tensor], seen: set[str], padded: bool
+) -> Work:
+    """The work of one kernel launch; without an operator there is nothing to go by, and so none. `seen` are the tensors
+    that earlier launches have read, to which it adds its own."""
     matrix = machine.core.matrix
     cores = int(launch["grid"])
     index = int(launch["operator"])
@@ -118,14 +129,14 @@ def work_of(program: Program, launch: Array, machine: Machine, tensors: Mapping[
     macs = max(operator.macs, operator.padded_macs) if padded else operator.macs
     # An operand type that the array does not know is converted first, at best to its fastest one.
     passes = matrix.passes.get(operator.dtype, min(matrix.passes.values()))
-    read, written, fresh = _dram_bytes(operator, tensors)
+    read, written, fresh = _dram_bytes(operator, tensors, seen)
     flops = max(0, operator.flops - 2 * operator.macs)
     names = (operator.inputs, operator.outputs)
     sides = [[t for n in side if (t := tensors.get(n)) is not None and t.space == "host"] for side in names]
     once = operator.min_bytes > 0
     sent, returned = (sum(_size(t) for t in side) if once else 0 for side in sides)
     streams = ceil_div(macs, matrix.rows * matrix.cols)
-    behind = _behind(machine, read, written, fresh if padded else 0)
+    behind = _behind(machine, read, written, fresh)
     return Work(macs, streams, Fraction(str(passes)), flops, read, written, cores, (sent, returned), behind)
 
 
@@ -140,23 +151,26 @@ def _behind(machine: Machine, read_bytes: int, write_bytes: int, fresh_bytes: in
     return max(fresh_bytes, read_bytes - room, 0), max(0, write_bytes - kept)
 
 
-def _dram_bytes(operator: Operator, tensors: Mapping[str, Tensor]) -> tuple[int, int, int]:
+def _dram_bytes(operator: Operator, tensors: Mapping[str, Tensor], seen: set[str]) -> tuple[int, int, int]:
     """Bytes that the operator must read from DRAM and write there, each tensor once, and of those read the weights and
-    inputs of the model."""
+    inputs of the model that nobody has `seen`."""
     if operator.min_bytes == 0:  # a further launch of an operator that was counted before
         return 0, 0, 0
     sides = [[tensors[n] for n in names if n in tensors] for names in (operator.inputs, operator.outputs)]
     known = sum(_size(t) for side in sides for t in side)
     read, written = (sum(_size(t) for t in side if t.space == "dram") for side in sides)
-    fresh = sum(_size(t) for t in sides[0] if t.space == "dram" and t.role in ("weight", "input"))
+    first = [t for t in sides[0] if t.name not in seen and t.space == "dram" and t.role in ("weight", "input")]
+    fresh = sum(_size(t) for t in first)
     for name in operator.inputs:
         if name not in tensors:  # a constant in a form of the compiler's own, whose name begins with the old one
             stored = sum(_size(t) for t in tensors.values() if t.name.startswith(f"{name}.") and t.space == "dram")
             read += min(stored, max(0, operator.min_bytes - known))
-            fresh += min(stored, max(0, operator.min_bytes - known))
+            fresh += 0 if name in seen else min(stored, max(0, operator.min_bytes - known))
             known += stored
     if SELECTING & set(operator.op_type.split("+")):
         read = min(read, sum(_size(t) for t in sides[1]))
+        fresh = 0  # rows of a table may have been read before
+    seen.update(operator.inputs)
     return read, written, min(read, fresh)
 
 
@@ -174,9 +188,10 @@ def roofline_cycles(work: Work, machine: Machine) -> Busy:
 
 
 def _shared_cycles(work: Work, machine: Machine) -> int:
-    """Cycles in which the shared cache carries all bytes at its peak; 0 without one."""
-    peak = shared_bytes_per_cycle(machine)
-    return math.ceil((work.read_bytes + work.write_bytes) / peak) if peak else 0
+    """Cycles in which the shared cache carries all bytes at its peak, and the network the busier way; 0 without."""
+    peak, links = shared_bytes_per_cycle(machine), network_bytes_per_cycle(machine)
+    cycles = math.ceil((work.read_bytes + work.write_bytes) / peak) if peak else 0
+    return max(cycles, math.ceil(max(work.read_bytes, work.write_bytes) / links) if links else 0)
 
 
 def dram_efficiency(machine: Machine, read_bytes: int = 1, write_bytes: int = 0) -> Fraction:

@@ -81,6 +81,7 @@ def _launches(
         now = _launch(program, params, state, port, memory, index, now, collected)
         if progress is not None:
             progress(index, now)
+    memory.drain(port)
     return collected, now
 
 
@@ -152,9 +153,11 @@ def _shared_record(params: Params, memory: Backend, now: int) -> SharedRecord | 
     if shared is None:
         return None
     end_fs = now * 10**12 // params["core_khz"]
+    described = params.machine.memory.l2
     return SharedRecord(
-        shared.summary(), shared.slice_counters(), shared.histogram(), memory.dirty_bytes, shared.network_report(end_fs)
-    )
+        described.size_bytes * described.slices if described is not None else 0, shared.summary(),
+        shared.slice_counters(), shared.histogram(), memory.dirty_bytes, shared.network_report(end_fs),
+    )  # fmt: skip
 
 
 def _launch(

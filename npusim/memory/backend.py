@@ -20,7 +20,7 @@ from npusim.memory.caches.lines import MARK_BITS
 from npusim.memory.dram import memory_advance, memory_flush
 from npusim.memory.hierarchy import layout as at
 from npusim.memory.hierarchy.advance import hierarchy_advance
-from npusim.memory.hierarchy.run import make_room
+from npusim.memory.hierarchy.run import hierarchy_flush, make_room
 from npusim.memory.hierarchy.state import HierarchyState, make_hierarchy
 from npusim.memory.port import HEAP_SIZE, REQ_TIME_FS, RING_HEAD, RING_TAIL, MemoryPort, make_port, ring_push
 from npusim.memory.state import A_NEXT_FS, A_OPEN, MemoryState, make_memory
@@ -62,6 +62,11 @@ class Backend:
             status = backend_advance(self.arrays, port.requests, port.ring, port.responses, port.heap_state, until_fs)
             if not self.make_room(port, status):
                 return int(status)
+
+    def drain(self, port: MemoryPort) -> None:
+        """After the last request: let the writes of a shared cache that are under way get to the DRAM."""
+        if self.shared is not None:
+            hierarchy_flush(self.shared, port)
 
     @property
     def dirty_bytes(self) -> int:

@@ -35,6 +35,7 @@ from npusim.memory.controller.layout import (
     E_WRITE,
     FAR,
     L_WORDS,
+    P_BURST_TICKS,
     P_COLUMN_TICKS,
     P_READ_LATENCY,
     P_SLOTS,
@@ -57,11 +58,9 @@ from npusim.memory.state import (
     A_RUN_FREE,
     A_RUNS_LEFT,
     A_SEQ,
-    A_SIZE,
     A_TAG,
     A_TIME_FS,
     A_UNLOADED,
-    A_WRITE,
     BUCKETS,
     C_FORWARDED,
     C_HISTOGRAM,
@@ -88,6 +87,19 @@ def record(counters: Array, series: Array, time_fs: int, size: int, write: int) 
             series[kind, bins // 2 :] = 0
         counters[C_SERIES_BIN_FS] *= 2
     series[write, time_fs // counters[C_SERIES_BIN_FS]] += size
+
+
+@kernel
+def record_run(counters: Array, series: Array, begin_fs: int, end_fs: int, size: int, write: int) -> None:
+    """Add the bytes of a run to the time series, evenly over the time that they were on the bus."""
+    record(counters, series, end_fs, 0, write)  # the series now reaches to the end
+    width = counters[C_SERIES_BIN_FS]
+    while begin_fs // width < end_fs // width:
+        edge = (begin_fs // width + 1) * width
+        part = size * (edge - begin_fs) // (end_fs - begin_fs)
+        series[write, begin_fs // width] += part
+        begin_fs, size = edge, size - part
+    series[write, end_fs // width] += size
 
 
 @inlined
@@ -206,8 +218,12 @@ def answer_finished(
         s[CH_FINISHED] = runs[run, E_NEXT]
         regions[runs[run, E_REGION], runs[run, E_SEEN]] += 1
         request, done = runs[run, E_REQUEST], runs[run, E_DONE]
-        if runs[run, E_WRITE]:
-            record(counters, series, done * params[P_TICK_FS], runs[run, E_BYTES], 1)
+        long = (runs[run, E_TOTAL] - 1) * control[P_COLUMN_TICKS] + control[P_BURST_TICKS]
+        begin = max(done - long, 0) if runs[run, E_COUNT] == 0 else done  # a read out of a queue was on no bus
+        tick_fs = params[P_TICK_FS]
+        record_run(
+            counters, series, begin * tick_fs, done * tick_fs, runs[run, E_BYTES], 1 if runs[run, E_WRITE] else 0
+        )
         if request > 0:
             extra = 0
             if runs[run, E_SEEN] == SEEN_MISS:
@@ -238,8 +254,6 @@ def close(
     wait_fs = max(0, asked[request, A_FINISH] - asked[request, A_UNLOADED]) * tick_fs
     heap_insert(responses, heap, finish_fs, asked[request, A_SEQ], asked[request, A_TAG], wait_fs)
     count_latency(counters, finish_fs - asked[request, A_TIME_FS], wait_fs)
-    if asked[request, A_WRITE] == 0:
-        record(counters, series, finish_fs, asked[request, A_SIZE], 0)
     asked[request, A_NEXT] = asked[0, A_FREE]
     asked[0, A_FREE] = request
     asked[0, A_LEFT_FREE] += 1

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from isa.cost import shared_bytes_per_cycle
+from isa.cost import network_bytes_per_cycle, shared_bytes_per_cycle
 from isa.dtypes import DTYPES, dtype
 from isa.machine import CHIP_SPACES, Machine, Path
 from isa.program import LAUNCH_HOST, Program
@@ -18,6 +18,7 @@ from npusim.record import Result
 
 HOST_LINK = "host_link"  # key of the level of a machine without a path to its host
 SHARED = "l2"  # key of the level of the shared cache
+NETWORK = "network"  # and of the network, by the data that come back over it
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,9 @@ def path_kind(path: Path) -> str:
 
 
 def levels(result: Result) -> tuple[Level, ...]:
-    """DRAM first, then every entry of `machine.core.paths` in its order, then the shared cache, if there is one; last,
-    where host operators move bytes and no path leads to the host, the link that `machine.host` describes."""
+    """DRAM first, then every entry of `machine.core.paths` in its order, then the shared cache and the network before
+    it, if there are; last, where host operators move bytes and no path leads to the host, the link that `machine.host`
+    describes."""
     machine = result.machine
     found = [Level("dram", machine.memory.label, dram_bytes_per_cycle(machine), "memory")]
     for path in machine.core.paths:
@@ -97,7 +99,10 @@ def levels(result: Result) -> tuple[Level, ...]:
         key = f"{path.src}_to_{path.dst}"
         found.append(Level(key, label, path_peak(machine, path), path_kind(path), path.src, path.dst))
     if machine.memory.l2 is not None:
-        found.append(Level(SHARED, machine.memory.l2.label, float(shared_bytes_per_cycle(machine)), "memory"))
+        label = machine.memory.l2.label
+        found.append(Level(SHARED, label, float(shared_bytes_per_cycle(machine)), "memory"))
+        if machine.memory.network is not None:
+            found.append(Level(NETWORK, f"{label} → cores", float(network_bytes_per_cycle(machine)), "memory"))
     if result.program.launches["link_bytes"].any() and not any(level.kind == "host link" for level in found):
         home = machine.activation_space
         label = f"{space_label(machine, home)} ↔ host"
@@ -129,6 +134,9 @@ def level_bytes(result: Result) -> npt.NDArray[np.int64]:
     if result.machine.memory.l2 is not None:  # every byte on a path to or from the DRAM passes it
         through = [i for i, level in enumerate(found) if "dram" in (level.src, level.dst)]
         out[:, 1 + paths] = out[:, through].sum(axis=1)
+        if result.machine.memory.network is not None:
+            back = [i for i in through if found[i].src == "dram"]
+            out[:, 2 + paths] = out[:, back].sum(axis=1)
     sent, returned = host_bytes(result.program).T
     keys = [level.key for level in found]
     if keys[-1] == HOST_LINK:

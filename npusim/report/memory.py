@@ -63,7 +63,8 @@ def shared_summary(shared: SharedRecord) -> dict[str, Any]:
     """The keys `l2` and, with one, `network` of the memory's summary.
 
     `hit_rate` is the share of lookups of lines that found all their sectors; `merged` lookups waited for a miss that
-    was under way. `latency_ns` is of whole requests at the cores' port. `dirty_bytes` had not been written to the DRAM
+    was under way. A line that lives in another partition is looked up in both. `latency_ns` is of whole requests at the
+    cores' port. `dirty_bytes` had not been written to the DRAM
     at the end.
     """
     totals = shared.totals
@@ -71,6 +72,7 @@ def shared_summary(shared: SharedRecord) -> dict[str, Any]:
     requests = max(1, totals["reads"] + totals["writes"])
     found: dict[str, Any] = {
         "l2": {
+            "size_bytes": shared.size_bytes,
             **{name: int(totals[name]) for name in SHARED_COUNTERS},
             "hit_rate": totals["hits"] / lookups if lookups else 0.0,
             "dirty_bytes": shared.dirty_bytes,
@@ -148,8 +150,8 @@ def _shared_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     used = np.array(shared["slices"]["bytes"])
     spread = f", {used.max() / used.mean():.2f} x the mean in the busiest slice" if len(used) > 1 and used.any() else ""
     rows = [
-        ("shared cache", f"{shared['hit_rate']:.1%} of lookups hit, {shared['merged']:,} merged with a miss under way; "
-                         f"{size(asked)} asked{spread}"),
+        ("shared cache", f"{size(shared['size_bytes'])}; {shared['hit_rate']:.1%} of lookups hit, "
+                         f"{shared['merged']:,} merged with a miss under way; {size(asked)} asked{spread}"),
         ("shared cache and DRAM", f"{size(shared['dram_read_bytes'])} fetched, "
                                   f"{size(shared['dram_written_bytes'])} written back, "
                                   f"{size(shared['dirty_bytes'])} dirty at the end"),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from isa.errors import ConfigError
+from isa.loader import load_machine
 from npusim import run
 from npusim.record import Result
 from npusim.report.profile import Profile
@@ -100,16 +101,43 @@ def test_refused(hw: str, caches: str, fidelity: str, words: str) -> None:
 @pytest.mark.parametrize("model", ["add:512x512", "gemm:16x512x512", "gemm:128x256x512"])
 @pytest.mark.parametrize("size", [4096, 1 << 20])
 def test_no_run_is_faster_than_its_roofline(hw: str, model: str, size: int) -> None:
-    """Whatever the cache holds at the start: its own rate, and the DRAM's for what it cannot hold."""
+    """The cache's own rate, and the DRAM's for what is read first and for what the cache cannot hold."""
     more = f"memory.l2.size_bytes={size}"
     roofline, analytic = (shared(more, hw=hw, model=model, fidelity=f) for f in ("roofline", "analytic"))
     assert roofline.record.total_cycles <= analytic.record.total_cycles
-    for caches in ("cold", "warm"):
-        result = shared(more, hw=hw, model=model, caches=caches)
-        assert roofline.record.total_cycles <= result.record.total_cycles
-        read, written = (int(n) for n in result.record.dram_bytes.sum(axis=0))
-        least = [int(n) for n in roofline.record.dram_bytes.sum(axis=0)]
-        assert least[0] <= read and least[1] <= written + cache_of(result)["dirty_bytes"]
+    result = shared(more, hw=hw, model=model)
+    assert roofline.record.total_cycles <= result.record.total_cycles
+    read, written = (int(n) for n in result.record.dram_bytes.sum(axis=0))
+    least = [int(n) for n in roofline.record.dram_bytes.sum(axis=0)]
+    assert least[0] <= read and least[1] <= written + cache_of(result)["dirty_bytes"]
+
+
+def test_a_narrow_network_bounds_the_closed_forms() -> None:
+    narrow, model = ("memory.network.topology=crossbar", "memory.network.flit_bytes=1"), "add:128x128"
+    found = [shared(*narrow, model=model, fidelity=f).record for f in ("roofline", "analytic", "cycle")]
+    cycles = [record.total_cycles for record in found]
+    assert 2 * OPERAND <= cycles[0] <= cycles[1] and cycles[0] <= cycles[2]
+    assert cycles[0] > shared(model=model, fidelity="roofline").record.total_cycles
+
+
+def test_what_is_written_through_gets_to_the_dram() -> None:
+    """The channels have carried at the end what the cache has sent them."""
+    result = shared(TILE, "memory.l2.write=through")
+    memory = result.summary["memory"]
+    asked = cache_of(result)["write_bytes"]
+    assert sum(memory["channels"]["write_bytes"]) == memory["l2"]["dram_written_bytes"] == asked
+
+
+def test_many_banks_end() -> None:
+    assert shared("memory.l2.banks=1024").record.total_cycles > 0
+
+
+def test_bandwidth_over_time_is_below_peak() -> None:
+    record = run("gemm:64x1024x1024", "tpu-v3").record
+    machine = load_machine("tpu-v3").machine
+    peak = machine.dram_bytes_per_second / (machine.clock_mhz * 1e6) * record.series_bin_cycles
+    assert record.series.sum() == record.dram_bytes.sum()
+    assert record.series.sum(axis=0).max() <= 1.1 * peak
 
 
 def test_closed_forms_refuse_contents() -> None:

@@ -39,7 +39,7 @@ NET_NONE, NET_CORES, NET_ALL = range(3)  # what a network links: nothing; cores 
 # Columns of `slices`. Queues: 0 from the cores, 1 from other partitions, so that neither waits for the other.
 (S_FIRST0, S_FIRST1, S_LAST0, S_LAST1, S_TURN, S_BUSY, S_AWAKE, S_BLOCKED, S_SINCE, S_WRITES,
  S_HITS, S_MISSES, S_MERGED, S_FILLS, S_WRITE_BACKS, S_STALLS, S_STALL_CYCLES, S_BYTES, S_FAR, S_CONFLICT_CYCLES,
- S_COUNT) = range(21)
+ S_RATE_FREE, S_COUNT) = range(22)  # RATE_FREE: from then on the rate alone would let it go on (where there are banks)
 S_BANK0 = S_COUNT  # behind the others: the cycle from which each bank is free
 SLICE_COUNTERS = {"hits": S_HITS, "misses": S_MISSES, "merged": S_MERGED, "fills": S_FILLS,
                   "write_backs": S_WRITE_BACKS, "stalls": S_STALLS, "stall_cycles": S_STALL_CYCLES,

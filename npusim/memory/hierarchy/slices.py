@@ -51,6 +51,7 @@ from npusim.memory.hierarchy.layout import (
     S_LAST0,
     S_MERGED,
     S_MISSES,
+    S_RATE_FREE,
     S_SINCE,
     S_STALL_CYCLES,
     S_STALLS,
@@ -121,6 +122,8 @@ def serve_next(
         slices[s, S_BYTES] += size
         if params[H_BANKS] > 1:
             _take_banks(params, slices, s, line, sectors, cycle)
+            rate_free = max(slices[s, S_RATE_FREE], cycle) * params[H_RATE] + size
+            slices[s, S_RATE_FREE] = (rate_free + params[H_RATE] - 1) // params[H_RATE]
             cycle += 1
         else:
             while size > 0:  # a few times: faster than a division
@@ -131,7 +134,7 @@ def serve_next(
         return
     if conflict < FAR_CYCLE:
         slices[s, S_AWAKE] = 1
-        slices[s, S_CONFLICT_CYCLES] += conflict - cycle
+        slices[s, S_CONFLICT_CYCLES] += conflict - min(conflict, max(cycle, slices[s, S_RATE_FREE]))
         schedule(now, wheel, rows, 1 + s, conflict)
         return
     if slices[s, S_FIRST0] or slices[s, S_FIRST0 + 1]:
@@ -154,12 +157,12 @@ def _banks_free(params: Array, slices: Array, s: int, line: int, sectors: int) -
 @inlined
 def _take_banks(params: Array, slices: Array, s: int, line: int, sectors: int, cycle: int) -> None:
     """Occupy the banks of a line's sectors, one sector after the other in each; all banks together have the rate."""
-    bank, each = line << (params[H_LINE] - params[H_SECTOR]), params[H_BANKS] << params[H_SECTOR]
-    for i in range(min(params[H_BANKS], 1 << (params[H_LINE] - params[H_SECTOR]))):
-        count, mask = 0, sectors >> i
-        while mask:
-            count += mask & 1
-            mask >>= params[H_BANKS]
+    per_line, each = 1 << (params[H_LINE] - params[H_SECTOR]), params[H_BANKS] << params[H_SECTOR]
+    bank = line * per_line
+    for i in range(min(params[H_BANKS], per_line)):
+        count = 0
+        for j in range(i, per_line, params[H_BANKS]):
+            count += (sectors >> j) & 1
         if count:
             place = S_BANK0 + (bank + i) % params[H_BANKS]
             slices[s, place] = cycle + (count * each + params[H_RATE] - 1) // params[H_RATE]
