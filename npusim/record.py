@@ -67,9 +67,9 @@ class SharedRecord:
     """What the shared cache and the network before it did in one simulation.
 
     `size_bytes` is that of all slices; `totals` and, one value a slice, `slices` are counters by name (lookups that
-    hit, missed or merged with a miss under way; fills, write-backs, bytes); `histogram` counts latencies of requests at the
-    cores' port as `percentile` takes them; `dirty_bytes` were newer than the DRAM's at the end; `network` is the report
-    of npusim.memory.hierarchy.
+    hit, missed or merged with a miss under way; fills, write-backs, bytes); `histogram` counts latencies of requests at
+    the cores' port as `percentile` takes them; `dirty_bytes` were newer than the DRAM's at the end; `network` is the
+    report of npusim.memory.hierarchy.
     """
 
     size_bytes: int

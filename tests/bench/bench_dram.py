@@ -59,7 +59,8 @@ COLUMNS = ("dram", "stream", "channels", "requests", "ticks", "requests/s", "Ram
 DDR4 = ("memory.dram=ddr4-3200", "memory.channels=4", "memory.capacity_bytes=8589934592")
 TRAFFIC: list[tuple[str, tuple[str, ...], int, int, float, float, bool]] = [
     ("tpu-v3", (), 100_000, 512, 0.0, 0.93, False), ("tpu-v3", (), 100_000, 512, 0.3, 0.85, False),
-    ("tpu-v3", (), 100_000, 64, 0.3, 0.8, False), ("tpu-v3", (), 100_000, 64, 0.0, 0.25, True),
+    ("tpu-v3", (), 100_000, 64, 0.3, 0.8, False), ("tpu-v3", DDR4, 100_000, 64, 0.3, 0.8, False),
+    ("tpu-v3", (), 100_000, 64, 0.0, 0.25, True),
     ("tpu-v3", (), 1_000, 1 << 20, 0.0, 0.97, False), ("tpu-v3", DDR4, 500, 1 << 20, 0.0, 0.9, False),
     ("h100", (), 14_000, 1 << 20, 0.0, 0.97, False),
 ]  # fmt: skip

@@ -30,14 +30,16 @@ CO, PC, SI, BG, BA, RO = range(6)
 # M_CHUNK_BITS: of the bursts that follow each other in one bank group. A run of whole rounds still goes round burst by
 # burst; what is less than a round stays in the bank of its chunk.
 (M_BURST_BITS, M_UNIT_BITS, M_CHANNELS, M_CHANNEL_BITS, M_HASH, M_TURN_BITS, M_CHUNK_BITS, M_RUN_BITS, M_PIECES,
- M_BANK_BITS, M_GROUP_BITS, M_STACK_BITS, M_PSEUDO_BITS, M_ROW_BITS, M_SPAN, M_PERIOD,
+ M_BANK_BITS, M_GROUP_BITS, M_STACK_BITS, M_PSEUDO_BITS, M_ROW_BITS, M_SPAN_BITS, M_PERIOD,
  M_PIECE0) = range(17)  # fmt: skip
-# M_SPAN: units of a granule, M_PERIOD: granules of a window; behind the pieces `rank * modules + module` of each.
+# M_SPAN_BITS: log2 of the units of a granule, M_PERIOD: granules of a window; behind the pieces the place of each.
 CLIENT_BYTES = 64  # the least that most clients ask for at once: it should open one row
 MAX_PIECES = 12
 M_TABLE = M_PIECE0 + 2 * MAX_PIECES
 RANKS = 512  # granules of a module in a window: many more than a stream ever has in flight there, so it looks endless
 SEED = 1
+MODULE_BITS = 16  # of a place: the module below, the rank above
+MODULE_MASK = (1 << MODULE_BITS) - 1
 HASHES = ("none", "rotate", "xor", "random")
 ROTATE, XOR, RANDOM = 1, 2, 3
 _PIECE = re.compile(r"(Ro|Ba|Bg|Si|Pc|Co)(\d*)")
@@ -81,7 +83,7 @@ def make_map(
             f"{interleave_bytes} that divides the {channels} channels: use {interleave_bytes}"
         )
     table = _places(channels // span)
-    words[[M_SPAN, M_PERIOD]] = span, len(table)
+    words[[M_SPAN_BITS, M_PERIOD]] = _log2(span, "granule_bytes over memory.interleave_bytes"), len(table)
     return np.concatenate([words, table])
 
 
@@ -90,7 +92,7 @@ def _places(modules: int) -> Array:
     module = np.random.default_rng(SEED).permutation(np.repeat(np.arange(modules), RANKS))
     rank = np.empty_like(module)
     rank[np.argsort(module, kind="stable")] = np.tile(np.arange(RANKS), modules)
-    return np.asarray(rank * modules + module)
+    return np.asarray((rank << MODULE_BITS) + module)
 
 
 def _rounds(pieces: list[tuple[str, int]], unit_bits: int) -> tuple[int, int, int]:
@@ -163,13 +165,15 @@ def folded(value: int, bits: int) -> int:
 @inlined
 def _drawn(where: Array, unit: int, channels: int) -> tuple[int, int]:
     """Windows differ by the module that they begin with."""
-    span, period = where[M_SPAN], where[M_PERIOD]
-    modules, granule = channels // span, unit // span
+    bits, period = where[M_SPAN_BITS], where[M_PERIOD]
+    modules, granule = channels >> bits, unit >> bits
     window = granule // period
     place = where[M_TABLE + granule - window * period]
-    rank = place // modules
-    module = (place - rank * modules + window) % modules
-    return int(module * span + unit - granule * span), int(window * (period // modules) + rank)
+    module = (place & MODULE_MASK) + (window & 15)
+    while module >= modules:
+        module -= modules
+    channel = (module << bits) + unit - (granule << bits)
+    return int(channel), int(window * RANKS + (place >> MODULE_BITS))
 
 
 @inlined
