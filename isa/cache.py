@@ -57,7 +57,7 @@ class SharedCache(Cache):
     label: str = "L2"
 
 
-MAX_SECTORS, MAX_PLRU_WAYS = 31, 32
+MAX_SECTORS, MAX_PLRU_WAYS = 31, 32  # bits of the words that npusim.memory.caches keeps
 
 
 def cache_faults(key: str, cache: Cache) -> Iterator[str]:

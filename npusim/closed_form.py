@@ -29,7 +29,6 @@ from isa.cost import (
     network_bytes_per_cycle,
     shared_bytes_per_cycle,
 )
-from isa.dtypes import dtype
 from isa.errors import ConfigError
 from isa.machine import Machine, Path
 from isa.params import Params, Pipe, resolve
@@ -134,7 +133,7 @@ def work_of(
     names = (operator.inputs, operator.outputs)
     sides = [[t for n in side if (t := tensors.get(n)) is not None and t.space == "host"] for side in names]
     once = operator.min_bytes > 0
-    sent, returned = (sum(_size(t) for t in side) if once else 0 for side in sides)
+    sent, returned = (sum(t.size_bytes for t in side) if once else 0 for side in sides)
     streams = ceil_div(macs, matrix.rows * matrix.cols)
     behind = _behind(machine, read, written, fresh)
     return Work(macs, streams, Fraction(str(passes)), flops, read, written, cores, (sent, returned), behind)
@@ -157,25 +156,21 @@ def _dram_bytes(operator: Operator, tensors: Mapping[str, Tensor], seen: set[str
     if operator.min_bytes == 0:  # a further launch of an operator that was counted before
         return 0, 0, 0
     sides = [[tensors[n] for n in names if n in tensors] for names in (operator.inputs, operator.outputs)]
-    known = sum(_size(t) for side in sides for t in side)
-    read, written = (sum(_size(t) for t in side if t.space == "dram") for side in sides)
+    known = sum(t.size_bytes for side in sides for t in side)
+    read, written = (sum(t.size_bytes for t in side if t.space == "dram") for side in sides)
     first = [t for t in sides[0] if t.name not in seen and t.space == "dram" and t.role in ("weight", "input")]
-    fresh = sum(_size(t) for t in first)
+    fresh = sum(t.size_bytes for t in first)
     for name in operator.inputs:
         if name not in tensors:  # a constant in a form of the compiler's own, whose name begins with the old one
-            stored = sum(_size(t) for t in tensors.values() if t.name.startswith(f"{name}.") and t.space == "dram")
+            stored = sum(t.size_bytes for t in tensors.values() if t.name.startswith(f"{name}.") and t.space == "dram")
             read += min(stored, max(0, operator.min_bytes - known))
             fresh += 0 if name in seen else min(stored, max(0, operator.min_bytes - known))
             known += stored
     if SELECTING & set(operator.op_type.split("+")):
-        read = min(read, sum(_size(t) for t in sides[1]))
+        read = min(read, sum(t.size_bytes for t in sides[1]))
         fresh = 0  # rows of a table may have been read before
     seen.update(operator.inputs)
     return read, written, min(read, fresh)
-
-
-def _size(tensor: Tensor) -> int:
-    return math.prod(tensor.shape) * dtype(tensor.dtype).size_bytes
 
 
 def roofline_cycles(work: Work, machine: Machine) -> Busy:

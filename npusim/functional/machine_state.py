@@ -122,7 +122,7 @@ def _elements(shape: Iterable[int]) -> int:
 
 def used_bytes(program: Program, params: Params, space: str) -> int:
     """Bytes of a chip space that the program uses, bounded by what the machine has before anything is allocated."""
-    ends = [t.address + _elements(t.shape) * dtype(t.dtype).size_bytes for t in program.tensors if t.space == space]
+    ends = [t.address + t.size_bytes for t in program.tensors if t.space == space]
     needed = max([int(program.memory_bytes.get(space, 0)), *ends])
     limit = int(params.space_bytes[SPACES.index(space)])
     if needed > limit:

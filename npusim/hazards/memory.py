@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from isa.dtypes import dtype
 from isa.machine import CHIP_SPACES
 from isa.params import Params
 from isa.program import SPACES, Program, Tensor
@@ -124,10 +123,9 @@ class Written:
 
     def tensor(self, tensor: Tensor) -> None:
         """A tensor gets values from outside of the kernels."""
-        size = int(np.prod(tensor.shape, dtype=np.int64)) * dtype(tensor.dtype).size_bytes
         space = SPACES.index(tensor.space)
         starts, ends = self._given.get(space, (np.zeros(0, np.int64), np.zeros(0, np.int64)))
-        new = (np.append(starts, tensor.address), np.append(ends, tensor.address + size))
+        new = (np.append(starts, tensor.address), np.append(ends, tensor.address + tensor.size_bytes))
         self._given[space] = merge([new])
 
     def new_launch(self, activation_space: str) -> None:

@@ -113,7 +113,7 @@ def levels(result: Result) -> tuple[Level, ...]:
 
 def host_bytes(program: Program) -> npt.NDArray[np.int64]:
     """Bytes that each launch left to the host sends to it and gets back, [launches, 2]."""
-    sizes = {t.name: int(np.prod(t.shape, dtype=np.int64)) * dtype(t.dtype).size_bytes for t in program.tensors}
+    sizes = {t.name: t.size_bytes for t in program.tensors}
     found = np.zeros((len(program.launches), 2), np.int64)
     for i in np.flatnonzero(program.launches["kind"] == LAUNCH_HOST).tolist():
         total, op = int(program.launches["link_bytes"][i]), int(program.launches["host_op"][i])

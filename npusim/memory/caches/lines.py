@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from isa.cache import MAX_SECTORS
 from npusim.jit import inlined, kernel
 
 Array = npt.NDArray[Any]
@@ -30,7 +31,7 @@ POLICIES = ("lru", "plru", "fifo", "random")
 # Columns of `sets`, int64 [caches x sets, S_WORDS].
 S_FIRST, S_LAST, S_TREE, S_COUNT, S_WORDS = range(5)  # ways of the list's ends; lines that are here
 NO_WAY = 0xFFFF  # in a link: previous << 16 | next
-MARK_BITS = 31  # of `marks`: valid sectors below, dirty ones above
+MARK_BITS = MAX_SECTORS  # of `marks`: valid sectors below, dirty ones above
 VALID_MASK = (1 << MARK_BITS) - 1
 RECENT = 4  # ways at the head of the list that are looked at before all others
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from isa.cache import Cache
+from isa.cache import MAX_PLRU_WAYS, Cache
 from isa.errors import ConfigError
 from npusim.memory.caches import lines as at
 
 Array = npt.NDArray[Any]
-PLRU_WAYS = 32  # the tree of a set is one word
+PLRU_WAYS = MAX_PLRU_WAYS  # the tree of a set is one word
 
 
 @dataclass

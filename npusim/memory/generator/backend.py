@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from isa.chip import MemoryChip
 from isa.errors import SimulationError
@@ -14,29 +14,13 @@ from npusim.memory.hierarchy.state import HierarchyState, make_hierarchy
 from npusim.memory.port import MemoryPort, make_port
 
 
-class Backend(Protocol):
-    """The whole memory of a chip.
+@dataclass
+class Hierarchy:
+    """Shared cache and channels of a chip (npusim.memory.hierarchy), and their port.
 
     A request is stamped `send_cycles` after it leaves the core, an answer is in the core `return_cycles` after its
     time; both at the core clock. No answer comes before the time of its request.
     """
-
-    port: MemoryPort
-    send_cycles: int
-    return_cycles: int
-
-    def advance(self, until_fs: int) -> None:
-        """Take in all requests before a time and decide all that is due before it."""
-        ...
-
-    def summary(self, time_fs: int) -> dict[str, Any]:
-        """What the memory has done until a time, by name."""
-        ...
-
-
-@dataclass
-class Hierarchy:
-    """Shared cache and channels of a chip (npusim.memory.hierarchy)."""
 
     state: HierarchyState
     port: MemoryPort
@@ -44,13 +28,13 @@ class Hierarchy:
     return_cycles: int
 
     def advance(self, until_fs: int) -> None:
-        """See Backend."""
+        """Take in all requests before a time and decide all that is due before it."""
         status = advance(self.state, self.port, until_fs)
         if status != layout.OK:
             raise SimulationError(f"a request before {until_fs} fs lies outside of the memory, or of the cores")
 
     def summary(self, time_fs: int) -> dict[str, Any]:
-        """See Backend: counters of the shared cache and, if there is one, of the `network` (hierarchy.networks)."""
+        """What the memory has done until a time: counters of the shared cache, and of the `network` if there is one."""
         network = self.state.network_report(time_fs)
         return {**self.state.summary(), **({} if network is None else {"network": network})}
 

@@ -51,7 +51,6 @@ class Pattern:
     cores: int = 0  # that take part; 0: all
     chain: Array = field(default_factory=lambda: np.zeros(1, np.int64))
     chain_bytes: int = 64  # between two elements
-    chain_step: int = 1  # elements from one to the next of a warp; warps begin at neighbouring ones when it is not 1
     phases: int = 1  # the first blocks begin at so many different loop counts, in turn: as after a long run
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from isa.errors import SimulationError
 from npusim.memory.generator.advance import generator_advance
-from npusim.memory.generator.backend import Backend
+from npusim.memory.generator.backend import Hierarchy
 from npusim.memory.generator.l1 import L1State
 from npusim.memory.generator.layout import (
     C_LOADS,
@@ -35,7 +35,7 @@ class Run:
 
     state: GeneratorState
     l1: L1State
-    backend: Backend
+    backend: Hierarchy
     cycle: int = 0
     window_cycles: int = 0  # shortens the windows, which changes no result; 0: as long as they may be
 

@@ -35,7 +35,6 @@ from npusim.memory.generator.layout import (
     P_BLOCK_CYCLES,
     P_BLOCK_LIMIT,
     P_CHAIN_BYTES,
-    P_CHAIN_STEP,
     P_COPIERS,
     P_CORE_WARPS,
     P_CORES,
@@ -61,7 +60,6 @@ from npusim.memory.generator.layout import (
     UNIT_BUSY,
     W_BIT,
     W_BLOCK,
-    W_CHAIN,
     W_COLUMNS,
     W_CORE,
     W_INDEX,
@@ -183,7 +181,7 @@ def _params(chip: MemoryChip, core: RequestCore, cores: int, warps: int, pattern
     params[P_ISSUE_CYCLES], params[P_LOAD_RATE] = unit.issue_cycles, unit.bytes_per_cycle
     params[P_PORT_RATE], params[P_LINE], params[P_SECTOR] = unit.port_bytes_per_cycle, l1.line_bytes, l1.sector_bytes
     params[P_HIT_CYCLES], params[P_STORES], params[P_LOADS] = l1.hit_latency_cycles, unit.stores, l1.mshrs
-    params[P_CHAIN_BYTES], params[P_CHAIN_STEP] = pattern.chain_bytes, pattern.chain_step
+    params[P_CHAIN_BYTES] = pattern.chain_bytes
     params[P_Q], params[P_R], params[P_F] = clock_of(chip)
     return params
 
@@ -230,8 +228,6 @@ def _start_warps(state: GeneratorState, pattern: Pattern, cores: int, cycle: int
     schedulers = max(1, int(state.params[P_SCHEDULERS]))
     in_core = number % (pattern.warps_per_block * per_core)
     state.warps[:, W_SCHEDULER], state.warps[:, W_BIT] = in_core % schedulers, 1 << in_core // schedulers
-    if pattern.chain_step > 1:
-        state.warps[:, W_CHAIN] = number % len(pattern.chain)
     state.other[X_NOW] = cycle
     for slot in range(per_core):
         for c in range(cores):

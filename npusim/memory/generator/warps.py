@@ -20,7 +20,6 @@ from npusim.memory.generator.layout import (
     P_BLOCK_CYCLES,
     P_BLOCK_LIMIT,
     P_CHAIN_BYTES,
-    P_CHAIN_STEP,
     P_SLOT_WARPS,
     P_WARP_CYCLES,
     P_WARPS,
@@ -126,7 +125,7 @@ def aim(params: Array, program: Array, chain: Array, warps: Array, w: int) -> No
     if program[row, ROW_OP] == OP_CHASE or program[row, ROW_OP] == OP_GATHER:
         place = warps[w, W_CHAIN]
         warps[w, W_ADDRESS] = program[row, ROW_BASE] + chain[place] * params[P_CHAIN_BYTES]
-        warps[w, W_CHAIN] = (place + params[P_CHAIN_STEP]) % chain.shape[0]
+        warps[w, W_CHAIN] = (place + 1) % chain.shape[0]
         return
     block = warps[w, W_BLOCK]
     if program[row, ROW_BLOCKS] > 0:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from isa.cache import Cache
+from isa.cache import Cache, cache_faults
 from isa.errors import ConfigError
 from isa.memory import Memory
 from npusim.memory.caches.mshr import MshrState, make_mshrs
@@ -150,14 +150,9 @@ def make_hierarchy(
 def _fill_shared(params: Array, memory: Memory, clock_mhz: float) -> None:
     shared = memory.l2
     assert shared is not None
-    for name, value, least in (
-        ("line_bytes", shared.line_bytes, 1), ("sector_bytes", shared.sector_bytes, 1),
-        ("slice_bytes", shared.slice_bytes, shared.line_bytes),
-    ):  # fmt: skip
-        if value & (value - 1) or value < least:
-            raise ConfigError(f"memory.l2.{name}: {value} is not a power of two of at least {least}")
-    if shared.slices % shared.partitions:
-        raise ConfigError(f"memory.l2.slices: {shared.slices} do not divide among {shared.partitions} partitions")
+    faults = list(cache_faults("memory.l2", shared))
+    if faults:
+        raise ConfigError("\n".join(faults))
     if memory.capacity_bytes % shared.sector_bytes:
         raise ConfigError(
             f"memory.capacity_bytes {memory.capacity_bytes} is not a whole number of sectors of "
