@@ -101,6 +101,7 @@ class Controller(Part):
     entry_bytes: Annotated[int, Field(ge=1, le=65536)] = 64  # of a place, at least a burst; long runs take several
     write_high: Annotated[float, Field(gt=0, le=1)] = 0.8
     write_low: Annotated[float, Field(ge=0, le=1)] = 0.2
+    write_when_idle: bool = True  # while no read waits; false: they wait for `write_high`, a read or their age
     write_batch: Annotated[float, Field(gt=0, le=1000)] | None = 2  # write queues in a row while reads wait
     protect_hits: Literal["none", "older", "all"] = "all"  # a row stays open for: nobody, older entries, every entry
     age_limit_ns: Annotated[float, Field(gt=0, le=1e9)] | None = 2000  # then no row is kept open against the oldest
@@ -116,6 +117,7 @@ class Controller(Part):
     mapping: str = "auto"  # fields of a channel's address, highest bit to lowest above a burst, as in RoBaBgCoBg1
     hashing: Literal["none", "rotate", "xor", "random"] = "rotate"
     granule_bytes: Annotated[int, Field(ge=1, le=65536)] = 1024  # random: bytes whose channels are drawn as one
+    window_granules: Annotated[int, Field(ge=1, le=1024)] = 64  # random: of each place in a window, which is even
 
 
 class Memory(Part):

@@ -60,7 +60,7 @@ from npusim.memory.port import (
     MemoryPort,
     heap_insert,
 )
-from npusim.memory.queues import admit, answer_finished, close, count_latency, record, wait_run
+from npusim.memory.queues import admit, answer_finished, bin_of, close, count_latency, wait_run
 from npusim.memory.state import (
     A_FINISH,
     A_FREE,
@@ -144,7 +144,7 @@ def memory_advance(
             finish_fs, wait_fs = _serve_ideal(params, state[0], time_fs, size)
             heap_insert(responses, heap, finish_fs, asked[0, A_ORDER], tag, wait_fs)
             count_latency(counters, finish_fs - time_fs, wait_fs)
-            record(counters, series, finish_fs, size, write)
+            series[write, bin_of(counters, series, finish_fs)] += size
         else:
             request = _open(params, asked, time_fs, size, write, tag)
             region = _region_of(params, regions, address)

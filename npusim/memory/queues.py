@@ -14,10 +14,13 @@ from npusim.jit import inlined, kernel
 from npusim.memory.controller.layout import (
     AT_LIST,
     CH_ADMIT_FROM,
+    CH_COLUMN_FROM,
     CH_FINISHED,
+    CH_ROW_FROM,
     CH_SIZE0,
     CH_WAIT_FIRST,
     CH_WAIT_LAST,
+    CH_WANTED,
     E_ARRIVAL,
     E_BANK,
     E_BYTES,
@@ -37,6 +40,7 @@ from npusim.memory.controller.layout import (
     L_WORDS,
     P_BURST_TICKS,
     P_COLUMN_TICKS,
+    P_HOLD,
     P_READ_LATENCY,
     P_SLOTS,
     READ_LIST,
@@ -77,8 +81,8 @@ Array = npt.NDArray[Any]
 
 
 @kernel
-def record(counters: Array, series: Array, time_fs: int, size: int, write: int) -> None:
-    """Add bytes to the time series; when the time lies beyond the last bin, bins merge in pairs."""
+def _merge_bins(counters: Array, series: Array, time_fs: int) -> None:
+    """Merge bins in pairs until a time lies within the last."""
     bins = series.shape[1]
     while time_fs >= counters[C_SERIES_BIN_FS] * bins:
         for kind in range(2):
@@ -86,20 +90,28 @@ def record(counters: Array, series: Array, time_fs: int, size: int, write: int) 
                 series[kind, i] = series[kind, 2 * i] + series[kind, 2 * i + 1]
             series[kind, bins // 2 :] = 0
         counters[C_SERIES_BIN_FS] *= 2
-    series[write, time_fs // counters[C_SERIES_BIN_FS]] += size
 
 
-@kernel
+@inlined
+def bin_of(counters: Array, series: Array, time_fs: int) -> int:
+    """The bin of the time series that a time lies in."""
+    if time_fs >= counters[C_SERIES_BIN_FS] * series.shape[1]:
+        _merge_bins(counters, series, time_fs)
+    return int(time_fs // counters[C_SERIES_BIN_FS])
+
+
+@inlined
 def record_run(counters: Array, series: Array, begin_fs: int, end_fs: int, size: int, write: int) -> None:
     """Add the bytes of a run to the time series, evenly over the time that they were on the bus."""
-    record(counters, series, end_fs, 0, write)  # the series now reaches to the end
+    last = bin_of(counters, series, end_fs)  # the series now reaches to the end
     width = counters[C_SERIES_BIN_FS]
-    while begin_fs // width < end_fs // width:
-        edge = (begin_fs // width + 1) * width
+    while begin_fs < last * width:
+        first = begin_fs // width
+        edge = (first + 1) * width
         part = size * (edge - begin_fs) // (end_fs - begin_fs)
-        series[write, begin_fs // width] += part
+        series[write, first] += part
         begin_fs, size = edge, size - part
-    series[write, end_fs // width] += size
+    series[write, last] += size
 
 
 @inlined
@@ -158,6 +170,7 @@ def admit(
 ) -> int:  # fmt: skip
     """Give places to the runs that have arrived; return the tick at which the next one could get one."""
     due = FAR
+    s[CH_WANTED] = 0
     for write in range(2):
         while s[CH_WAIT_FIRST + write]:
             run = s[CH_WAIT_FIRST + write] - 1
@@ -168,6 +181,8 @@ def admit(
                 break
             overlap = 0 if write or s[CH_SIZE0 + WRITE_LIST] == 0 else _queued_write(control, s, runs, run)
             if overlap == 1:
+                if control[P_HOLD]:
+                    s[CH_WANTED], s[CH_ROW_FROM], s[CH_COLUMN_FROM] = 1, 0, 0
                 break
             s[CH_WAIT_FIRST + write] = runs[run, E_NEXT]
             if runs[run, E_NEXT] == 0:

@@ -176,9 +176,7 @@ def make_memory(
         raise ConfigError(
             f"memory: interleave_bytes {memory.interleave_bytes} must hold at least one burst, {part.burst_bytes} bytes"
         )
-    where = make_map(
-        part, memory.channels, memory.interleave_bytes, options.mapping, options.hashing, options.granule_bytes
-    )
+    where = make_map(part, memory.channels, memory.interleave_bytes, options)
     if options.opened_leave_queue or not options.trains:
         where[[M_TURN_BITS, M_CHUNK_BITS, M_RUN_BITS]] = 0  # every burst is an entry of its own
     channels = make_channels(part, options, memory.channels, turn=1 << int(where[M_TURN_BITS]), kept=kept_commands)

@@ -86,7 +86,7 @@ def run_stream(
     # The source's table for GDDR6 lacks the rule from a precharge of one bank to a refresh of all.
     omitted = frozenset({(PRE, REFA)}) if part.burst_length == 16 and not part.wck_sync else frozenset()
     chips = make_channels(part, options, channels, omitted=omitted)
-    where = make_map(part, channels, interleave_bytes, options.mapping, options.hashing, options.granule_bytes)
+    where = make_map(part, channels, interleave_bytes, options)
     count = len(stream.address)
     runs, channel = np.zeros((count, at.E_WORDS), np.int64), np.zeros(count, np.int64)
     bank, row = np.zeros(count, np.int64), np.zeros(count, np.int64)

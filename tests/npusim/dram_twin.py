@@ -58,6 +58,7 @@ class TwinChannel:
     reads_owed: int = 0  # places of reads before writes go first again
     columns: set[int] = field(default_factory=set)  # ticks of column commands
     column_free: int = 0  # no column decision before
+    wanted: bool = False  # a read waits for a write that is held back
     owed: int = 0
     due: int = 0
     refreshing: Place | None = None
@@ -128,7 +129,8 @@ class TwinChannel:
         while self.refreshed and now >= self.due:
             self.owed += 1 if self.by_bank else self.part.pseudo_channels
             self.due += self.interval
-        if now >= self.interval and self.refreshed and not (self.urgent() or self.queue[False] or self.queue[True]):
+        idle = not (self.urgent() or self.queue[False] or self.queue[True])
+        if now >= self.interval and self.refreshed and idle and self.options.write_when_idle:
             self.writing, self.batch = True, 0  # as a refresh finds it, an idle channel takes writes first
         bus = now in self.columns
         if self.committed is not None:
@@ -149,6 +151,7 @@ class TwinChannel:
             self.open_second()
 
     def admit(self, now: int) -> None:
+        self.wanted = False
         for write in (False, True):
             places = self.options.write_queue if write else self.options.read_queue
             while self.waiting[write]:
@@ -162,6 +165,7 @@ class TwinChannel:
                 queued = [set(q.span) for q in self.queue[True]]
                 covered = not write and any(mine <= other for other in queued)
                 if not write and not covered and any(mine & other for other in queued):
+                    self.wanted = not self.options.write_when_idle
                     break
                 self.waiting[write].pop(0)
                 if covered:
@@ -208,7 +212,7 @@ class TwinChannel:
         else:
             self.reads_owed -= run.size
         if not self.queue[False] and not self.queue[True]:
-            self.writing, self.batch = True, 0
+            self.writing, self.batch = self.options.write_when_idle, 0
         end = last + latency * self.scale
         if run.write:
             self.last_write = max(self.last_write, end)
@@ -222,16 +226,19 @@ class TwinChannel:
         reads, writes = len(self.queue[False]), sum(q.size for q in self.queue[True])
         if not reads and not writes:
             return []
-        late = bool(self.queue[True]) and not self.options.posted_writes and now >= self.tired_from(self.queue[True][0])
+        limited = not (self.options.posted_writes and self.options.write_when_idle)
+        late = bool(self.queue[True]) and limited and now >= self.tired_from(self.queue[True][0])
+        late = late or self.wanted
         if self.writing:
             limit = self.options.write_batch
             over = limit is not None and self.batch >= math.ceil(limit * self.options.write_queue)
             few = writes < max(1, math.ceil(self.options.write_low * self.options.write_queue))
-            if reads and (over or (few and not late)):
+            if (reads or not self.options.write_when_idle) and (over or (few and not late)):
                 self.writing, self.reads_owed = False, self.batch if over else 0
         else:
             many = writes > math.floor(self.options.write_high * self.options.write_queue)
-            if not reads or (self.reads_owed <= 0 and (many or late)):
+            idle = not reads and self.options.write_when_idle
+            if idle or ((not reads or self.reads_owed <= 0) and (many or late)):
                 self.writing, self.batch = True, 0
         return self.queue[self.writing]
 

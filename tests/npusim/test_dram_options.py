@@ -22,7 +22,7 @@ from dram_fixture import (
 from dram_twin import Twin
 
 from isa.errors import ConfigError
-from isa.memory import Memory
+from isa.memory import Controller, Memory
 from npusim.memory.controller import layout as at
 from npusim.memory.controller.mapping import (
     FIELDS,
@@ -258,7 +258,7 @@ def test_every_burst_has_a_place_of_its_own(name, mapping, hashing):
     columns = dram.page_bytes // dram.burst_bytes
     for channels, interleave in ((3, 1024), (8, 256)):
         unit = max(interleave, dram.burst_bytes)
-        bits = make_map(dram, channels, unit, mapping, hashing, unit)
+        bits = make_map(dram, channels, unit, Controller(mapping=mapping, hashing=hashing, granule_bytes=unit))
         bursts = {*range(1500), *random.integers(0, 1 << 20, 1500).tolist(), *(1 << i for i in range(22))}
         places = {place(bits, burst * dram.burst_bytes) for burst in bursts}
         assert len(places) == len(bursts)

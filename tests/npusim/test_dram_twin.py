@@ -83,6 +83,7 @@ OPTIONS = st.fixed_dictionaries({}, optional={
     "protect_hits": st.sampled_from(["none", "older", "all"]), "age_limit_ns": st.sampled_from([None, 50, 200]),
     "row_policy": st.sampled_from(["open", "closed"]), "refresh": st.sampled_from(["auto", "all_bank", "none"]),
     "refresh_postpone": st.sampled_from([0, 1, 8]), "refresh_blocks": st.booleans(), "posted_writes": st.booleans(),
+    "write_when_idle": st.booleans(),
 })  # fmt: skip
 
 
@@ -100,6 +101,8 @@ def often_refreshed(dram: DramPart) -> DramPart:
 @settings(max_examples=5, deadline=None, phases=QUICK, suppress_health_check=list(HealthCheck))
 def test_kernel_equals_twin_and_both_obey_the_rules(name, rows, options, channels, interleave, often):
     """Command for command, answer for answer, counter for counter, for any options."""
+    if not options.get("write_when_idle", True) and options.get("age_limit_ns", 50) is None:
+        options = options | {"age_limit_ns": 200}
     dram = often_refreshed(part(name)) if often else part(name)
     state, _ = run_both(memory(dram, channels, max(interleave, dram.burst_bytes), **options), rows)
     for c in range(channels):

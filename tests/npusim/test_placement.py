@@ -11,11 +11,13 @@ import pytest
 from isa.chip import MemoryChip
 from isa.errors import ConfigError
 from isa.loader import load_chip
-from npusim.memory.controller.mapping import RANKS, channel_of, make_map
+from isa.memory import Controller
+from npusim.memory.controller.mapping import channel_of, make_map
 from npusim.memory.generator.physical import make_pages, physical
 
 pytestmark = pytest.mark.kernels
 UNIT, GRANULE, PAGE, CHANNELS = 512, 1024, 2 << 20, 12
+RANKS = 512  # so many granules of a module in a window that it looks endless
 SPAN = GRANULE // UNIT
 WINDOW = RANKS * CHANNELS  # units
 PAGES = 8
@@ -33,7 +35,8 @@ def small(*changes: str) -> MemoryChip:
 def channels() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Channel, and number in it, of the units of three windows."""
     dram = small().memory.dram
-    where = make_map(dram, CHANNELS, UNIT, "auto", "random", GRANULE)
+    options = Controller(hashing="random", granule_bytes=GRANULE, window_granules=RANKS)
+    where = make_map(dram, CHANNELS, UNIT, options)
     places = np.array([channel_of(where, unit) for unit in range(3 * WINDOW)])
     return places[:, 0], places[:, 1]
 
@@ -102,4 +105,4 @@ def test_windows_differ() -> None:
 @pytest.mark.parametrize(("granule", "count"), [(768, 12), (256, 12), (4096, 12)])
 def test_granules_are_units_that_divide_the_channels(granule: int, count: int) -> None:
     with pytest.raises(ConfigError, match=f"granule_bytes: {granule} .* {UNIT} that divides the {count} channels: use"):
-        make_map(small().memory.dram, count, UNIT, "auto", "random", granule)
+        make_map(small().memory.dram, count, UNIT, Controller(hashing="random", granule_bytes=granule))

@@ -15,6 +15,7 @@ from __future__ import annotations
  P_READ_LATENCY, P_WRITE_LATENCY,          # RD or WR to the end of its data
  P_BUSES, P_HALF, P_AAD, P_WCK, P_WCK_READ, P_WCK_WRITE,  # command slots, as in isa.memory.DramPart
  P_REFI, P_REFRESH, P_POSTPONE, P_REFRESH_BLOCKS,  # ticks; REFRESH_*; refreshes that may be owed; 1: no new work then
+ P_HOLD,                                   # 1: also while no read waits, writes wait until P_HIGH
  P_HIGH, P_LOW,                            # writes go first above, until fewer than
  P_BATCH, P_WRITE_AGE,                     # places of writes in a row while reads wait; ticks that one may wait
  P_PROTECT, P_AGE,                         # PROTECT_*; ticks in a queue after which no row is kept against the oldest
@@ -24,7 +25,7 @@ from __future__ import annotations
  P_TRAIN, P_COLUMN_TICKS, P_BURST_TICKS,   # 1: a run's row hits go out in one piece, so many ticks apart; of a burst
  P_READ_QUEUE, P_WRITE_QUEUE, P_PLACE, P_SLOTS,  # places; bursts of a place; words of each list
  P_LOG,                                    # commands of a channel that are kept, the first ones; 0: none
- AT_READY, AT_BANK, AT_FAW, AT_LIST, AT_LOG, P_WORDS) = range(41)
+ AT_READY, AT_BANK, AT_FAW, AT_LIST, AT_LOG, P_WORDS) = range(42)
 NO_REFRESH, ALL_BANK, PER_BANK = range(3)
 PROTECT_NONE, PROTECT_OLDER, PROTECT_ALL = range(3)
 
@@ -40,6 +41,7 @@ PROTECT_NONE, PROTECT_OLDER, PROTECT_ALL = range(3)
  CH_COLUMN_FROM, CH_ROW_FROM,              # no column, no row command of the queues before; 0: look
  CH_REFRESH_FROM, CH_KEPT,                 # no step of a refresh by bank before; 1: a row was kept open for its hits
  CH_WRITE_MODE, CH_CLOSINGS,               # 1: writes go first; how often a row was closed
+ CH_WANTED,                                # 1: a read waits until a write that is held back is written
  CH_BATCH, CH_READS_OWED,                  # places of writes sent in a row; of reads before writes go first again
  CH_FINISHED,                              # 1 + the first of the entries that are done
  CH_COMMITTED, CH_COMMITTED_LIST,          # 1 + the entry that follows its CAS, and its list
@@ -52,7 +54,7 @@ PROTECT_NONE, PROTECT_OLDER, PROTECT_ALL = range(3)
  CH_PAIR_TICK, CH_PAIR_NODE, CH_PAIR_COMMAND, CH_PAIR_BANK,  # half cycles: the last row command of a rising edge
  CH_TURNS, CH_REFRESHES, CH_HITS, CH_MISSES, CH_CONFLICTS, CH_ACTS, CH_PRES, CH_PREAS, CH_READS, CH_WRITES,
  CH_LOGGED,
- CH_COUNT) = range(52)
+ CH_COUNT) = range(53)
 READ_LIST, WRITE_LIST, ACTIVE_LIST = range(3)
 
 # A bank: the open row, CLOSED or OPENING; entries of it in the active list; and ticks before which no RD, no WR, and

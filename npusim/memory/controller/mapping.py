@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isa.errors import ConfigError
-from isa.memory import DramPart
+from isa.memory import Controller, DramPart
 from npusim.jit import inlined, kernel
 from npusim.memory.controller.timing import burst_cycles
 
@@ -30,13 +30,13 @@ CO, PC, SI, BG, BA, RO = range(6)
 # M_CHUNK_BITS: of the bursts that follow each other in one bank group. A run of whole rounds still goes round burst by
 # burst; what is less than a round stays in the bank of its chunk.
 (M_BURST_BITS, M_UNIT_BITS, M_CHANNELS, M_CHANNEL_BITS, M_HASH, M_TURN_BITS, M_CHUNK_BITS, M_RUN_BITS, M_PIECES,
- M_BANK_BITS, M_GROUP_BITS, M_STACK_BITS, M_PSEUDO_BITS, M_ROW_BITS, M_SPAN_BITS, M_PERIOD,
- M_PIECE0) = range(17)  # fmt: skip
-# M_SPAN_BITS: log2 of the units of a granule, M_PERIOD: granules of a window; behind the pieces the place of each.
+ M_BANK_BITS, M_GROUP_BITS, M_STACK_BITS, M_PSEUDO_BITS, M_ROW_BITS, M_SPAN_BITS, M_PERIOD, M_RANKS,
+ M_PIECE0) = range(18)  # fmt: skip
+# M_SPAN_BITS: log2 of the units of a granule, M_PERIOD: granules of a window, whose places lie behind the pieces,
+# M_RANKS: of a module in it.
 CLIENT_BYTES = 64  # the least that most clients ask for at once: it should open one row
 MAX_PIECES = 12
 M_TABLE = M_PIECE0 + 2 * MAX_PIECES
-RANKS = 512  # granules of a module in a window: many more than a stream ever has in flight there, so it looks endless
 SEED = 1
 MODULE_BITS = 16  # of a place: the module below, the rank above
 MODULE_MASK = (1 << MODULE_BITS) - 1
@@ -45,13 +45,9 @@ ROTATE, XOR, RANDOM = 1, 2, 3
 _PIECE = re.compile(r"(Ro|Ba|Bg|Si|Pc|Co)(\d*)")
 
 
-def make_map(
-    part: DramPart, channels: int, interleave_bytes: int, mapping: str, hashing: str, granule_bytes: int = 0
-) -> Array:  # fmt: skip
-    """Return the map as int64 words; raises ConfigError for a map that leaves a field out or names one twice.
-
-    Hashing `random` needs the bytes of a granule, a whole number of interleave units.
-    """
+def make_map(part: DramPart, channels: int, interleave_bytes: int, options: Controller) -> Array:
+    """Return the map as int64 words; raises ConfigError for a map that leaves a field out or names one twice."""
+    mapping, hashing, granule_bytes = options.mapping, options.hashing, options.granule_bytes
     bits = {
         "Co": _log2(part.page_bytes // part.burst_bytes, "memory.dram.page_bytes over the bytes of a burst"),
         "Bg": _log2(part.bank_groups, "memory.dram.bank_groups"),
@@ -82,16 +78,17 @@ def make_map(
             f"memory.controller.granule_bytes: {granule_bytes} is not a whole number of memory.interleave_bytes "
             f"{interleave_bytes} that divides the {channels} channels: use {interleave_bytes}"
         )
-    table = _places(channels // span)
-    words[[M_SPAN_BITS, M_PERIOD]] = _log2(span, "granule_bytes over memory.interleave_bytes"), len(table)
+    table = _places(channels // span, options.window_granules)
+    words[M_SPAN_BITS] = _log2(span, "granule_bytes over memory.interleave_bytes")
+    words[M_PERIOD], words[M_RANKS] = len(table), options.window_granules
     return np.concatenate([words, table])
 
 
-def _places(modules: int) -> Array:
+def _places(modules: int, ranks: int) -> Array:
     """Rank and module of each granule of a window; a module keeps their order, so that neighbours share rows."""
-    module = np.random.default_rng(SEED).permutation(np.repeat(np.arange(modules), RANKS))
+    module = np.random.default_rng(SEED).permutation(np.repeat(np.arange(modules), ranks))
     rank = np.empty_like(module)
-    rank[np.argsort(module, kind="stable")] = np.tile(np.arange(RANKS), modules)
+    rank[np.argsort(module, kind="stable")] = np.tile(np.arange(ranks), modules)
     return np.asarray((rank << MODULE_BITS) + module)
 
 
@@ -173,7 +170,7 @@ def _drawn(where: Array, unit: int, channels: int) -> tuple[int, int]:
     while module >= modules:
         module -= modules
     channel = (module << bits) + unit - (granule << bits)
-    return int(channel), int(window * RANKS + (place >> MODULE_BITS))
+    return int(channel), int(window * where[M_RANKS] + (place >> MODULE_BITS))
 
 
 @inlined
@@ -182,10 +179,12 @@ def channel_of(where: Array, unit: int) -> tuple[int, int]:
     channels = where[M_CHANNELS]
     if where[M_HASH] == RANDOM:
         return _drawn(where, unit, channels)
-    upper = unit // channels
+    bits = where[M_CHANNEL_BITS]
+    upper = unit >> bits if channels == 1 << bits else unit // channels
     c = unit - upper * channels
     if where[M_HASH] == ROTATE:
-        c = (c + folded(upper, where[M_CHANNEL_BITS])) % channels
+        c += folded(upper, bits)
+        c = c & (channels - 1) if channels == 1 << bits else c % channels
     return int(c), int(upper)
 
 

@@ -72,6 +72,7 @@ from npusim.memory.controller.layout import (
     P_BURST_TICKS,
     P_COLUMN_TICKS,
     P_HIGH,
+    P_HOLD,
     P_LOG,
     P_LOW,
     P_PLACE,
@@ -117,7 +118,7 @@ def may_turn(params: Array, s: Array) -> bool:
     """Whether what is queued may let reads go before writes, or the other way round, from now on."""
     reads, writes = s[CH_SIZE0 + READ_LIST], s[CH_PLACES0 + WRITE_LIST]
     if s[CH_WRITE_MODE]:
-        return bool(reads > 0 and (writes < params[P_LOW] or s[CH_BATCH] >= params[P_BATCH]))
+        return bool((reads > 0 or params[P_HOLD]) and (writes < params[P_LOW] or s[CH_BATCH] >= params[P_BATCH]))
     return bool(writes > params[P_HIGH] or reads == 0)
 
 
@@ -139,7 +140,8 @@ def _expect(params: Array, nodes: Array, s: Array, runs: Array, entry: int) -> N
 def fits(params: Array, s: Array, runs: Array, queue: int, entry: int) -> bool:
     """Count an entry's places; whether a queue has room for them. One that is larger than the queue has it alone."""
     places = params[P_WRITE_QUEUE] if queue == WRITE_LIST else params[P_READ_QUEUE]
-    runs[entry, E_PLACES] = (runs[entry, E_COUNT] + params[P_PLACE] - 1) // params[P_PLACE]
+    count, place = runs[entry, E_COUNT], params[P_PLACE]
+    runs[entry, E_PLACES] = 1 if count <= place else (count + place - 1) // place
     return bool(s[CH_SIZE0 + queue] == 0 or s[CH_PLACES0 + queue] + runs[entry, E_PLACES] <= places)
 
 

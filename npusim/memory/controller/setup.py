@@ -95,6 +95,11 @@ def _check(part: DramPart, options: Controller) -> None:
         raise ConfigError(
             f"memory.controller.write_low {options.write_low} is above write_high {options.write_high}: lower it"
         )
+    if not options.write_when_idle and options.age_limit_ns is None:
+        raise ConfigError(
+            "memory.controller: with write_when_idle false and no age_limit_ns the last writes would never be written: "
+            "give an age_limit_ns, such as 2000"
+        )
     least = timing.nRFC + timing.nRP
     if timing.nREFI <= least:
         raise ConfigError(f"memory.dram.timing.nREFI {timing.nREFI} must be above nRFC + nRP = {least}: raise it")
@@ -150,11 +155,12 @@ def _fill_options(params: Array, part: DramPart, options: Controller, rules: lis
     params[at.P_POSTPONE] = options.refresh_postpone
     params[at.P_HIGH] = math.floor(options.write_high * options.write_queue)
     params[at.P_LOW] = max(1, math.ceil(options.write_low * options.write_queue))  # never stay with no writes
+    params[at.P_HOLD] = int(not options.write_when_idle)
     params[at.P_PROTECT] = protect[options.protect_hits]
     params[at.P_AGE] = at.FAR if limit is None else math.ceil(limit * 1000 / tick_ps)
     params[at.P_COLUMN_FIRST], params[at.P_ACTIVE] = int(options.columns_first), int(options.opened_leave_queue)
     params[at.P_BATCH] = at.FAR if options.write_batch is None else math.ceil(options.write_batch * options.write_queue)
-    params[at.P_WRITE_AGE] = at.FAR if options.posted_writes else params[at.P_AGE]
+    params[at.P_WRITE_AGE] = at.FAR if options.posted_writes and options.write_when_idle else params[at.P_AGE]
     params[at.P_CLOSED] = int(options.row_policy == "closed")
     params[at.P_READ_QUEUE], params[at.P_WRITE_QUEUE] = options.read_queue, options.write_queue
     params[at.P_PLACE] = max(1, options.entry_bytes // part.burst_bytes)

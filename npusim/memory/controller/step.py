@@ -29,6 +29,7 @@ from npusim.memory.controller.layout import (
     CH_ROW_FROM,
     CH_SIZE0,
     CH_TRAIN_FIRST,
+    CH_WANTED,
     CH_WRITE_MODE,
     COLUMN,
     E_BANK,
@@ -45,6 +46,7 @@ from npusim.memory.controller.layout import (
     P_COLUMN_FIRST,
     P_COLUMN_TICKS,
     P_HIGH,
+    P_HOLD,
     P_LOW,
     P_PSEUDO,
     P_REFI,
@@ -65,7 +67,9 @@ Array = npt.NDArray[Any]
 
 @inlined
 def write_late_from(params: Array, s: Array, runs: Array) -> int:
-    """The tick from which the oldest write has waited too long for its answer."""
+    """The tick from which writes have waited too long: the oldest for its answer, or a read for one of them."""
+    if s[CH_WANTED]:
+        return 0
     if params[P_WRITE_AGE] == FAR or s[CH_SIZE0 + WRITE_LIST] == 0:
         return FAR
     return int(runs[s[params[AT_LIST] + WRITE_LIST * params[P_SLOTS]], E_QUEUED] + params[P_WRITE_AGE])
@@ -75,16 +79,18 @@ def write_late_from(params: Array, s: Array, runs: Array) -> int:
 def update_mode(params: Array, s: Array, runs: Array, now: int) -> int:
     """Decide whether writes or reads go first, with hysteresis; return the list that does.
 
-    While reads wait, a batch of writes has an end even if more and more come; then as many reads go.
+    While reads wait, a batch of writes has an end even if more and more come; then as many reads go. While none waits,
+    writes go at once, or wait all the same (P_HOLD).
     """
     reads, writes = s[CH_SIZE0 + READ_LIST], s[CH_PLACES0 + WRITE_LIST]
     if s[CH_WRITE_MODE]:
         full = s[CH_BATCH] >= params[P_BATCH]
-        if reads > 0 and (full or (writes < params[P_LOW] and now < write_late_from(params, s, runs))):
+        few = writes < params[P_LOW] and now < write_late_from(params, s, runs)
+        if (reads > 0 or params[P_HOLD]) and (full or few):
             s[CH_WRITE_MODE] = s[CH_ROW_FROM] = s[CH_COLUMN_FROM] = 0
             s[CH_READS_OWED] = s[CH_BATCH] if full else 0
-    elif reads == 0 or (
-        s[CH_READS_OWED] <= 0 and (writes > params[P_HIGH] or now >= write_late_from(params, s, runs))
+    elif (reads == 0 and params[P_HOLD] == 0) or (
+        (reads == 0 or s[CH_READS_OWED] <= 0) and (writes > params[P_HIGH] or now >= write_late_from(params, s, runs))
     ):
         s[CH_WRITE_MODE], s[CH_ROW_FROM], s[CH_COLUMN_FROM] = 1, 0, 0
         s[CH_BATCH] = s[CH_READS_OWED] = 0
@@ -191,7 +197,7 @@ def count_refreshes(params: Array, s: Array, now: int) -> int:
 def step(params: Array, rules: Array, nodes: Array, s: Array, runs: Array, now: int) -> int:
     """Do all that a channel does in tick `now`; return the next tick in which it may do something, arrivals apart."""
     due = count_refreshes(params, s, now)
-    if params[P_WRITE_AGE] != FAR and s[CH_WRITE_MODE] == 0:
+    if params[P_WRITE_AGE] != FAR and (s[CH_WRITE_MODE] == 0 or params[P_HOLD]):
         late = write_late_from(params, s, runs)
         if late <= now:
             s[CH_ROW_FROM] = s[CH_COLUMN_FROM] = 0
@@ -222,14 +228,15 @@ def _two_slots(params: Array, rules: Array, nodes: Array, s: Array, runs: Array,
         sent, due = fill_slot(params, rules, nodes, s, runs, now, COLUMN)
         if sent:
             due = max(now + 1, s[CH_COLUMN_FREE])
-            if not _waiting(s):  # an idle channel takes writes first
-                s[CH_WRITE_MODE], s[CH_BATCH], due = 1, 0, FAR
-    if params[P_BUSES] == 1 and (sent or in_train(params, s, now)):
-        return True, now + 1
-    look = s[CH_ROW_FROM]
+            if not _waiting(s):
+                s[CH_ROW_FROM] = s[CH_COLUMN_FROM] = due = FAR
+                s[CH_WRITE_MODE], s[CH_BATCH] = 1 - params[P_HOLD], 0  # an idle channel takes writes first
+    look = now if params[P_CLOSED] else s[CH_ROW_FROM]
     if s[CH_OWED]:
         look = min(look, s[CH_REFRESH_FROM]) if params[P_REFRESH] == PER_BANK else now
-    if look > now and params[P_CLOSED] == 0:
+    if params[P_BUSES] == 1 and (sent or in_train(params, s, now)):
+        return True, max(now + 1, min(due, look))
+    if look > now:
         return False, min(due, look)
     sent, tick = fill_slot(params, rules, nodes, s, runs, now, ROW)
     return sent, min(due, tick)
