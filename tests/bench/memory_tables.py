@@ -43,6 +43,7 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
     "`refresh: all_bank`, `refresh_blocks: true`": {"refresh": "all_bank", "refresh_blocks": True},
     "`entry_bytes: 1` (a burst a place)": {"entry_bytes": 1},
     "`write_queue: 64`": {"write_queue": 64},
+    "`write_when_idle: false`": {"write_when_idle": False},
     "`row_policy: closed`": {"row_policy": "closed"},
     "`mapping: RoBaBgCo`": {"mapping": "RoBaBgCo"},
     "`hashing: none`": {"hashing": "none"},
