@@ -182,3 +182,21 @@ def test_literals_do_not_make_versions_of_their_own():
 
     assert outer(5) == 9
     assert jit.specialisations(inner) == 1
+
+
+INDEXING = """
+import numba, numpy, npusim.jit
+def ours(a, i): return a[i]
+def theirs(a, i): return a[i]
+ours.__module__ = "npusim.anything"
+last = numba.njit(theirs)(numpy.arange(3), -1)
+try:
+    numba.njit(ours)(numpy.arange(3), -1)
+except IndexError:
+    print("refused", last)
+"""
+
+
+def test_kernels_do_not_count_from_the_end_but_functions_of_other_packages_do(tmp_path):
+    """Only with bounds checks can a test look: without them a negative index of a kernel reads what lies before."""
+    assert run(INDEXING, NUMBA_BOUNDSCHECK="1", XDG_CACHE_HOME=str(tmp_path)).split() == ["refused", "2"]
