@@ -391,6 +391,8 @@ class _Assembler:
 
     def _fits(self, at: _Line, kind: str, word: str) -> bool:
         """True when the word can be an operand of the (optional) kind."""
+        if kind == "pipe":
+            return bool(_PIPE.match(word))
         if word == "_":
             return True
         if kind[0] == "D":

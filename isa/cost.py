@@ -38,7 +38,7 @@ class FoldCycles:
 
 def load_cycles(matrix: MatrixUnit) -> int:
     """Return the cycles to shift one stationary tile in; 0 for output-stationary arrays, which have none."""
-    if matrix.dataflow == "os":
+    if matrix.streams_both:
         return 0
     return matrix.rows if matrix.weight_load_cycles is None else matrix.weight_load_cycles
 
@@ -54,6 +54,8 @@ def latency_cycles(matrix: MatrixUnit) -> int:
     ws, is: the last row crosses rows x psum_hop and cols - 1 more PEs after its input register, of which its own
     cycle in the stream is one. os: the wavefront crosses rows + cols - 2 PEs; shifting results out takes rows more.
     """
+    if matrix.dataflow == "cube":
+        return matrix.latency_cycles
     if matrix.dataflow == "os":
         drain = matrix.rows if matrix.drain_counted else 0
         return matrix.input_register_cycles + matrix.rows + matrix.cols - 2 + drain
@@ -88,6 +90,11 @@ def systolic_gemm_cycles(matrix: MatrixUnit, m: int, n: int, k: int, passes: flo
     occupied = fold.stream if matrix.fold_overlap else fold.stream + fold.latency
     period = max(occupied, fold.load) if matrix.weight_double_buffer else occupied + fold.load
     return fold.total + (folds - 1) * period
+
+
+def cube_blocks(matrix: MatrixUnit, m: int, n: int, k: int, dtype: str) -> int:
+    """Return the blocks of an m x n x k product on a cube; each takes `passes` cycles and partial ones a whole one."""
+    return ceil_div(m, matrix.rows) * ceil_div(n, matrix.cols) * ceil_div(k, matrix.depth(dtype))
 
 
 def vector_cycles(
@@ -138,7 +145,7 @@ def gemm_traffic_elements(m: int, n: int, k: int, bm: int, bn: int) -> int:
 def macs_per_cycle(machine: Machine, dtype: str) -> Fraction:
     """Return the exact peak MACs a core cycle of the chip; raises KeyError when the array has no such dtype."""
     matrix = machine.core.matrix
-    pes = machine.cores * matrix.count * matrix.rows * matrix.cols
+    pes = machine.cores * matrix.count * matrix.rows * matrix.cols * matrix.depth(dtype)
     return Fraction(pes * _MILLI, round(matrix.passes[dtype] * _MILLI))
 
 

@@ -45,7 +45,10 @@ class Space(Part):
 
 
 class MatrixUnit(Part):
-    """A systolic array. `passes` gives, per operand dtype, the cycles that one streamed row occupies the array.
+    """A systolic array, or a cube. `passes` gives, per operand dtype, the cycles that one streamed row occupies the array.
+
+    A cube (`dataflow: cube`) multiplies blocks of rows x k by k x cols, k elements being `depth_bytes`, one in `passes` cycles, and takes both
+    operands from memory: A from `operand_space`, B from `operand_b_space`. mm then has any size of whole blocks.
 
     Timing of one fold (isa.cost): load the stationary tile, stream, traverse. `psum_hop_cycles` and
     `input_register_cycles` describe the wires; `drain_counted` (os) counts shifting the results out;
@@ -56,12 +59,15 @@ class MatrixUnit(Part):
     count: Annotated[int, Field(gt=0, le=64)] = 1
     rows: Annotated[int, Field(gt=0, le=4096)]
     cols: Annotated[int, Field(gt=0, le=4096)]
-    dataflow: Literal["ws", "os", "is"] = "ws"
+    depth_bytes: Annotated[int, Field(ge=0, le=4096)] = 0  # of a cube: of a row of a block, so that narrow types go deeper
+    latency_cycles: Natural = 0  # of a cube, from the last block to its result
+    dataflow: Literal["ws", "os", "is", "cube"] = "ws"
     passes: dict[str, Rate]
     accumulate: dict[str, str]  # operand dtype -> accumulator dtype
     multiply_as: dict[str, str] = Field(default_factory=dict)  # operand dtype -> what the array rounds it to first
     acc_space: str = "acc"  # where results accumulate
     operand_space: str = "spm"  # where streamed operands are read
+    operand_b_space: str | None = None  # of a cube; default: operand_space
     weight_fifo_tiles: Annotated[int, Field(gt=0, le=64)] = 1  # the engine's ring holds 64
     weight_load_cycles: Natural | None = None  # cycles to shift one tile in; default: rows
     weight_request_bytes: Annotated[int, Field(ge=8, le=65536)] = 256  # tiles that come from DRAM: bytes a request
@@ -76,6 +82,15 @@ class MatrixUnit(Part):
     queue_depth: Count = 8
     label: str = "MXU"
     weights_label: str = "WLOAD"
+
+    @property
+    def streams_both(self) -> bool:
+        """Whether mm takes both operands from memory, so that there are no stationary tiles."""
+        return self.dataflow in ("os", "cube")
+
+    def depth(self, dtype: str) -> int:
+        """MACs of each PE in the time of one pass: the k of a cube's blocks, 1 in a systolic array."""
+        return max(1, self.depth_bytes // DTYPES[dtype].size_bytes) if self.dataflow == "cube" else 1
 
 
 class VectorUnit(Part):
@@ -178,7 +193,7 @@ class Machine(Part):
 
     name: str
     description: str = ""
-    issue: Literal["inorder", "vliw"]
+    issue: Literal["inorder", "vliw", "queues"]
     default_dtype: str
     clock_mhz: Annotated[float, Field(ge=1, le=1e5)]  # core clock
     cores: Annotated[int, Field(gt=0, le=4096)] = 1
@@ -207,7 +222,7 @@ class Machine(Part):
     def macs_per_cycle(self, dtype: str) -> float:
         """MACs a core cycle of the whole chip for operands of `dtype`."""
         matrix = self.core.matrix
-        return self.cores * matrix.count * matrix.rows * matrix.cols / matrix.passes[dtype]
+        return self.cores * matrix.count * matrix.rows * matrix.cols * matrix.depth(dtype) / matrix.passes[dtype]
 
     @property
     def dram_bytes_per_second(self) -> float:
@@ -227,8 +242,11 @@ def _space_faults(machine: Machine) -> Iterator[str]:
     for name in spaces:
         if name not in CORE_SPACES:
             yield f"core.spaces.{name}: unknown space; a space of a core is one of {', '.join(CORE_SPACES)}"
-    for field in ("acc_space", "operand_space"):
-        name = getattr(machine.core.matrix, field)
+    matrix = machine.core.matrix
+    named = {"acc_space": matrix.acc_space, "operand_space": matrix.operand_space}
+    if matrix.operand_b_space is not None:
+        named["operand_b_space"] = matrix.operand_b_space
+    for field, name in named.items():
         if name not in spaces:
             yield f"core.matrix.{field}: {name!r} is not a space of the core; there are {', '.join(sorted(spaces))}"
     if machine.activation_space == "spm" and "spm" not in spaces:
@@ -238,6 +256,8 @@ def _space_faults(machine: Machine) -> Iterator[str]:
 def _path_faults(machine: Machine) -> Iterator[str]:
     core, matrix = machine.core, machine.core.matrix
     spaces, pipes = {*core.spaces, *CHIP_SPACES}, {*core.dma, "weights"}
+    if (matrix.dataflow == "cube") != (matrix.depth_bytes > 0):
+        yield "core.matrix.depth_bytes: needed by, and only by, `dataflow: cube`"
     seen: set[tuple[str, str]] = set()
     for i, path in enumerate(core.paths):
         for field, end in (("src", path.src), ("dst", path.dst)):
@@ -254,7 +274,8 @@ def _path_faults(machine: Machine) -> Iterator[str]:
     reached = set(CHIP_SPACES)
     for _ in core.spaces:
         reached |= {p.dst for p in core.paths if p.src in reached}
-    wanted = {matrix.operand_space} | ({"wfifo"} if matrix.dataflow != "os" else set())
+    wanted = {matrix.operand_space, matrix.operand_b_space or matrix.operand_space}
+    wanted |= set() if matrix.streams_both else {"wfifo"}
     for space in sorted(wanted - reached):
         yield f"core.paths: no legal way from dram or host to {space!r}, which feeds the array"
 

@@ -31,15 +31,15 @@ from isa.table import (
 Array = npt.NDArray[Any]
 MILLI = 1000
 MAX_SETS = 6  # flags that the completion of one instruction can raise
-DATAFLOW_ID = {"ws": 0, "is": 1, "os": 2}
+DATAFLOW_ID = {"ws": 0, "is": 1, "os": 2, "cube": 3}
 
 # Index of every scalar parameter in Params.values, in one list so that kernels and Python agree.
 # fmt: off
 NAMES = (
-    "cores", "pipes", "vliw", "scalar_cycles", "scalar_slots", "registers", "window", "flags",
+    "cores", "pipes", "vliw", "interlock", "queues", "scalar_cycles", "scalar_slots", "registers", "window", "flags",
     "weights_pipe", "matrix_pipe", "vector_pipe", "cross_lane_pipe", "drain_pipe", "dma_pipe", "matrix_count",
     "rows", "cols", "dataflow", "load_cycles", "double_buffer", "fold_overlap", "psum_hop", "input_register",
-    "drain_counted", "fifo_tiles", "weight_request", "weight_outstanding", "operand_space", "acc_space",
+    "drain_counted", "cube_latency", "fifo_tiles", "weight_request", "weight_outstanding", "operand_space", "acc_space",
     "lanes", "sublanes", "alus", "load_ports", "store_ports", "vector_latency",
     "cross_milli", "cross_reduce_milli", "cross_latency", "drain_milli", "drain_latency",
     "request_latency", "response_latency", "core_khz",
@@ -86,6 +86,7 @@ class Params:
     paths: Array
     dma: Array
     passes_milli: Array
+    depth: Array
     op_milli: Array
     convert_milli: Array
     space_ports: Array
@@ -112,7 +113,7 @@ def pipe_list(machine: Machine) -> tuple[Pipe, ...]:
     def labelled(label: str, unit: int, count: int) -> str:
         return f"{label}{unit}" if count > 1 else label
 
-    if matrix.dataflow != "os":
+    if not matrix.streams_both:
         name, count = matrix.weights_label, matrix.count
         rows += [(WEIGHTS, u, matrix.queue_depth, labelled(name, u, count)) for u in range(count)]
     rows += [(MATRIX, u, matrix.queue_depth, labelled(matrix.label, u, matrix.count)) for u in range(matrix.count)]
@@ -133,6 +134,7 @@ def resolve(machine: Machine) -> Params:
     vector, cross, drain = core.vector, core.cross_lane, core.drain
     figures: dict[str, int] = {
         "cores": machine.cores, "pipes": len(pipes), "vliw": int(machine.issue == "vliw"),
+        "interlock": int(machine.issue == "inorder"), "queues": int(machine.issue == "queues"),
         "scalar_cycles": core.scalar.cycles, "scalar_slots": core.scalar.slots, "registers": core.scalar.registers,
         "window": core.window, "flags": max(1, core.flags),
         "weights_pipe": first[WEIGHTS], "matrix_pipe": first[MATRIX], "vector_pipe": first[VECTOR],
@@ -143,7 +145,7 @@ def resolve(machine: Machine) -> Params:
         "load_cycles": matrix.rows if matrix.weight_load_cycles is None else matrix.weight_load_cycles,
         "double_buffer": int(matrix.weight_double_buffer), "fold_overlap": int(matrix.fold_overlap),
         "psum_hop": matrix.psum_hop_cycles, "input_register": matrix.input_register_cycles,
-        "drain_counted": int(matrix.drain_counted), "fifo_tiles": matrix.weight_fifo_tiles,
+        "drain_counted": int(matrix.drain_counted), "cube_latency": matrix.latency_cycles, "fifo_tiles": matrix.weight_fifo_tiles,
         "weight_request": matrix.weight_request_bytes, "weight_outstanding": matrix.weight_outstanding,
         "operand_space": SPACE_ID[matrix.operand_space], "acc_space": SPACE_ID[matrix.acc_space],
         "request_latency": machine.memory.request_latency_cycles,
@@ -180,10 +182,11 @@ def _paths(machine: Machine, pipes: tuple[Pipe, ...]) -> tuple[Array, Array, Arr
     return path_of, np.array(rows, np.int64).reshape(-1, 3), np.array(engines, np.int64).reshape(-1, 5)
 
 
-def _costs(machine: Machine) -> tuple[Array, Array, Array]:
-    passes = np.zeros(len(DTYPES), np.int64)
+def _costs(machine: Machine) -> tuple[Array, Array, Array, Array]:
+    passes, depth = np.zeros(len(DTYPES), np.int64), np.ones(len(DTYPES), np.int64)
     for name, value in machine.core.matrix.passes.items():
         passes[DTYPES[name].code] = round(value * MILLI)
+        depth[DTYPES[name].code] = machine.core.matrix.depth(name)
     factors = np.full(MAX_CODE, MILLI, np.int64)
     vector = machine.core.vector
     slow = vector.op_cycles if vector else {}
@@ -194,7 +197,7 @@ def _costs(machine: Machine) -> tuple[Array, Array, Array]:
     for row, table in enumerate((vector.unpack_ops, vector.pack_ops) if vector else ()):
         for name, value in table.items():
             convert[row, DTYPES[name].code] = round(value * MILLI)
-    return passes, factors, convert
+    return passes, depth, factors, convert
 
 
 def _spaces(machine: Machine) -> tuple[Array, Array, Array]:

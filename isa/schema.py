@@ -32,9 +32,16 @@ _TYPES = {
 
 
 def root_of(tree: Tree) -> type[Machine] | type[MemoryChip]:
-    """What a file describes, by its `issue`: a machine that runs programs, or a chip known by its memory."""
-    issue = tree.entries.get("issue") if isinstance(tree, Branch) else None
-    return MemoryChip if isinstance(issue, Leaf) and issue.value in MEMORY_ONLY else Machine
+    """What a file describes: a machine that runs programs, or, for some kinds of `issue`, a chip known by its memory.
+
+    A machine with queues names the spaces of its core, a chip that is known by its memory has none.
+    """
+    entries = tree.entries if isinstance(tree, Branch) else {}
+    issue, core = entries.get("issue"), entries.get("core")
+    if not isinstance(issue, Leaf) or issue.value not in MEMORY_ONLY:
+        return Machine
+    described = issue.value == "queues" and isinstance(core, Branch) and "spaces" in core.entries
+    return Machine if described else MemoryChip
 
 
 def valid_keys(path: Sequence[str], root: type[Machine] | type[MemoryChip] = Machine) -> list[str] | None:

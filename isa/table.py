@@ -26,7 +26,7 @@ class Op:
     `fields` lists the instruction fields that the assembly shows, in order: `rd ra rb rc` are registers held in
     dst, a, b, c; `Dd Da Db Dc` are descriptors held there (`?` after a letter: may be absent, `_`); `imm` an integer,
     `f0 f1` reals, `to` a code address held in imm, `act` an activation held in imm, `pipe` a pipe class held in dst
-    with its unit, `count` a number held in b, `unit` the unit field.
+    with its unit (`?`: absent is the sequencer), `count` a number held in b, `unit` the unit field.
     """
 
     code: int
@@ -121,9 +121,10 @@ def _build() -> list[Op]:
     ], "move")
     put(640, "sync", SYNC, [
         ("set", "pipe imm ra?", "add 1 to flag imm + ra when all earlier instructions of the pipe have completed"),
-        ("wait", "imm ra? count", "block until flag imm + ra is at least count, then subtract count"),
+        ("wait", "pipe? imm ra? count", "hold the pipe (or the sequencer) until flag imm + ra is at least count, then subtract count"),
         ("barrier", "", "wait until every core of the launch is here and its pipes are drained"),
         ("fence", "", "wait until all earlier instructions of this core have completed"),
+        ("pbar", "pipe", "hold the pipe until all of its earlier instructions have completed"),
     ])
     # 704.. is kept for SIMT (setp, ssy, shfl, ...), 768.. for communication (send, recv, put, allreduce).
     return ops

@@ -9,7 +9,7 @@ from typing import Any
 from isa.dtypes import BY_CODE as DTYPE
 from isa.machine import CHIP_SPACES, Machine
 from isa.params import pipe_list
-from isa.program import MAX_DIMS, SPACES, Program
+from isa.program import MAX_DIMS, NO_OPERAND, SPACES, Program
 from isa.table import (
     ACTIVATIONS,
     CROSS_LANE,
@@ -17,6 +17,7 @@ from isa.table import (
     DRAIN,
     MATRIX,
     NEXT_TILE,
+    SCALAR,
     PIPE_CLASS_NAMES,
     STATIONARY_A,
     VECTOR,
@@ -179,8 +180,8 @@ def _span(record: Any, ext: list[int]) -> tuple[int, int] | None:
 
 
 def _unit(use: Use, machine: Machine) -> Iterator[str]:
-    if use.op.name == "set":
-        yield from _set_pipe(use, machine)
+    if use.op.name in ("set", "wait", "pbar"):
+        yield from _sync_pipe(use, machine)
     elif use.op.pipe in (WEIGHTS, MATRIX):
         count = machine.core.matrix.count
         if not 0 <= use.unit < count:
@@ -192,7 +193,11 @@ def _unit(use: Use, machine: Machine) -> Iterator[str]:
         yield f"unit {use.unit} is given, but {use.op.name} has no choice of unit"
 
 
-def _set_pipe(use: Use, machine: Machine) -> Iterator[str]:
+def _sync_pipe(use: Use, machine: Machine) -> Iterator[str]:
+    if use.op.name == "wait" and use.pipe_class == NO_OPERAND:
+        return
+    if use.op.name != "set" and machine.issue != "queues" and use.pipe_class != SCALAR:
+        yield f"only a machine with `issue: queues` holds a pipe; on {machine.name} the sequencer waits: leave out the pipe"
     pipes = {(p.pipe_class, p.unit) for p in pipe_list(machine)}
     if machine.core.vector is not None:  # it does the work of units that the machine lacks
         pipes |= {(CROSS_LANE, 0), (DRAIN, 0)}
@@ -237,8 +242,8 @@ def _same_shape(use: Use) -> Iterator[str]:
 
 def _load_weights(use: Use, machine: Machine) -> Iterator[str]:
     matrix, a = machine.core.matrix, use.operands["A"]
-    if matrix.dataflow == "os":
-        yield "an output-stationary array has no weight FIFO; give mm both operands"
+    if matrix.streams_both:
+        yield f"core.matrix.dataflow is {matrix.dataflow!r}: there is no weight FIFO; give mm both operands"
         return
     if machine.path(a.space, "wfifo") is None:
         legal = ", ".join(f"{p.src}->{p.dst}" for p in machine.core.paths if p.pipe == "weights")
@@ -265,15 +270,17 @@ def _fits(what: str, rows: int, cols: int, names: tuple[str, str], machine: Mach
 def _matrix(use: Use, machine: Machine) -> Iterator[str]:
     matrix = machine.core.matrix
     a, d, b = use.operands["A"], use.operands["D"], use.operands.get("B")
-    if (b is not None) != (matrix.dataflow == "os"):
-        yield f"operand B stands if and only if core.matrix.dataflow is 'os'; it is {matrix.dataflow!r}"
+    if (b is not None) != matrix.streams_both:
+        yield f"operand B stands if and only if core.matrix.dataflow is 'os' or 'cube'; it is {matrix.dataflow!r}"
         return
-    if use.flags & NEXT_TILE and matrix.dataflow == "os":
-        yield "suffix .next: an output-stationary array has no weight FIFO"
+    if use.flags & NEXT_TILE and matrix.streams_both:
+        yield f"suffix .next: core.matrix.dataflow is {matrix.dataflow!r}, which has no weight FIFO"
     for x in (a, b):
         if x is not None:
-            if x.space != matrix.operand_space:
-                yield f"operand {x.letter} is in {x.space}; mm reads {matrix.operand_space} (core.matrix.operand_space)"
+            field = "operand_b_space" if x is b and matrix.operand_b_space is not None else "operand_space"
+            space = getattr(matrix, field)
+            if x.space != space:
+                yield f"operand {x.letter} is in {x.space}; mm reads it from {space} (core.matrix.{field})"
             yield from _operand_dtype(x, machine)
     if d.space != matrix.acc_space:
         yield f"operand D is in {d.space}; mm accumulates in {matrix.acc_space} (core.matrix.acc_space)"
@@ -286,8 +293,9 @@ def _matrix(use: Use, machine: Machine) -> Iterator[str]:
 def _matrix_sizes(a: Operand, d: Operand, b: Operand | None, machine: Machine) -> Iterator[str]:
     """Operand sizes against the array, then against each other where no register changes them."""
     static = a.static and d.static and (b is None or b.static)
-    if b is not None:  # os: A [m, k], B [k, n], D stays in the array
-        yield from _fits("D", d.height, d.width, ("M", "N"), machine)
+    if b is not None:  # A [m, k], B [k, n]; os: D stays in the array
+        if machine.core.matrix.dataflow == "os":
+            yield from _fits("D", d.height, d.width, ("M", "N"), machine)
         agree = a.height == d.height and b.width == d.width and a.width == b.height
         shapes = f"A is {a.height} x {a.width}, B is {b.height} x {b.width}"
     elif machine.core.matrix.dataflow == "ws":  # A [m, k], tile [k, n]

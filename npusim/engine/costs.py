@@ -17,6 +17,7 @@ from npusim.engine.layout import (
     I_FLAGS,
     I_OP,
     LANES_ID,
+    V_DEPTH,
     V_DTYPE_BYTES,
     V_OP_MILLI,
     V_PACK,
@@ -33,7 +34,8 @@ LOADS, STORES, VECTOR_LATENCY = INDEX["load_ports"], INDEX["store_ports"], INDEX
 CROSS_MILLI, CROSS_REDUCE_MILLI = INDEX["cross_milli"], INDEX["cross_reduce_milli"]
 CROSS_LATENCY = INDEX["cross_latency"]
 DRAIN_MILLI, DRAIN_LATENCY = INDEX["drain_milli"], INDEX["drain_latency"]
-DATAFLOW_OS = 2
+DATAFLOW_OS, DATAFLOW_CUBE = 2, 3
+CUBE_LATENCY = INDEX["cube_latency"]
 REDUCE = LANES_ID["reduce"]
 
 
@@ -69,9 +71,22 @@ def stream_length(code, desc, cores, c, pc):
 
 
 @kernel
+def cube_blocks(v, code, desc, cores, c, pc):
+    """Blocks of a product on a cube, as isa.cost.cube_blocks."""
+    a, b = code[pc, I_A], code[pc, I_B]
+    rows, depth = desc[a, D_ROWS], v[V_DEPTH + desc[a, D_DTYPE]]
+    m = elements(desc, cores, c, a, 0, rows)
+    k = elements(desc, cores, c, a, rows, desc[a, D_DIMS])
+    n = elements(desc, cores, c, b, desc[b, D_ROWS], desc[b, D_DIMS])
+    return ceil_div(m, v[ROWS]) * ceil_div(n, v[COLS]) * ceil_div(k, depth)
+
+
+@kernel
 def matrix_cycles(v, stream, passes_milli):
     """(occupancy, latency after it) of one stream: see isa.cost.systolic_fold_cycles."""
     occupy = ceil_div(stream * passes_milli, MILLI)
+    if v[DATAFLOW] == DATAFLOW_CUBE:
+        return occupy, v[CUBE_LATENCY]
     if v[DATAFLOW] == DATAFLOW_OS:
         latency = v[INPUT_REGISTER] + v[ROWS] + v[COLS] - 2
         return occupy, latency + (v[ROWS] if v[DRAIN_COUNTED] else 0)

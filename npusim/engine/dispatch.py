@@ -10,9 +10,12 @@ from npusim.engine.costs import (
     CROSS_LATENCY,
     CROSS_MILLI,
     CROSS_REDUCE_MILLI,
+    DATAFLOW,
+    DATAFLOW_CUBE,
     DRAIN_LATENCY,
     DRAIN_MILLI,
     REDUCE,
+    cube_blocks,
     matrix_cycles,
     path_cycles,
     path_latency,
@@ -39,10 +42,12 @@ from npusim.engine.layout import (
     MAX_QUEUE,
     MEMORY,
     O_ALL_SENT,
+    O_AMOUNT,
     O_BYTES,
     O_DEPS,
     O_DIMS,
     O_EXT0,
+    O_FLAG,
     O_HASH,
     O_INSTR,
     O_INTERVALS,
@@ -67,6 +72,7 @@ from npusim.engine.layout import (
     PLAIN,
     SPACE_COUNT,
     TILE,
+    V_DEPTH,
     V_DMA,
     V_DTYPE_BYTES,
     V_OP_LANES,
@@ -80,7 +86,7 @@ from npusim.jit import inlined, kernel
 
 WEIGHTS_PIPE, MATRIX_PIPE, VECTOR_PIPE = INDEX["weights_pipe"], INDEX["matrix_pipe"], INDEX["vector_pipe"]
 LOAD_CYCLES = INDEX["load_cycles"]
-CROSS_PIPE, DRAIN_PIPE, VLIW = INDEX["cross_lane_pipe"], INDEX["drain_pipe"], INDEX["vliw"]
+CROSS_PIPE, DRAIN_PIPE, INTERLOCK = INDEX["cross_lane_pipe"], INDEX["drain_pipe"], INDEX["interlock"]
 FIFO_SPACE, DRAM_SPACE = SPACE_ID["wfifo"], SPACE_ID["dram"]
 GATHER, TRANSPOSE = code("cpg"), code("v.transpose")
 MISSING = -1
@@ -141,7 +147,7 @@ def resolve_operands(v, code, desc, cores, ops, c, slot, pc):
     for d in (code[pc, I_DST], code[pc, I_A], code[pc, I_B], last_operand(v, code, pc)):
         if d >= 0:
             spaces |= 1 << desc[d, D_SPACE]
-            if v[VLIW] == 0 and desc[d, D_SPACE] > DRAM_SPACE:
+            if v[INTERLOCK] and desc[d, D_SPACE] > DRAM_SPACE:
                 note_interval(v, desc, cores, ops, c, slot, d, writes)
         writes = 0
     ops[c, slot, O_SPACES] = spaces
@@ -153,10 +159,11 @@ def resolve_timing(v, code, desc, cores, ops, c, slot, pc, p):
     op, wanted = code[pc, I_OP], v[V_OP_PIPE + code[pc, I_OP]]
     occupy, latency, kind = 1, 0, PLAIN
     if wanted == MATRIX:
-        stream = stream_length(code, desc, cores, c, pc)
+        cube = v[DATAFLOW] == DATAFLOW_CUBE
+        stream = cube_blocks(v, code, desc, cores, c, pc) if cube else stream_length(code, desc, cores, c, pc)
         occupy, latency = matrix_cycles(v, stream, v[V_PASSES + desc[code[pc, I_A], D_DTYPE]])
         ops[c, slot, O_NEXT_TILE] = 1 if code[pc, I_FLAGS] & NEXT_TILE else 0
-        ops[c, slot, O_MACS] = stream
+        ops[c, slot, O_MACS] = stream * v[V_DEPTH + desc[code[pc, I_A], D_DTYPE]] if cube else stream
     elif wanted == WEIGHTS or wanted >= DMA:
         return resolve_copy(v, code, desc, cores, ops, c, slot, pc, wanted)
     elif p == v[VECTOR_PIPE]:
@@ -206,9 +213,9 @@ def resolve_copy(v, code, desc, cores, ops, c, slot, pc, wanted):
     return 0
 
 
-@kernel
-def dispatch(v, code, desc, cores, pipes, ops, c, pc, p, now):
-    """Put the instruction into the queue of pipe p; there must be room."""
+@inlined
+def take_slot(cores, ops, c, pc, p):
+    """A free slot for the instruction at pc, which goes to pipe p."""
     slot, taken = 0, cores[c, C_TAKEN]
     while taken & 1:
         slot, taken = slot + 1, taken >> 1
@@ -218,10 +225,12 @@ def dispatch(v, code, desc, cores, pipes, ops, c, pc, p, now):
     ops[c, slot, O_SEQ] = cores[c, C_SEQ]
     ops[c, slot, O_INTERVALS], ops[c, slot, O_SETS], ops[c, slot, O_DEPS] = 0, 0, 0
     ops[c, slot, O_NEXT_TILE], ops[c, slot, O_MACS], ops[c, slot, O_BYTES] = 0, 0, 0
-    resolve_operands(v, code, desc, cores, ops, c, slot, pc)
-    resolve_timing(v, code, desc, cores, ops, c, slot, pc, p)
-    if v[VLIW] == 0:
-        interlock(v, cores, pipes, ops, c, slot, p)
+    return slot
+
+
+@inlined
+def enqueue(cores, pipes, c, slot, p, now):
+    """Put what a slot holds at the end of the queue of pipe p."""
     if pipes[c, p, P_IDLE]:
         pipes[c, p, P_IDLE] = 0
         was_idle(cores, pipes, c, p, now)
@@ -229,3 +238,22 @@ def dispatch(v, code, desc, cores, pipes, ops, c, pc, p, now):
     pipes[c, p, P_QUEUE + place] = slot
     pipes[c, p, P_LENGTH] += 1
     cores[c, C_INFLIGHT] += 1
+
+
+@kernel
+def dispatch_sync(cores, pipes, ops, c, pc, p, kind, flag, amount, now):
+    """Put a wait, a set or a pipe barrier into the queue of pipe p; there must be room."""
+    slot = take_slot(cores, ops, c, pc, p)
+    ops[c, slot, O_KIND], ops[c, slot, O_FLAG], ops[c, slot, O_AMOUNT], ops[c, slot, O_SPACES] = kind, flag, amount, 0
+    enqueue(cores, pipes, c, slot, p, now)
+
+
+@kernel
+def dispatch(v, code, desc, cores, pipes, ops, c, pc, p, now):
+    """Put the instruction into the queue of pipe p; there must be room."""
+    slot = take_slot(cores, ops, c, pc, p)
+    resolve_operands(v, code, desc, cores, ops, c, slot, pc)
+    resolve_timing(v, code, desc, cores, ops, c, slot, pc, p)
+    if v[INTERLOCK]:
+        interlock(v, cores, pipes, ops, c, slot, p)
+    enqueue(cores, pipes, c, slot, p, now)

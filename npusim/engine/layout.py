@@ -57,12 +57,14 @@ RAISED_COLUMNS = 3  # pipe, start and address of the instruction whose completio
 # Columns of `op` [cores, SLOTS, .]: an instruction from dispatch to completion.
 (O_INSTR, O_PIPE, O_SEQ, O_OCCUPY, O_LATENCY, O_DEPS, O_SETS, O_SPACES, O_KIND, O_NEXT_TILE, O_BYTES, O_PATH, O_REMAIN,
  O_ALL_SENT, O_DONE, O_WRITE, O_BASE, O_RUN, O_DIMS, O_MACS, O_START, O_HASH, O_INTERVALS) = range(23)
+O_FLAG, O_AMOUNT = 3, 4  # in the places of O_OCCUPY and O_LATENCY
 O_SET0 = 23  # MAX_SETS flag numbers
 O_EXT0 = O_SET0 + MAX_SETS  # outer extents of a memory transfer
 O_STRIDE0 = O_EXT0 + 6
 O_INTERVAL0 = O_STRIDE0 + 6  # up to 4 rows of space, low, high, writes
 O_COLUMNS = O_INTERVAL0 + 16
-PLAIN, MEMORY, TILE = range(3)  # O_KIND: fixed duration, memory transfer, stationary tile
+PLAIN, MEMORY, TILE, WAITS, RAISES, DRAINS = range(6)  # O_KIND: fixed duration, memory transfer, stationary tile; and
+# what stays in its queue and takes no time: a wait, a set (O_FLAG, O_AMOUNT), a pipe barrier
 # Columns of `pipe` [cores, pipes, .].
 (P_CLASS, P_UNIT, P_DEPTH, P_HEAD, P_LENGTH, P_FLIGHT_HEAD, P_FLIGHT, P_BUSY_UNTIL, P_ACCOUNTED, P_NEXT, P_REASON,
  P_SENDING, P_OUTSTANDING, P_ENGINE, P_LAST_WAIT, P_LAST_DONE, P_IDLE, P_STREAMS) = range(18)
@@ -96,7 +98,8 @@ V_UNPACK = V_OP_LANES + MAX_CODE
 V_PACK = V_UNPACK + len(DTYPES)
 V_LIMIT = V_PACK + len(DTYPES)  # MAX_INSTRUCTIONS
 V_SKEW = V_LIMIT + 1  # thousandths of the Zipf exponent by which gathers choose rows; 0: evenly
-V_COUNT = V_SKEW + 1
+V_DEPTH = V_SKEW + 1  # by dtype, k of a cube's blocks
+V_COUNT = V_DEPTH + len(DTYPES)
 # `clock` [.]: the outer loop.
 (K_NOW, K_MEMORY_UNTIL, K_EVENTS, K_DROPPED, K_CORE, K_Q, K_R, K_F) = range(8)  # K_Q..K_F: the core clock's edges
 K_FROM, K_TO = 8, 9  # instructions that touch these cycles become events
@@ -150,7 +153,7 @@ def flat_values(params: Params) -> Array:
         (0, params.values), (V_PATH_OF, params.path_of), (V_PATHS, params.paths), (V_DMA, params.dma),
         (V_PASSES, params.passes_milli), (V_PORTS, params.space_ports), (V_DTYPE_BYTES, params.dtype_bytes),
         (V_OP_MILLI, params.op_milli), (V_OP_PIPE, pipe_class), (V_OP_LANES, lanes),
-        (V_UNPACK, params.convert_milli),
+        (V_UNPACK, params.convert_milli), (V_DEPTH, params.depth),
     ):
         values[start : start + table.size] = table.reshape(-1)
     values[V_LIMIT] = MAX_INSTRUCTIONS

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from isa.params import INDEX
+from isa.params import INDEX, MAX_SETS
 from isa.table import DMA, MATRIX, PIPE_CLASS_NAMES, WEIGHTS
 from npusim.engine.account import account, fell_idle
 from npusim.engine.costs import DATAFLOW, DATAFLOW_OS
-from npusim.engine.dispatch import MATRIX_PIPE, VLIW
+from npusim.engine.dispatch import INTERLOCK, MATRIX_PIPE
 from npusim.engine.interlock import release
 from npusim.engine.layout import (
     BUSY,
@@ -14,6 +14,7 @@ from npusim.engine.layout import (
     C_FLAGS,
     C_INFLIGHT,
     C_TAKEN,
+    DRAINS,
     E_CORE,
     E_END,
     E_INSTR,
@@ -40,9 +41,11 @@ from npusim.engine.layout import (
     MAX_QUEUE,
     MEMORY,
     MEMORY_LATENCY,
+    O_AMOUNT,
     O_BYTES,
     O_DEPS,
     O_DONE,
+    O_FLAG,
     O_INSTR,
     O_KIND,
     O_LATENCY,
@@ -76,6 +79,8 @@ from npusim.engine.layout import (
     P_UNIT,
     P_WALK,
     PORT_CONFLICT,
+    QUEUE_FULL,
+    RAISES,
     RAISED_COLUMNS,
     READY,
     SLOTS,
@@ -85,12 +90,13 @@ from npusim.engine.layout import (
     WAIT_MATRIX,
     WAIT_SCALAR,
     WAIT_WEIGHTS,
+    WAITS,
 )
 from npusim.jit import inlined, kernel
 
 DOUBLE_BUFFER, FOLD_OVERLAP = INDEX["double_buffer"], INDEX["fold_overlap"]
 LOAD_CYCLES, FIFO_TILES = INDEX["load_cycles"], INDEX["fifo_tiles"]
-FLAGS = INDEX["flags"]
+FLAGS, QUEUES = INDEX["flags"], INDEX["queues"]
 TRAFFIC_MACS = 0  # offset behind the paths in State.traffic
 FIRST_SCRATCH_SPACE = 2  # dram and host have no ports of a core
 assert PIPE_CLASS_NAMES[DMA] == "dma"
@@ -269,7 +275,7 @@ def retire(v, cores, pipes, ops, units, events, clock, c, p, now):
     pipes[c, p, P_FLIGHT] -= 1
     cores[c, C_INFLIGHT] -= 1
     free_ports(cores, pipes, ops, c, p, slot)
-    if not v[VLIW]:
+    if v[INTERLOCK]:
         release(v, cores, pipes, ops, c, slot)
     for i in range(ops[c, slot, O_SETS]):
         flag = ops[c, slot, O_SET0 + i]
@@ -308,19 +314,76 @@ def log(ops, events, clock, c, p, slot, now):
     clock[K_EVENTS] = n + 1
 
 
+@inlined
+def hold(pipes, c, p, reason, now):
+    """Note why the head of the queue cannot go on."""
+    if pipes[c, p, P_REASON] != reason:
+        account(pipes, c, p, pipes[c, p, P_REASON], now)
+        pipes[c, p, P_REASON] = reason
+
+
+@kernel
+def sync_blocked(cores, pipes, ops, c, p, slot):
+    """Why the wait, set or pipe barrier at the head of a queue holds its pipe: a cause, or -1."""
+    kind, flag = ops[c, slot, O_KIND], ops[c, slot, O_FLAG]
+    if kind == WAITS:
+        raised = cores[c, C_FLAGS + 2 * flag] >= ops[c, slot, O_AMOUNT]
+        return -1 if raised else WAIT_SCALAR + cores[c, C_FLAGS + 2 * flag + 1]
+    if pipes[c, p, P_FLIGHT] == 0:
+        return -1
+    if kind == DRAINS:
+        return cause_of(pipes[c, p, P_CLASS])
+    return -1 if ops[c, newest(pipes, c, p), O_SETS] < MAX_SETS else QUEUE_FULL
+
+
+@inlined
+def newest(pipes, c, p):
+    """Slot of the instruction that the pipe started last, which is still in flight."""
+    return pipes[c, p, P_FLIGHT0 + (pipes[c, p, P_FLIGHT_HEAD] + pipes[c, p, P_FLIGHT] - 1) % SLOTS]
+
+
+@kernel
+def pass_sync(v, cores, pipes, ops, c, p, slot, now):
+    """Let the wait, set or pipe barrier at the head of a queue do its work, for which it takes no time; or hold."""
+    reason = sync_blocked(cores, pipes, ops, c, p, slot)
+    if pipes[c, p, P_STREAMS] and pipes[c, p, P_FLIGHT] > 0:
+        account(pipes, c, p, pipes[c, p, P_LAST_WAIT], now)
+    if reason >= 0:
+        hold(pipes, c, p, reason, now)
+        return False
+    account(pipes, c, p, pipes[c, p, P_REASON], now)
+    kind, flag = ops[c, slot, O_KIND], ops[c, slot, O_FLAG]
+    if kind == WAITS:
+        cores[c, C_FLAGS + 2 * flag] -= ops[c, slot, O_AMOUNT]
+    elif kind == RAISES and pipes[c, p, P_FLIGHT] > 0:
+        last = newest(pipes, c, p)
+        ops[c, last, O_SET0 + ops[c, last, O_SETS]] = flag
+        ops[c, last, O_SETS] += 1
+    elif kind == RAISES:
+        cores[c, C_FLAGS + 2 * flag] += 1
+    pipes[c, p, P_HEAD] = (pipes[c, p, P_HEAD] + 1) % MAX_QUEUE
+    pipes[c, p, P_LENGTH] -= 1
+    cores[c, C_INFLIGHT] -= 1
+    cores[c, C_TAKEN] &= ~(1 << slot)
+    if pipes[c, p, P_LENGTH] == 0 and not (pipes[c, p, P_STREAMS] and pipes[c, p, P_FLIGHT] > 0):
+        pipes[c, p, P_IDLE] = 1
+        fell_idle(cores, pipes, c, p, now)
+    return True
+
+
 @kernel
 def try_start(v, cores, pipes, ops, units, c, p, now):
     """Start the head of the queue if the pipe is free and nothing blocks it; else note the reason."""
     if pipes[c, p, P_LENGTH] == 0 or pipes[c, p, P_BUSY_UNTIL] > now or pipes[c, p, P_SENDING] != 0:
         return False
     slot = head(pipes, c, p)
+    if v[QUEUES] and ops[c, slot, O_KIND] >= WAITS:
+        return pass_sync(v, cores, pipes, ops, c, p, slot, now)
     reason = blocked(v, cores, pipes, ops, units, c, p, slot, now)
     if pipes[c, p, P_STREAMS] and pipes[c, p, P_FLIGHT] > 0:  # its transfers are still under way
         account(pipes, c, p, pipes[c, p, P_LAST_WAIT], now)
     if reason >= 0:
-        if pipes[c, p, P_REASON] != reason:
-            account(pipes, c, p, pipes[c, p, P_REASON], now)
-            pipes[c, p, P_REASON] = reason
+        hold(pipes, c, p, reason, now)
         return False
     start(v, cores, pipes, ops, units, c, p, now)
     return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from isa.params import INDEX, MAX_SETS
 from isa.table import DMA, STOP, SYNC, code
 from npusim.engine.account import sequencer_cause
-from npusim.engine.dispatch import dispatch, is_empty, pipe_of
+from npusim.engine.dispatch import dispatch, dispatch_sync, is_empty, pipe_of
 from npusim.engine.layout import (
     BARRIER,
     BUSY,
@@ -21,6 +21,7 @@ from npusim.engine.layout import (
     C_REGS,
     C_TIME,
     DRAINED,
+    DRAINS,
     E_BY_INSTR,
     E_BY_PIPE,
     E_BY_START,
@@ -52,20 +53,22 @@ from npusim.engine.layout import (
     P_QUEUE,
     QUEUE_FULL,
     RAISED_COLUMNS,
+    RAISES,
     SLOTS,
     V_DMA,
     V_LIMIT,
     V_OP_PIPE,
     WAIT_SCALAR,
+    WAITS,
 )
 from npusim.engine.scalar import FIRST, LAST, step_scalar
 from npusim.jit import inlined, kernel
 
-SET, WAIT, BARRIER_OP, FENCE = (code(n) for n in ("set", "wait", "barrier", "fence"))
+SET, WAIT, BARRIER_OP, FENCE, PIPE_BARRIER = (code(n) for n in ("set", "wait", "barrier", "fence", "pbar"))
 NOP, HALT, MARK = code("nop"), code("halt"), code("mark")
 VLIW, SCALAR_CYCLES, WINDOW = INDEX["vliw"], INDEX["scalar_cycles"], INDEX["window"]
 CLASS_PIPES = INDEX["weights_pipe"]
-FLAGS = INDEX["flags"]
+FLAGS, QUEUES = INDEX["flags"], INDEX["queues"]
 BAD = -2
 NOT_YET = -1  # and otherwise the cause that blocks, or GO
 GO = 1 << 20
@@ -86,9 +89,9 @@ def wait_count(code, pc):
 
 @inlined
 def named_pipe(v, code, pc):
-    """Pipe index that a `set` names, or -1 for the sequencer itself."""
+    """Pipe index that a set, a wait or a pipe barrier names, or -1 for the sequencer itself."""
     wanted, unit = code[pc, I_DST], code[pc, I_UNIT]
-    if wanted == 0:
+    if wanted <= 0:
         return -1
     if wanted >= DMA:
         return v[V_DMA + 5 * (wanted - DMA) + 0] + unit % v[V_DMA + 5 * (wanted - DMA) + 1]
@@ -169,6 +172,28 @@ def sync_execute(v, code, cores, pipes, ops, c, pc):
 
 
 @inlined
+def sync_queue_ready(v, code, cores, pipes, c, pc):
+    """GO, or the cause for which a set, a wait or a barrier cannot join the queue of its pipe, or BAD."""
+    if code[pc, I_OP] != PIPE_BARRIER and not 0 <= flag_of(code, cores, c, pc) < v[FLAGS]:
+        return BAD
+    p = named_pipe(v, code, pc)
+    full = pipes[c, p, P_LENGTH] >= pipes[c, p, P_DEPTH] or cores[c, C_INFLIGHT] >= v[WINDOW]
+    return QUEUE_FULL if full else GO
+
+
+@inlined
+def sync_enqueue(v, code, cores, pipes, ops, c, pc, now):
+    """Put a set, a wait or a barrier into the queue of its pipe."""
+    op, flag, kind = code[pc, I_OP], 0, DRAINS
+    if op != PIPE_BARRIER:
+        flag = flag_of(code, cores, c, pc)
+        kind = WAITS if op == WAIT else RAISES
+        if op == SET:
+            cores[c, C_FLAGS + 2 * flag + 1] = min(code[pc, I_DST], DMA)
+    dispatch_sync(cores, pipes, ops, c, pc, named_pipe(v, code, pc), kind, flag, wait_count(code, pc), now)
+
+
+@inlined
 def queue_ready(v, code, desc, cores, pipes, c, first, pc):
     """GO, or QUEUE_FULL when the instruction at pc and those before it in its bundle do not fit."""
     p = pipe_of(v, code, desc, pc)
@@ -191,7 +216,9 @@ def bundle_ready(v, code, desc, cores, pipes, ops, c):
     while True:
         wanted = v[V_OP_PIPE + code[pc, I_OP]]
         cause = GO
-        if wanted == SYNC:
+        if wanted == SYNC and v[QUEUES] and named_pipe(v, code, pc) > 0:
+            cause = sync_queue_ready(v, code, cores, pipes, c, pc)
+        elif wanted == SYNC:
             cause = sync_ready(v, code, cores, pipes, ops, c, first, pc)
         elif wanted > 0:
             cause = queue_ready(v, code, desc, cores, pipes, c, first, pc)
@@ -218,7 +245,9 @@ def execute_bundle(v, code, desc, cores, pipes, ops, c, after, now, grid):
             return GO
         else:
             cores[c, C_PC] = pc + 1
-            if wanted == SYNC:
+            if wanted == SYNC and v[QUEUES] and named_pipe(v, code, pc) > 0:
+                sync_enqueue(v, code, cores, pipes, ops, c, pc, now)
+            elif wanted == SYNC:
                 if not sync_execute(v, code, cores, pipes, ops, c, pc):
                     return NOT_YET
             elif wanted > 0 and not is_empty(v, code, desc, cores, c, pc):

@@ -79,7 +79,7 @@ def pipe_of(instr: Any, descs: Any, params: Params) -> int:
     """Index of the pipe that executes an instruction (docs/architecture.md); raises SimulationError without a path."""
     op = BY_CODE[int(instr["op"])]
     unit = int(instr["unit"])
-    if op.name == "set":
+    if op.name in ("set", "wait", "pbar") and int(instr["dst"]) >= 0:
         engine = int(instr["dst"]) - DMA
         if 0 <= engine < len(params.dma):
             return int(params.dma[engine, 0]) + unit % int(params.dma[engine, 1])

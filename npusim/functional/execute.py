@@ -20,6 +20,7 @@ from isa.table import BY_CODE, SYNC
 from npusim.functional.control import Step, Walker, text_of
 from npusim.functional.instructions import MEANING
 from npusim.functional.machine_state import State
+from npusim.functional.queues import Queues
 
 Array = npt.NDArray[Any]
 HostFunction = Callable[[HostOp, list[tuple[Tensor, Array]]], list[Array]]
@@ -85,9 +86,9 @@ class _Run:
 
     def __init__(self, program: Program, machine: Machine, host_op: HostFunction, observer: Observer | None) -> None:
         self.program = program
-        params = resolve(machine)
-        self.state = State(program, params)
-        self.walker = Walker(program, params)
+        self.params = resolve(machine)
+        self.state = State(program, self.params)
+        self.walker = Walker(program, self.params)
         self.host_op = host_op
         self.observer = observer
 
@@ -126,7 +127,8 @@ class _Run:
         own.fifo.clear()
         own.tile.clear()
         count = macs = 0
-        for step in self.walker.steps(kernel, core, grid, args):
+        steps = self.walker.steps(kernel, core, grid, args)
+        for step in Queues(self.params).in_order(steps) if self.params["queues"] else steps:
             if self.observer is not None:
                 self.observer(index, core, step)
             op = BY_CODE[step.op]

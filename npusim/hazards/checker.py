@@ -7,6 +7,7 @@ the same bytes are a race unless all are reads.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,11 +18,13 @@ from isa.program import LAUNCH_KERNEL, SPACES, Program
 from isa.table import BY_NAME, NEXT_TILE
 from npusim.functional.control import Step, Walker, text_of
 from npusim.functional.operand import Operand
+from npusim.functional.queues import Queues, StuckError
 from npusim.hazards.memory import Access, Footprint, LiveAccesses, Written
 from npusim.hazards.order import CoreOrder
 from npusim.hazards.regions import Shapes
 
-_SET, _WAIT, _BARRIER, _FENCE = (BY_NAME[n].code for n in ("set", "wait", "barrier", "fence"))
+_SET, _WAIT, _BARRIER, _FENCE, _PBAR = (BY_NAME[n].code for n in ("set", "wait", "barrier", "fence", "pbar"))
+_HELD = (_SET, _WAIT, _PBAR)  # may be in the queue of a pipe
 _LDW, _MM = BY_NAME["ldw"].code, BY_NAME["mm"].code
 
 
@@ -135,8 +138,12 @@ class _CoreRun:
     """One core in one launch."""
 
     def __init__(self, check: _Check, launch: int, core: int, steps: Iterator[Step]) -> None:
-        self.check, self.launch, self.core, self.steps = check, launch, core, steps
+        self.check, self.launch, self.core = check, launch, core
+        self.steps = self._kept(steps)
         self.order = CoreOrder(check.params)
+        self.heard: list[deque[list[int]]] = [deque() for _ in check.params.pipes]
+        if self.order.queued:
+            self.steps = Queues(check.params).in_order(self.steps)
         self.live = LiveAccesses(check.shapes)
         self.footprint = Footprint(check.shapes)
         self.interlocked = check.machine.issue == "inorder"
@@ -148,19 +155,52 @@ class _CoreRun:
         """Run to the next barrier and return its index; None at the end of the kernel or at a deadlock."""
         if self.ended:
             return None
-        for step in self.steps:
-            if step.op == _BARRIER:
-                self.order.drain()
-                return step.pc
-            if not (self._sync(step) if step.pipe < 0 or step.op == _SET else self._data(step)):
-                break
-        else:
-            self.ended = True
-            return None
+        try:
+            for step in self.steps:
+                if step.op == _BARRIER:
+                    self.order.drain()
+                    return step.pc
+                if self.order.queued and step.pipe > 0:
+                    self.order.hear(step.pipe, self.heard[step.pipe].popleft())
+                if not (self._sync(step) if step.pipe < 0 or step.op in _HELD else self._data(step)):
+                    break
+            else:
+                self.ended = True
+                return None
+        except StuckError as error:
+            self._stuck(error)
         self.ended = True
         self.order.flags.clear()  # a deadlock is reported once, not again as leftovers
         self.order.pushed.clear()
         return None
+
+    def _kept(self, steps: Iterator[Step]) -> Iterator[Step]:
+        """The steps without the waits that are left out; with queues, note what the sequencer knows at each."""
+        for step in steps:
+            if step.op == _WAIT:
+                seen = self.occurrences[step.pc] = self.occurrences.get(step.pc, -1) + 1
+                if (step.pc, seen) in self.check.skip:
+                    continue
+            if self.order.queued and step.pipe > 0:
+                self.heard[step.pipe].append(self.order.sequencer)
+            yield step
+
+    def _stuck(self, error: StuckError) -> None:
+        """Queues that wait for each other, or for a flag that nobody sets."""
+        pipes = self.check.params.pipes
+        if error.cycle:
+            program = self.check.program
+            ring = "; ".join(
+                f"{pipes[max(wait.pipe, 0)].label} waits at {wait.pc} `{text_of(program, wait.pc)}` for flag {wait.imm}, "
+                f"which {pipes[made.pipe].label} would set at {made.pc} `{text_of(program, made.pc)}`"
+                for wait, made in error.cycle
+            )
+            self._report("deadlock", tuple(wait.pc for wait, _ in error.cycle), f"{ring}: each is behind the other's")
+            return
+        for step in error.steps:
+            if step.op == _WAIT:
+                why = f"{pipes[max(step.pipe, 0)].label} waits for flag {step.imm}; {self._setters(step.imm)}"
+                self._report("deadlock", (step.pc,), why)
 
     def finish(self) -> None:
         """The end of the launch: flags must be 0 and the weight FIFOs empty."""
@@ -180,6 +220,8 @@ class _CoreRun:
         """Execute set, wait, fence; False at a deadlock."""
         if step.op == _SET:
             self.order.set_flag(step.pc, step.pipe, step.imm)
+        elif step.op == _PBAR:
+            self.order.pipe_barrier(step.pipe)
         elif step.op == _FENCE:
             self.order.drain()
         else:
@@ -187,16 +229,13 @@ class _CoreRun:
         return True
 
     def _wait(self, step: Step) -> bool:
-        seen = self.occurrences[step.pc] = self.occurrences.get(step.pc, -1) + 1
-        if (step.pc, seen) in self.check.skip:
-            return True
         flag, count = step.imm, step.amount
         pending = self.order.flags.get(flag, ())
         have = len(pending)
         if self.order.ambiguous(flag, count):
             why = f"flag {flag} has {have} sets from several pipes and {count} are waited for: any may be first"
             self._report("ambiguous", (step.pc, *dict.fromkeys(item.pc for item in pending)), why)
-        taken = self.order.wait(flag, count)
+        taken = self.order.wait(step.pipe, flag, count)
         if taken is None:
             why = f"flag {flag} is {have}, {count} needed, and nothing is dispatched past this wait; "
             self._report("deadlock", (step.pc,), why + self._setters(flag))

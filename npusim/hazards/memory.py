@@ -43,7 +43,7 @@ class _Bucket:
         self.youngest = 0
 
     def forget(self, completed: int) -> None:
-        """Drop what the sequencer knows to be complete: everything that follows is ordered after it."""
+        """Drop what is known to be complete: everything that follows is ordered after it."""
         if completed >= self.youngest:
             self.entries.clear()
         elif len(self.entries) > MANY_ENTRIES:
@@ -65,17 +65,17 @@ class LiveAccesses:
         self._spaces: dict[int, dict[int, _Bucket]] = {}
 
     def add(self, access: Access, order: CoreOrder) -> Clash | None:
-        """Record an access; return the first earlier one that conflicts and is not ordered before it."""
+        """Record an access; return an earlier one that conflicts and is not ordered before it, of another pipe first."""
         pipes = self._spaces.setdefault(access.space, {})
         clash: Clash | None = None
         for other, bucket in pipes.items():
             if other == access.pipe and order.serial[other]:
                 continue
             known = order.known(access.pipe, other)
-            if known < bucket.youngest and clash is None:
+            if known < bucket.youngest and (clash is None or clash[2] == access.pipe):
                 own = access.number if other == access.pipe else 0
-                clash = self._scan(access, other, bucket, known, own)
-            bucket.forget(order.sequencer[other])
+                clash = self._scan(access, other, bucket, known, own) or clash
+            bucket.forget(order.known_to_all(other))
         bucket = pipes.setdefault(access.pipe, _Bucket())
         entry = bucket.entries.setdefault((access.shape, access.base), [0, 0, 0, 0])
         at = 0 if access.write else 2

@@ -33,6 +33,8 @@ class CoreOrder:
         self.scalar = next(p.index for p in params.pipes if p.pipe_class == SCALAR)
         self.dispatched = [0] * count
         self.sequencer = [0] * count
+        self.queued = bool(params["queues"])
+        self.knows = [[0] * count for _ in range(count)]  # with queues: what each pipe learnt from its own waits
         self.extra = [[0] * count for _ in range(count)]  # what a pipe learnt through the weight FIFO
         self.flags: dict[int, deque[FlagSet]] = {}
         self.depth = params["fifo_tiles"]
@@ -48,7 +50,23 @@ class CoreOrder:
         """How many instructions of `other` have completed for certain when the next one of `pipe` starts."""
         if other == pipe and self.serial[pipe]:
             return self.dispatched[pipe]
-        return max(self.sequencer[other], self.extra[pipe][other])
+        learnt = self.knows[pipe] if self.queued else self.sequencer
+        return max(learnt[other], self.extra[pipe][other])
+
+    def known_to_all(self, other: int) -> int:
+        """How many instructions of `other` have completed for certain when any later instruction starts."""
+        if not self.queued:
+            return self.sequencer[other]
+        own = other if self.serial[other] else -1
+        return min(known[other] for pipe, known in enumerate(self.knows) if pipe not in (own, self.scalar))
+
+    def hear(self, pipe: int, sequencer: list[int]) -> None:
+        """With queues: what the sequencer knew when it put the next instruction into the queue of `pipe`."""
+        self.knows[pipe] = [max(a, b) for a, b in zip(self.knows[pipe], sequencer)]
+
+    def pipe_barrier(self, pipe: int) -> None:
+        """All earlier instructions of a pipe have completed when its next one starts."""
+        self.knows[pipe][pipe] = self.dispatched[pipe]
 
     def dispatch(self, pipe: int) -> int:
         """Count an instruction of `pipe`; return its number (from 1)."""
@@ -81,7 +99,8 @@ class CoreOrder:
 
     def set_flag(self, pc: int, pipe: int, flag: int) -> None:
         """A set on `pipe`: proves that all its earlier instructions have completed."""
-        knows = [max(a, b) for a, b in zip(self.sequencer, self.extra[pipe])]
+        learnt = self.knows[pipe] if self.queued and pipe != self.scalar else self.sequencer
+        knows = [max(a, b) for a, b in zip(learnt, self.extra[pipe])]
         knows[pipe] = self.dispatched[pipe]
         unit = self.unit_of.get(pipe)
         needed = self.pushes.get(unit, 0) - self.depth if unit is not None else 0
@@ -97,14 +116,20 @@ class CoreOrder:
         queued = [item.pipe for item in pending if item.pipe != self.scalar]
         return len(pending) > count > len(pending) - len(queued) and len(set(queued)) > 1
 
-    def wait(self, flag: int, count: int) -> list[FlagSet] | None:
-        """Take the `count` oldest sets of a flag and learn what they prove; None when there are not so many."""
+    def wait(self, pipe: int, flag: int, count: int) -> list[FlagSet] | None:
+        """Take the `count` oldest sets of a flag and learn what they prove, for a pipe or (-1) for the sequencer.
+
+        None when there are not so many.
+        """
         pending = self.flags.get(flag, deque())
         if len(pending) < count:
             return None
         taken = [pending.popleft() for _ in range(count)]
         for item in taken:
-            self.sequencer = [max(a, b) for a, b in zip(self.sequencer, item.knows)]
+            if pipe > 0:
+                self.hear(pipe, item.knows)
+            else:
+                self.sequencer = [max(a, b) for a, b in zip(self.sequencer, item.knows)]
         return taken
 
     def blocked(self, item: FlagSet) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from isa.cost import pipelined_cycles
-from isa.params import Params, Pipe
+from isa.params import MAX_SETS, Params, Pipe
 from isa.program import SPACES, Program
 from isa.table import DMA, MATRIX, WEIGHTS
 from npusim.stepper.job import Job
@@ -103,11 +103,36 @@ class Core:
     def _try_start(self, pipe: PipeState, cycle: int) -> bool:
         if not pipe.queue or not pipe.free(cycle):
             return False
+        if pipe.queue[0].sync:
+            return self._pass_sync(pipe)
         reason = self._obstacle(pipe, pipe.queue[0], cycle)
         if reason is not None:
             pipe.reason = reason
             return False
         pipe.start(self.array_of(pipe), cycle)
+        return True
+
+    def _pass_sync(self, pipe: PipeState) -> bool:
+        """Let a set, a wait or a pipe barrier at the head of its queue do its work; it takes no time."""
+        job, sequencer = pipe.queue[0], self.sequencer
+        reason = None
+        if job.sync == "wait" and sequencer.flags[job.flag] < job.amount:
+            reason = wait_for(sequencer.flag_class[job.flag])
+        elif job.sync == "pbar" and pipe.flight:
+            reason = wait_for(pipe.pipe_class)
+        elif job.sync == "set" and pipe.flight and len(pipe.flight[-1].flags) >= MAX_SETS:
+            reason = "queue_full"
+        if reason is not None:
+            pipe.reason = reason
+            return False
+        if job.sync == "wait":
+            sequencer.flags[job.flag] -= job.amount
+        elif job.sync == "set" and pipe.flight:
+            pipe.flight[-1].flags.append(job.flag)
+        elif job.sync == "set":
+            sequencer.flags[job.flag] += 1
+        pipe.queue.popleft()
+        self.in_flight -= 1
         return True
 
     def _obstacle(self, pipe: PipeState, job: Job, cycle: int) -> str | None:

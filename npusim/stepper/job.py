@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from math import prod
 
-from isa.cost import ceil_div, latency_cycles, load_cycles, pipelined_cycles, stream_cycles
+from isa.cost import ceil_div, cube_blocks, latency_cycles, load_cycles, pipelined_cycles, stream_cycles
 from isa.dtypes import BY_CODE as DTYPE
 from isa.machine import Machine, VectorUnit
 from isa.params import Params
@@ -38,6 +38,9 @@ class Job:
     write: bool = False
     requests: deque[tuple[int, int]] | None = None  # (address, bytes) still to send: a memory transfer
     tile: bool = False  # a stationary tile from on chip
+    sync: str = ""  # `set`, `wait` or `pbar` in the queue of a pipe
+    flag: int = 0
+    amount: int = 0
     waits_for: list[Job] = field(default_factory=list)
     flags: list[int] = field(default_factory=list)  # raised on completion
     unanswered: int = 0
@@ -60,7 +63,7 @@ def make_job(
     """Return the job of an instruction whose operands D, A, B, C are resolved and not empty."""
     present = [(o, i == 0) for i, o in enumerate(operands) if o is not None]
     job = Job(pc, pipe, number, frozenset(o.space for o, _ in present))
-    if not params["vliw"]:
+    if params["interlock"]:
         job.touched = tuple((o.space, *_span(o), writes) for o, writes in present if o.space != DRAM)
     pipe_class = BY_CODE[op].pipe
     if pipe_class in (DMA, WEIGHTS):
@@ -91,8 +94,14 @@ def _matrix(job: Job, flags: int, operands: list[Operand | None], machine: Machi
         job.rows = prod(d.ext[d.rows :])
     else:
         job.rows = prod(a.ext[: a.rows])
-    matrix = machine.core.matrix
-    job.occupy = stream_cycles(job.rows, matrix.passes[DTYPE[a.dtype].name])
+    matrix, kind = machine.core.matrix, DTYPE[a.dtype].name
+    if matrix.dataflow == "cube":
+        n = prod(_given(b).ext[_given(b).rows :])
+        blocks = cube_blocks(matrix, prod(a.ext[: a.rows]), n, job.rows, kind)
+        job.rows = blocks * matrix.depth(kind)
+        job.occupy = stream_cycles(blocks, matrix.passes[kind])
+    else:
+        job.occupy = stream_cycles(job.rows, matrix.passes[kind])
     job.latency = latency_cycles(matrix)
     job.next_tile = bool(flags & NEXT_TILE)
 

@@ -12,7 +12,7 @@ from isa.program import Program
 from isa.table import BY_CODE, DMA, SCALAR, STOP, SYNC, Op
 from npusim.functional.control import pipe_of, wait_count
 from npusim.functional.operand import Operand, Resolver
-from npusim.stepper.job import make_job
+from npusim.stepper.job import Job, make_job
 from npusim.stepper.units import wait_for
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Sequencer:
         self.halted = self.at_barrier = False
         self.issued = 0
         self.flags: Counter[int] = Counter()
-        self._flag_class: Counter[int] = Counter()
+        self.flag_class: Counter[int] = Counter()
 
     def act(self, cycle: int) -> bool:
         """Issue one bundle if it can go; True when it does."""
@@ -81,11 +81,15 @@ class Sequencer:
         sets = 0
         for pc in bundle:
             instr, op = self._program.instrs[pc], self._op(pc)
-            if op.name == "wait":
+            held = self._held_pipe(op, instr)
+            if held is not None:
+                if len(held.queue) >= held.info.queue_depth or core.in_flight >= core.params["window"]:
+                    return "queue_full"
+            elif op.name == "wait":
                 flag = self._flag(instr)
                 needed[flag] += wait_count(instr)
                 if self.flags[flag] < needed[flag]:
-                    return wait_for(self._flag_class[flag])
+                    return wait_for(self.flag_class[flag])
             elif op.name == "set":
                 youngest = self._named_youngest(instr)
                 if sets >= MAX_SETS or (youngest is not None and len(youngest.flags) + sets >= MAX_SETS):
@@ -102,19 +106,32 @@ class Sequencer:
                 taken[pipe] += 1
         return None
 
-    def _named_youngest(self, instr: Any) -> Any:
+    def _named(self, instr: Any) -> Any:
+        """The pipe that a set, a wait or a pipe barrier names; None for the sequencer."""
         pipe_class, unit, params = int(instr["dst"]), int(instr["unit"]), self._core.params
-        if pipe_class == SCALAR:
+        if pipe_class <= SCALAR:
             return None
         if pipe_class >= DMA:
             unit %= int(params.dma[pipe_class - DMA, 1])
-        return self._core.pipes[params.pipe_index(pipe_class, unit)].youngest()
+        return self._core.pipes[params.pipe_index(pipe_class, unit)]
+
+    def _named_youngest(self, instr: Any) -> Any:
+        pipe = self._named(instr)
+        return None if pipe is None else pipe.youngest()
+
+    def _held_pipe(self, op: Op, instr: Any) -> Any:
+        """The pipe whose queue a synchronisation instruction joins; None where the sequencer executes it."""
+        queued = self._core.params["queues"] and op.name in ("set", "wait", "pbar")
+        return self._named(instr) if queued else None
 
     def _execute(self, pc: int) -> None:
         instr, op = self._program.instrs[pc], self._op(pc)
         self.issued += 1
         self.pc = pc + 1
-        if op.name == "halt":
+        held = self._held_pipe(op, instr)
+        if held is not None:
+            self._hold(op, pc, instr, held)
+        elif op.name == "halt":
             self.halted, self.cause = True, "drained"
         elif op.name == "barrier":
             self.at_barrier, self.cause = True, "barrier"
@@ -127,9 +144,17 @@ class Sequencer:
         elif op.pipe != SYNC:
             self._dispatch(pc, instr)
 
+    def _hold(self, op: Op, pc: int, instr: Any, pipe: Any) -> None:
+        job = Job(pc, pipe.info.index, self._core.dispatched, sync=op.name, amount=wait_count(instr))
+        if op.name != "pbar":
+            job.flag = self._flag(instr)
+        if op.name == "set":
+            self.flag_class[job.flag] = min(int(instr["dst"]), DMA)
+        self._core.dispatch(job)
+
     def _set(self, instr: Any) -> None:
         flag, youngest = self._flag(instr), self._named_youngest(instr)
-        self._flag_class[flag] = min(int(instr["dst"]), DMA)
+        self.flag_class[flag] = min(int(instr["dst"]), DMA)
         if youngest is None:
             self.flags[flag] += 1
         else:

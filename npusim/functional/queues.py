@@ -1,0 +1,98 @@
+"""The queues of a core without time: in which order flags let instructions execute (machines with `issue: queues`).
+
+The sequencer puts instructions, waits, sets and pipe barriers into the queue of their pipe; a wait at the head of a
+queue holds that pipe alone. Queues have no depth here: whatever order a real depth allows, this allows too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+
+from isa.errors import DeadlockError
+from isa.params import Params
+from isa.table import BY_NAME
+from npusim.functional.control import Step
+
+SET, WAIT, BARRIER, FENCE = (BY_NAME[name].code for name in ("set", "wait", "barrier", "fence"))
+
+
+class StuckError(DeadlockError):
+    """No queue can go on; `steps` are what holds each of them, `cycle` those that wait for each other."""
+
+    def __init__(self, steps: list[Step], cycle: list[tuple[Step, Step]]) -> None:
+        names = ", ".join(f"instruction {step.pc} for flag {step.imm}" for step in steps)
+        super().__init__(f"no pipe can go on: waiting are {names}")
+        self.steps, self.cycle = steps, cycle
+
+
+class Queues:
+    """One core's queues during one launch."""
+
+    def __init__(self, params: Params) -> None:
+        self._queues: list[deque[tuple[int, Step]]] = [deque() for _ in params.pipes]
+        self._flags: Counter[int] = Counter()
+        self._seen = 0
+
+    def in_order(self, steps: Iterable[Step]) -> Iterator[Step]:
+        """Yield all steps, also those that synchronise, each when its flags let it: in program order where they do.
+
+        Raises StuckError when what is left waits for ever.
+        """
+        for step in steps:
+            self._seen += 1
+            if step.pipe > 0:
+                queue = self._queues[step.pipe]
+                queue.append((self._seen, step))
+                if len(queue) == 1:
+                    yield from self._run()
+            else:
+                yield from self._sequencer(step)
+        if any(self._queues):
+            raise self._stuck(None)
+
+    def _sequencer(self, step: Step) -> Iterator[Step]:
+        if step.op == WAIT:
+            if self._flags[step.imm] < step.amount:
+                raise self._stuck(step)
+            self._flags[step.imm] -= step.amount
+        elif step.op == SET:
+            self._flags[step.imm] += 1
+        elif any(self._queues):
+            raise self._stuck(step)
+        yield step
+        if step.op == SET:
+            yield from self._run()
+
+    def _passes(self, step: Step) -> bool:
+        return step.op != WAIT or self._flags[step.imm] >= step.amount
+
+    def _run(self) -> Iterator[Step]:
+        """Let the oldest instruction go whose queue is not held, until all are."""
+        while True:
+            free = [q for q in self._queues if q and self._passes(q[0][1])]
+            if not free:
+                return
+            _, step = min(free, key=lambda q: q[0][0]).popleft()
+            if step.op == WAIT:
+                self._flags[step.imm] -= step.amount
+            elif step.op == SET:
+                self._flags[step.imm] += 1
+            yield step
+
+    def _stuck(self, sequencer: Step | None) -> StuckError:
+        """What holds each queue, and a ring of waits: each with the set that it waits for, behind the next wait."""
+        held = [q[0][1] for q in self._queues if q] + ([sequencer] if sequencer is not None else [])
+        setter = {s.imm: (s, q[0][1]) for q in self._queues for _, s in reversed(q) if s.op == SET}
+        for first in held:
+            ring: list[tuple[Step, Step]] = []
+            step = first
+            while step.op == WAIT and step.imm in setter:
+                made_by, step_before = setter[step.imm]
+                ring.append((step, made_by))
+                step = step_before
+                if step is first:
+                    return StuckError(held, ring)
+                if len(ring) > len(held):
+                    break
+        return StuckError(held, [])
