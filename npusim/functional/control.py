@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from isa.disasm import instr_text
 from isa.errors import SimulationError
 from isa.params import Params
 from isa.program import SPACES, Kernel, Program
@@ -103,28 +104,6 @@ def _exact_pipe(params: Params, pipe_class: int, unit: int) -> int:
     if missing and (index < 0 or unit or pipe_class not in (CROSS_LANE, DRAIN)):
         raise SimulationError(f"{params.machine.name} has no pipe of class {pipe_class}, unit {unit}")
     return index
-
-
-def text_of(program: Program, pc: int) -> str:
-    """Short assembly-like text of an instruction, for messages."""
-    instr = program.instrs[pc]
-    op = BY_CODE.get(int(instr["op"]))
-    if op is None:
-        return f"opcode {instr['op']}"
-    words = []
-    for field in op.fields.split():
-        name = {"d": "dst", "a": "a", "b": "b", "c": "c"}.get(field.rstrip("?")[1:])
-        if field.startswith("D") and name:
-            words.append(f"D{instr[name]}" if instr[name] >= 0 else "_")
-        elif field[0] == "r" and name:
-            words.append(f"r{instr[name]}" if instr[name] >= 0 else "_")
-        elif field == "count":
-            words.append(str(wait_count(instr)))
-        elif field == "pipe":
-            words.append(f"pipe {instr['dst']}.{instr['unit']}")
-        else:
-            words.append(str(instr["imm" if field in ("to", "act") else field]))
-    return f"{op.name} {', '.join(words)}".strip()
 
 
 class _Data:
@@ -246,7 +225,7 @@ class Walker:
             try:
                 rows.append(self._decode_one(kernel, pc, ends))
             except SimulationError as error:
-                place = f"kernel {kernel.name}, instruction {pc} `{text_of(self._program, pc)}`"
+                place = f"kernel {kernel.name}, instruction {pc} `{instr_text(self._program, pc)}`"
                 raise SimulationError(f"{place}: {error}") from None
         return rows
 

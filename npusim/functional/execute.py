@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from isa.disasm import instr_text
 from isa.errors import SimulationError
 from isa.machine import Machine
 from isa.params import resolve
 from isa.program import LAUNCH_KERNEL, HostOp, Program, Tensor
 from isa.table import BY_CODE, SYNC
-from npusim.functional.control import Step, Walker, text_of
+from npusim.functional.control import Step, Walker
 from npusim.functional.instructions import MEANING
 from npusim.functional.machine_state import State
 from npusim.functional.queues import Queues
@@ -142,7 +143,7 @@ class _Run:
             except SimulationError as error:
                 raise SimulationError(
                     f"launch {index}, kernel {self.program.kernels[kernel].name}, core {core}, instruction {step.pc} "
-                    f"`{text_of(self.program, step.pc)}`: {error}"
+                    f"`{instr_text(self.program, step.pc)}`: {error}"
                 ) from None
         return count, macs
 

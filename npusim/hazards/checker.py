@@ -11,12 +11,13 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from isa.disasm import instr_text
 from isa.errors import SimulationError
 from isa.machine import Machine
 from isa.params import Params, resolve
 from isa.program import LAUNCH_KERNEL, SPACES, Program
 from isa.table import BY_NAME, NEXT_TILE
-from npusim.functional.control import Step, Walker, text_of
+from npusim.functional.control import Step, Walker
 from npusim.functional.operand import Operand
 from npusim.functional.queues import Queues, StuckError
 from npusim.hazards.memory import Access, Footprint, LiveAccesses, Written
@@ -48,8 +49,8 @@ def check_hazards(
     """Return at most `max_findings` faults of a program, each pair of instructions once; an empty list is a proof.
 
     On machines that issue in order the hardware orders byte ranges: only bounds, reads of unwritten bytes, deadlock
-    and leftover flags are checked. `skip` leaves out waits, as (instruction index, occurrence on its core from 0): a
-    test uses it to show that each wait is needed. Raises SimulationError when the control flow itself is broken.
+    and leftover flags are checked. `skip` leaves out waits and sets, as (instruction index, occurrence on its core from
+    0): a test uses it to show that each is needed. Raises SimulationError when the control flow itself is broken.
     """
     check = _Check(program, machine, max_findings, skip)
     seen: set[tuple[int, int, bytes]] = set()
@@ -86,7 +87,7 @@ class _Check:
             return
         self._reported.add((kind, instrs))
         kernel = self.program.kernels[int(self.program.launches[launch]["kernel"])].name
-        text = "".join(f", instruction {pc} `{text_of(self.program, pc)}`" for pc in instrs)
+        text = "".join(f", instruction {pc} `{instr_text(self.program, pc)}`" for pc in instrs)
         message = f"{kind}: launch {launch}, kernel {kernel}, core {core}{text}: {message}"
         self.findings.append(Finding(kind, message, launch, core, instrs))
 
@@ -175,9 +176,9 @@ class _CoreRun:
         return None
 
     def _kept(self, steps: Iterator[Step]) -> Iterator[Step]:
-        """The steps without the waits that are left out; with queues, note what the sequencer knows at each."""
+        """The steps without the waits and sets that are left out; with queues, note what the sequencer knows at each."""
         for step in steps:
-            if step.op == _WAIT:
+            if step.op in (_WAIT, _SET):
                 seen = self.occurrences[step.pc] = self.occurrences.get(step.pc, -1) + 1
                 if (step.pc, seen) in self.check.skip:
                     continue
@@ -191,8 +192,8 @@ class _CoreRun:
         if error.cycle:
             program = self.check.program
             ring = "; ".join(
-                f"{pipes[max(wait.pipe, 0)].label} waits at {wait.pc} `{text_of(program, wait.pc)}` for flag {wait.imm}, "
-                f"which {pipes[made.pipe].label} would set at {made.pc} `{text_of(program, made.pc)}`"
+                f"{pipes[max(wait.pipe, 0)].label} waits at {wait.pc} `{instr_text(program, wait.pc)}` for flag {wait.imm}, "
+                f"which {pipes[made.pipe].label} would set at {made.pc} `{instr_text(program, made.pc)}`"
                 for wait, made in error.cycle
             )
             self._report("deadlock", tuple(wait.pc for wait, _ in error.cycle), f"{ring}: each is behind the other's")
@@ -257,7 +258,7 @@ class _CoreRun:
         ]
         if not found:
             return "no instruction of the kernel sets it"
-        return "it can be set by " + ", ".join(f"{pc} `{text_of(program, pc)}`" for pc in found[:4])
+        return "it can be set by " + ", ".join(f"{pc} `{instr_text(program, pc)}`" for pc in found[:4])
 
     def _data(self, step: Step) -> bool:
         if any(o is not None and 0 in o.ext for o in step.operands):

@@ -1,0 +1,236 @@
+"""Machines with queues: waits that hold one pipe, exact times of a ping-pong kernel, and its hazards when mutated."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from functional_fixture import no_host
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from isa.asm import assemble
+from isa.disasm import disassemble
+from isa.errors import DeadlockError, ProgramError
+from isa.loader import load_machine
+from isa.machine import Machine
+from isa.params import resolve
+from isa.program import Program
+from isa.table import code
+from isa.verify import verify
+from npusim.engine.run import run
+from npusim.functional import execute
+from npusim.hazards import Finding, check_hazards
+from npusim.stepper import step
+
+KERNEL = Path(__file__).parents[2] / "traces" / "ascend_pingpong.asm"
+TILES = 8
+RACES = ("RAW", "WAR", "WAW")
+WAIT, SET = code("wait"), code("set")
+
+
+@functools.cache
+def ascend(*settings: str) -> Machine:
+    return load_machine("ascend-310", settings).machine
+
+
+@functools.cache
+def pingpong() -> Program:
+    return assemble(KERNEL.read_text(encoding="utf-8"))
+
+
+def of(program: Program, op: int) -> list[int]:
+    return [pc for pc in range(len(program.instrs)) if program.instrs[pc]["op"] == op]
+
+
+def races(found: list[Finding]) -> list[Finding]:
+    return [f for f in found if f.kind in RACES]
+
+
+def both(program: Program, machine: Machine) -> int:
+    """Cycles by engine and stepper, which agree in every state of every pipe and in every instruction."""
+    params = resolve(machine)
+    mine, truth = run(program, params), step(program, params)
+    assert mine.total_cycles == truth.total_cycles
+    assert np.array_equal(mine.states, truth.states)
+    assert sorted((int(e["start"]), int(e["end"]), int(e["pipe"]), int(e["instr"])) for e in mine.events) == sorted(
+        (start, end, pipe, pc) for start, end, _, pipe, _, pc in truth.events
+    )
+    return mine.total_cycles
+
+
+# ---- the kernel that is shipped
+
+
+def test_the_kernel_is_sound_right_and_timed_as_the_stepper_times_it() -> None:
+    program, machine = pingpong(), ascend()
+    verify(program, machine)
+    assert check_hazards(program, machine) == []
+    x = np.random.default_rng(1).standard_normal((64, 32)).astype(np.float32)
+    assert np.allclose(execute(program, machine, {"x": x}, no_host).tensors["y"], np.exp(x), rtol=1e-6)
+    both(program, machine)
+    assert np.array_equal(assemble(disassemble(program)).instrs, program.instrs)
+
+
+def loop_waits() -> list[tuple[int, int]]:
+    return [(pc, i) for pc in of(pingpong(), WAIT)[:4] for i in range(TILES)]
+
+
+def test_every_loop_wait_that_is_left_out_is_a_race_with_both_instructions_and_the_bytes() -> None:
+    kinds: Counter[str] = Counter()
+    for skipped in loop_waits():
+        first = races(check_hazards(pingpong(), ascend(), skip=frozenset([skipped])))[0]
+        assert len(first.instrs) == 2 and re.search(r"bytes \[\d+, \d+\) of ub", first.message)
+        kinds[first.kind] += 1
+    assert kinds == {"RAW": 16, "WAR": 16}
+
+
+@pytest.mark.parametrize("pc", range(4))
+def test_every_static_deletion_of_a_loop_wait_is_found(pc: int) -> None:
+    skip = frozenset((of(pingpong(), WAIT)[pc], i) for i in range(TILES))
+    assert races(check_hazards(pingpong(), ascend(), skip=skip))
+
+
+def fed_by(wait: int, turn: int) -> tuple[int, int]:
+    """The set that the wait of an iteration takes: (instruction, occurrence)."""
+    program = pingpong()
+    slot = turn % 2
+    flag = int(program.instrs[wait]["imm"])
+    before = [pc for pc in of(program, SET)[:4] if program.instrs[pc]["imm"] == flag + slot]  # of the prologue
+    inside = next(pc for pc in of(program, SET)[4:] if program.instrs[pc]["imm"] == flag)
+    if before and turn < 2:
+        return before[0], 0
+    return inside, turn - (2 if before else 0)
+
+
+def test_of_the_pairs_of_set_and_wait_only_the_first_uses_of_free_slots_are_redundant() -> None:
+    quiet = [
+        (wait, turn)
+        for wait, turn in loop_waits()
+        if not races(check_hazards(pingpong(), ascend(), skip=frozenset([(wait, turn), fed_by(wait, turn)])))
+    ]
+    first, third = of(pingpong(), WAIT)[0], of(pingpong(), WAIT)[2]  # MTE2 and vector wait for a free slot
+    assert quiet == [(first, 0), (first, 1), (third, 0), (third, 1)]
+
+
+def test_pipes_that_wait_for_each_other_are_a_deadlock_that_names_both() -> None:
+    """Without the first credits the load waits for the computation that waits for the load."""
+    text = KERNEL.read_text(encoding="utf-8").replace("  set vector, 0  ", "#").replace("  set vector, 1\n", "\n")
+    found = [f for f in check_hazards(assemble(text), ascend()) if f.kind == "deadlock"]
+    assert len(found) == 1
+    assert "MTE2 waits at 5 `wait dma1.0, 0, r4, 1` for flag 0, which VECTOR would set at 11" in found[0].message
+    assert "VECTOR waits at 8 `wait vector, 2, r4, 1` for flag 2, which MTE2 would set at 7" in found[0].message
+
+
+def test_engine_stepper_and_executor_refuse_a_wait_that_nobody_ends() -> None:
+    text = KERNEL.read_text(encoding="utf-8").replace("  set vector, 1\n", "")
+    program = assemble(text)
+    for attempt in (
+        lambda: run(program, resolve(ascend())), lambda: step(program, resolve(ascend())),
+        lambda: execute(program, ascend(), {"x": np.zeros((64, 32), np.float32)}, no_host),
+    ):  # fmt: skip
+        with pytest.raises(DeadlockError):
+            attempt()
+
+
+def test_only_machines_with_queues_hold_a_pipe() -> None:
+    text = KERNEL.read_text(encoding="utf-8").replace("ascend-310", "gemmini-16x16").replace("space=ub", "space=spm")
+    program = assemble(text.replace("ub=4096", "spm=4096"))
+    with pytest.raises(ProgramError, match="only a machine with `issue: queues` holds a pipe"):
+        verify(program, load_machine("gemmini-16x16", ("core.flags=16",)).machine)
+
+
+# ---- exact times
+
+STAGES = """
+.program stages
+.machine ascend-310
+.tensor x space=dram address=0 shape=[32] dtype=fp32 role=input
+.kernel stages(tiles) ub=4096 l1=16384
+  .desc %from space=l1 dtype=fp32 ext=[8, 32]
+  .desc %to   space=l1 dtype=fp32 ext=[8, 32] base=8192
+  .desc %in   space=ub dtype=fp32 ext=[8, 32] base_reg=r5
+  .desc %out  space=ub dtype=fp32 ext=[8, 32] base=2048 base_reg=r5
+  set vector, 0
+  set vector, 1
+  set dma2.0, 6
+  set dma2.0, 7
+  loop tiles, drained
+    wait dma0.0, 0, r4, 1
+    cp %in, %from
+    set dma0.0, 2, r4
+    wait vector, 2, r4, 1
+    wait vector, 6, r4, 1
+    v.exp %out, %in
+    set vector, 0, r4
+    set vector, 4, r4
+    wait dma2.0, 4, r4, 1
+    cp %to, %out
+    set dma2.0, 6, r4
+    rsubi r4, r4, 1
+    rsubi r5, r5, 1024
+  endl
+drained:
+  wait dma0.0, 0, 1
+  wait dma0.0, 1, 1
+  wait vector, 6, 1
+  wait vector, 7, 1
+  halt
+.end
+.launch stages args=[TILES]
+"""
+EQUAL = (  # every stage takes 8 cycles, and the sequencer none
+    "core.scalar.cycles=0", "core.vector.latency_cycles=0", "core.vector.op_cycles.exp=2",
+    *(f"core.paths.{i}.latency_cycles=0" for i in (4, 6)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("tiles", [1, 2, 3, 8, 20])
+def test_two_slots_and_equal_stages_take_n_plus_2_stage_times(tiles: int) -> None:
+    assert both(assemble(STAGES.replace("TILES", str(tiles))), ascend(*EQUAL)) == (tiles + 2) * 8
+
+
+def test_a_pipe_barrier_waits_for_the_latency_of_what_went_before() -> None:
+    copies = "  cp %in, %from\n" + "{}  cp %in, %from\n  halt\n"
+    head, tail = STAGES.split("  set vector, 0")[0], "\n.end\n.launch stages args=[1]\n"
+    slow = ("core.scalar.cycles=0", "core.paths.4.latency_cycles=16")
+    assert both(assemble(head + copies.format("") + tail), ascend(*slow)) == 8 + 8 + 16
+    assert both(assemble(head + copies.format("  pbar dma0.0\n") + tail), ascend(*slow)) == 2 * (8 + 16)
+
+
+# ---- random programs
+
+PIPES = {"dma0.0": "cp %in, %from", "vector": "v.exp %out, %in", "dma2.0": "cp %to, %out"}
+
+
+@given(seed=st.integers(0, 1 << 32), depth=st.sampled_from([2, 3, 8]), cycles=st.sampled_from([0, 1, 3]))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+def test_random_programs_take_as_long_as_the_stepper_says(seed: int, depth: int, cycles: int) -> None:
+    """Sets and waits in program order, so that no program is stuck; barriers of pipes, and waits of the sequencer."""
+    random = np.random.default_rng(seed)
+    names, body, raised = list(PIPES), [], Counter[int]()
+    for _ in range(int(random.integers(5, 60))):
+        pipe, kind = names[int(random.integers(3))], int(random.integers(0, 12))
+        if kind < 5:
+            body.append(PIPES[pipe])
+        elif kind < 8:
+            flag = int(random.integers(0, 6))
+            raised[flag] += 1
+            body.append(f"set {pipe if random.random() < 0.9 else 'scalar'}, {flag}")
+        elif kind < 11 and +raised:
+            flag = int(random.choice(sorted(+raised)))
+            raised[flag] -= 1
+            body.append(f"wait {'' if random.random() < 0.15 else pipe + ', '}{flag}, 1")
+        else:
+            body.append(f"pbar {pipe}")
+    body += [f"wait {names[flag % 3]}, {flag}, {count}" for flag, count in sorted(raised.items()) if count]
+    head = STAGES.split("  set vector, 0")[0]
+    program = assemble(head + "".join(f"  {line}\n" for line in body) + "  halt\n.end\n.launch stages args=[1]\n")
+    changed = (f"core.scalar.cycles={cycles}", *(f"core.dma.mte{i}.queue_depth={depth}" for i in (1, 2, 3)))
+    machine = ascend(*changed, f"core.vector.queue_depth={depth}")
+    verify(program, machine)
+    both(program, machine)
