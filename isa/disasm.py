@@ -77,7 +77,8 @@ def record_text(record: Any, registers: Mapping[int, str], target: Callable[[int
     unknown_flags = flags & ~sum(FLAG_NAMES)
     fields = op.fields.split() if op else []
     words = _operands(record, op, fields, registers, target) if op else []
-    shown = {OPERAND_FIELD[f.rstrip("?")] for f in fields} | ({"unit"} if {"pipe", "pipe?"} & set(fields) else set()) | {"op", "flags"}
+    shown = {OPERAND_FIELD[f.rstrip("?")] for f in fields} | {"op", "flags"}
+    shown |= {"unit"} if {"pipe", "pipe?"} & set(fields) else set()
     if unknown_flags:
         words.append(f"flags={unknown_flags}")
     for name in record.dtype.names:

@@ -45,10 +45,10 @@ class Space(Part):
 
 
 class MatrixUnit(Part):
-    """A systolic array, or a cube. `passes` gives, per operand dtype, the cycles that one streamed row occupies the array.
+    """A systolic array, or a cube. `passes`: per operand dtype, the cycles that one streamed row occupies the array.
 
-    A cube (`dataflow: cube`) multiplies blocks of rows x k by k x cols, k elements being `depth_bytes`, one in `passes` cycles, and takes both
-    operands from memory: A from `operand_space`, B from `operand_b_space`. mm then has any size of whole blocks.
+    A cube (`dataflow: cube`) multiplies blocks of rows x k by k x cols, k elements being `depth_bytes`, each in `passes`
+    cycles, and takes both operands from memory: A from `operand_space`, B from `operand_b_space`.
 
     Timing of one fold (isa.cost): load the stationary tile, stream, traverse. `psum_hop_cycles` and
     `input_register_cycles` describe the wires; `drain_counted` (os) counts shifting the results out;
@@ -59,7 +59,7 @@ class MatrixUnit(Part):
     count: Annotated[int, Field(gt=0, le=64)] = 1
     rows: Annotated[int, Field(gt=0, le=4096)]
     cols: Annotated[int, Field(gt=0, le=4096)]
-    depth_bytes: Annotated[int, Field(ge=0, le=4096)] = 0  # of a cube: of a row of a block, so that narrow types go deeper
+    depth_bytes: Annotated[int, Field(ge=0, le=4096)] = 0  # of a cube: of a row of a block; narrow types go deeper
     latency_cycles: Natural = 0  # of a cube, from the last block to its result
     dataflow: Literal["ws", "os", "is", "cube"] = "ws"
     passes: dict[str, Rate]

@@ -79,7 +79,7 @@ In vector and drain instructions an integer operand with `scale` or `zero_point`
 _PIPES = """## Pipes
 
 Instructions are dispatched in program order into the queue of their pipe; a pipe executes its queue in order, pipes run
-side by side. `set` names a pipe in the way of the last column.
+side by side. `set`, `wait` and `pbar` name a pipe in the way of the last column.
 
 | class | operations | written |
 |---|---|---|
@@ -91,6 +91,10 @@ _SYNC = """## Synchronisation
 blocks the sequencer until the flag is at least COUNT and subtracts it. With a register, the flag is FLAG + register:
 one flag a buffer slot. `barrier` meets all cores of the launch, `fence` waits for this core's pipes; the end of a
 launch is a barrier. On `inorder` machines the hardware orders accesses to the same bytes itself, without flags.
+
+On `queues` machines `set`, `wait` and `pbar` join the queue of the pipe that they name, take a place there and no
+time: `wait PIPE, FLAG, COUNT` holds that pipe alone, while the sequencer goes on; `pbar PIPE` holds it until all of its
+earlier instructions have completed. Without a pipe, or with `scalar`, a wait blocks the sequencer there too.
 
 ## Bundles
 

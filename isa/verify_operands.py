@@ -17,8 +17,8 @@ from isa.table import (
     DRAIN,
     MATRIX,
     NEXT_TILE,
-    SCALAR,
     PIPE_CLASS_NAMES,
+    SCALAR,
     STATIONARY_A,
     VECTOR,
     WEIGHTS,
@@ -197,7 +197,8 @@ def _sync_pipe(use: Use, machine: Machine) -> Iterator[str]:
     if use.op.name == "wait" and use.pipe_class == NO_OPERAND:
         return
     if use.op.name != "set" and machine.issue != "queues" and use.pipe_class != SCALAR:
-        yield f"only a machine with `issue: queues` holds a pipe; on {machine.name} the sequencer waits: leave out the pipe"
+        why = f"on {machine.name} the sequencer waits: leave out the pipe"
+        yield f"only a machine with `issue: queues` holds a pipe; {why}"
     pipes = {(p.pipe_class, p.unit) for p in pipe_list(machine)}
     if machine.core.vector is not None:  # it does the work of units that the machine lacks
         pipes |= {(CROSS_LANE, 0), (DRAIN, 0)}
@@ -243,7 +244,7 @@ def _same_shape(use: Use) -> Iterator[str]:
 def _load_weights(use: Use, machine: Machine) -> Iterator[str]:
     matrix, a = machine.core.matrix, use.operands["A"]
     if matrix.streams_both:
-        yield f"core.matrix.dataflow is {matrix.dataflow!r}: there is no weight FIFO; give mm both operands"
+        yield f"core.matrix.dataflow is {matrix.dataflow!r}, which has no weight FIFO; give mm both operands"
         return
     if machine.path(a.space, "wfifo") is None:
         legal = ", ".join(f"{p.src}->{p.dst}" for p in machine.core.paths if p.pipe == "weights")
@@ -280,7 +281,7 @@ def _matrix(use: Use, machine: Machine) -> Iterator[str]:
             field = "operand_b_space" if x is b and matrix.operand_b_space is not None else "operand_space"
             space = getattr(matrix, field)
             if x.space != space:
-                yield f"operand {x.letter} is in {x.space}; mm reads it from {space} (core.matrix.{field})"
+                yield f"operand {x.letter} is in {x.space}; mm reads {space} (core.matrix.{field})"
             yield from _operand_dtype(x, machine)
     if d.space != matrix.acc_space:
         yield f"operand D is in {d.space}; mm accumulates in {matrix.acc_space} (core.matrix.acc_space)"

@@ -176,7 +176,7 @@ class _CoreRun:
         return None
 
     def _kept(self, steps: Iterator[Step]) -> Iterator[Step]:
-        """The steps without the waits and sets that are left out; with queues, note what the sequencer knows at each."""
+        """The steps without what is left out; with queues, note what the sequencer knows at each."""
         for step in steps:
             if step.op in (_WAIT, _SET):
                 seen = self.occurrences[step.pc] = self.occurrences.get(step.pc, -1) + 1
@@ -192,8 +192,8 @@ class _CoreRun:
         if error.cycle:
             program = self.check.program
             ring = "; ".join(
-                f"{pipes[max(wait.pipe, 0)].label} waits at {wait.pc} `{instr_text(program, wait.pc)}` for flag {wait.imm}, "
-                f"which {pipes[made.pipe].label} would set at {made.pc} `{instr_text(program, made.pc)}`"
+                f"{pipes[max(wait.pipe, 0)].label} waits at {wait.pc} `{instr_text(program, wait.pc)}` "
+                f"for flag {wait.imm}, which {pipes[made.pipe].label} would set at {made.pc} `{instr_text(program, made.pc)}`"
                 for wait, made in error.cycle
             )
             self._report("deadlock", tuple(wait.pc for wait, _ in error.cycle), f"{ring}: each is behind the other's")

@@ -65,7 +65,7 @@ class LiveAccesses:
         self._spaces: dict[int, dict[int, _Bucket]] = {}
 
     def add(self, access: Access, order: CoreOrder) -> Clash | None:
-        """Record an access; return an earlier one that conflicts and is not ordered before it, of another pipe first."""
+        """Record an access; return an earlier one that conflicts without order, of another pipe if there is one."""
         pipes = self._spaces.setdefault(access.space, {})
         clash: Clash | None = None
         for other, bucket in pipes.items():

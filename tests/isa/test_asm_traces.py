@@ -34,7 +34,7 @@ def preset(name: str) -> Machine:
 
 
 def test_every_sample_is_tested() -> None:
-    assert SHIPPED == ["gemm_4x4", "triangle", "vector_add"]
+    assert SHIPPED == ["ascend_pingpong", "gemm_4x4", "triangle", "vector_add"]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -43,6 +43,12 @@ def test_samples_are_legal_and_round_trip(name: str) -> None:
     assert program.name == name
     verify(program, preset(name))
     assert_equal(program, assemble(disassemble(program)))
+
+
+def test_ascend_pingpong() -> None:
+    x = RNG.normal(size=(64, 32)).astype(np.float32)
+    y = execute(sample("ascend_pingpong"), preset("ascend_pingpong"), {"x": x}, no_host).tensors["y"]
+    np.testing.assert_allclose(y, np.exp(x), rtol=1e-6)
 
 
 def test_vector_add() -> None:
