@@ -47,8 +47,8 @@ class Space(Part):
 class MatrixUnit(Part):
     """A systolic array, or a cube. `passes`: per operand dtype, the cycles that one streamed row occupies the array.
 
-    A cube (`dataflow: cube`) multiplies blocks of rows x k by k x cols, k elements being `depth_bytes`, each in `passes`
-    cycles, and takes both operands from memory: A from `operand_space`, B from `operand_b_space`.
+    A cube (`dataflow: cube`) multiplies blocks of rows x k by k x cols, k elements being `depth_bytes`, one in
+    `passes` cycles, and takes both operands from memory: A from `operand_space`, B from `operand_b_space`.
 
     Timing of one fold (isa.cost): load the stationary tile, stream, traverse. `psum_hop_cycles` and
     `input_register_cycles` describe the wires; `drain_counted` (os) counts shifting the results out;

@@ -193,7 +193,8 @@ class _CoreRun:
             program = self.check.program
             ring = "; ".join(
                 f"{pipes[max(wait.pipe, 0)].label} waits at {wait.pc} `{instr_text(program, wait.pc)}` "
-                f"for flag {wait.imm}, which {pipes[made.pipe].label} would set at {made.pc} `{instr_text(program, made.pc)}`"
+                f"for flag {wait.imm}, which {pipes[made.pipe].label} would set at {made.pc} "
+                f"`{instr_text(program, made.pc)}`"
                 for wait, made in error.cycle
             )
             self._report("deadlock", tuple(wait.pc for wait, _ in error.cycle), f"{ring}: each is behind the other's")
