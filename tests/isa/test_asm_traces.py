@@ -34,7 +34,7 @@ def preset(name: str) -> Machine:
 
 
 def test_every_sample_is_tested() -> None:
-    assert SHIPPED == ["ascend_pingpong", "gemm_4x4", "triangle", "vector_add"]
+    assert SHIPPED == ["ascend_matmul", "ascend_pingpong", "gemm_4x4", "triangle", "vector_add"]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -49,6 +49,12 @@ def test_ascend_pingpong() -> None:
     x = RNG.normal(size=(64, 32)).astype(np.float32)
     y = execute(sample("ascend_pingpong"), preset("ascend_pingpong"), {"x": x}, no_host).tensors["y"]
     np.testing.assert_allclose(y, np.exp(x), rtol=1e-6)
+
+
+def test_ascend_matmul() -> None:
+    a, b = RNG.integers(-9, 9, (64, 128)).astype(np.float16), RNG.integers(-9, 9, (128, 64)).astype(np.float16)
+    c = execute(sample("ascend_matmul"), preset("ascend_matmul"), {"a": a, "b": b}, no_host).tensors["c"]
+    np.testing.assert_array_equal(c, (a.astype(np.float64) @ b).astype(np.float16))
 
 
 def test_vector_add() -> None:

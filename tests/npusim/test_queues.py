@@ -202,6 +202,86 @@ def test_a_pipe_barrier_waits_for_the_latency_of_what_went_before() -> None:
     assert both(assemble(head + copies.format("  pbar dma0.0\n") + tail), ascend(*slow)) == 2 * (8 + 16)
 
 
+# ---- a product through every memory
+
+
+def matmul() -> Program:
+    return assemble(KERNEL.with_name("ascend_matmul.asm").read_text(encoding="utf-8"))
+
+
+def test_a_product_through_every_memory_is_right_sound_and_timed_as_the_stepper_times_it() -> None:
+    program, machine = matmul(), ascend()
+    verify(program, machine)
+    assert check_hazards(program, machine) == []
+    a = np.random.default_rng(2).integers(-8, 8, (64, 128)).astype(np.float16)
+    b = np.random.default_rng(3).integers(-8, 8, (128, 64)).astype(np.float16)
+    found = execute(program, machine, {"a": a, "b": b}, no_host).tensors["c"]
+    assert np.array_equal(found, (a.astype(np.float64) @ b.astype(np.float64)).astype(np.float16))
+    both(program, machine)
+
+
+def test_every_wait_of_the_product_but_those_that_take_credits_back_is_needed() -> None:
+    program, machine = matmul(), ascend()
+    waits = of(program, WAIT)
+    for pc, turns in [*((pc, 4) for pc in waits[:4]), *((pc, 1) for pc in waits[4:6])]:
+        for turn in range(turns):
+            assert races(check_hazards(program, machine, skip=frozenset([(pc, turn)]))), (pc, turn)
+    for pc in waits[6:]:
+        assert {f.kind for f in check_hazards(program, machine, skip=frozenset([(pc, 0)]))} == {"leftover"}
+
+
+FEED = """
+.program feed
+.machine ascend-310
+.tensor x space=dram address=0 shape=[32] dtype=fp16 role=input
+.kernel feed(steps) l1=8192 l0a=4096 l0b=4096 l0c=16384
+  .desc %a_l1 space=l1  dtype=DTYPE ext=[M, K]
+  .desc %b_l1 space=l1  dtype=DTYPE ext=[K, N] base=4096
+  .desc %a    space=l0a dtype=DTYPE ext=[M, K] rows=1 base_reg=r5
+  .desc %b    space=l0b dtype=DTYPE ext=[K, N] rows=1 base_reg=r5
+  .desc %sums space=l0c dtype=SUMS ext=[M, N] rows=1
+  set matrix0, 2
+  set matrix0, 3
+  loop steps, fed
+    wait dma0.0, 2, r4, 1
+    cp %a, %a_l1
+    cp %b, %b_l1
+    set dma0.0, 0, r4
+    wait matrix0, 0, r4, 1
+    mm matrix0, %sums, %a, %b, r6
+    set matrix0, 2, r4
+    rsubi r4, r4, 1
+    rsubi r5, r5, 2048
+  endl
+fed:
+  wait dma0.0, 2, 1
+  wait dma0.0, 3, 1
+  halt
+.end
+.launch feed args=[100]
+"""
+DIRECT = ("core.scalar.cycles=0", "core.matrix.latency_cycles=0",
+          *(f"core.paths.{i}.latency_cycles=0" for i in (2, 3)))  # fmt: skip
+HALVED = ("core.paths.2.bytes_per_cycle=256", "core.paths.3.bytes_per_cycle=128")  # calibrated on Ascend 910B
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "int8"])
+@pytest.mark.parametrize(("blocks", "rates", "share"), [
+    (1, (), 33), (2, (), 67), (3, (), 100), (1, HALVED, 17), (2, HALVED, 33), (3, HALVED, 50),
+])  # fmt: skip
+def test_small_blocks_of_the_cube_are_bound_by_their_way_into_l0(
+    blocks: int, rates: tuple[str, ...], share: int, dtype: str
+) -> None:
+    """A block of 512 bytes takes a cycle into L0A and two into L0B; int8 has twice the k in the same bytes and time."""
+    text = FEED.replace("DTYPE", dtype).replace("SUMS", {"fp16": "fp32", "int8": "int32"}[dtype])
+    for name, size in (("M", 16 * blocks), ("N", 16 * blocks), ("K", 16 if dtype == "fp16" else 32)):
+        text = text.replace(f"[{name},", f"[{size},").replace(f" {name}]", f" {size}]")
+    feed, work = 3 * blocks * (2 if rates else 1), blocks * blocks
+    cycles = both(assemble(text), ascend(*DIRECT, *rates))
+    assert cycles == 100 * max(feed, work) + min(feed, work)
+    assert round(100 * work / max(feed, work)) == share
+
+
 # ---- random programs
 
 PIPES = {"dma0.0": "cp %in, %from", "vector": "v.exp %out, %in", "dma2.0": "cp %to, %out"}
