@@ -32,7 +32,8 @@ CAUSE_ID = {name: i for i, name in enumerate(CAUSES)}
 EVENT = np.dtype([
     ("start", "i8"), ("end", "i8"), ("core", "i4"), ("pipe", "i4"), ("launch", "i4"), ("instr", "i4"),
 ])
-# A `wait` that held a core's sequencer from start to end, and the instruction whose completion raised the flag.
+# A `wait` that held the sequencer (pipe 0) or a pipe from start to end, and the instruction whose completion raised the
+# flag.
 WAIT = np.dtype([*EVENT.descr, ("by_pipe", "i4"), ("by_start", "i8"), ("by_instr", "i4")])
 
 

@@ -63,6 +63,7 @@ from npusim.engine.layout import (
     O_SEQ,
     O_SETS,
     O_SPACES,
+    O_START,
     O_STRIDE0,
     O_WRITE,
     P_HEAD,
@@ -244,7 +245,8 @@ def enqueue(cores, pipes, c, slot, p, now):
 def dispatch_sync(cores, pipes, ops, c, pc, p, kind, flag, amount, now):
     """Put a wait, a set or a pipe barrier into the queue of pipe p; there must be room."""
     slot = take_slot(cores, ops, c, pc, p)
-    ops[c, slot, O_KIND], ops[c, slot, O_FLAG], ops[c, slot, O_AMOUNT], ops[c, slot, O_SPACES] = kind, flag, amount, 0
+    ops[c, slot, O_KIND], ops[c, slot, O_FLAG], ops[c, slot, O_AMOUNT] = kind, flag, amount
+    ops[c, slot, O_SPACES], ops[c, slot, O_START] = 0, -1  # it has not waited yet
     enqueue(cores, pipes, c, slot, p, now)
 
 

@@ -101,7 +101,7 @@ def core_cycle(v, code, desc, cores, pipes, ops, units, events, clock, c, now, g
             if pipes[c, p, P_BUSY_UNTIL] > now:
                 continue
             if pipes[c, p, P_LENGTH] > 0 and pipes[c, p, P_SENDING] == 0:
-                changed = try_start(v, cores, pipes, ops, units, c, p, now) or changed
+                changed = try_start(v, cores, pipes, ops, units, events, clock, c, p, now) or changed
             if sends(v, pipes, c, p, now):
                 send(v, pipes, ops, clock, c, p, now, requests, ring)
                 changed = True

@@ -15,6 +15,9 @@ from npusim.engine.layout import (
     C_INFLIGHT,
     C_TAKEN,
     DRAINS,
+    E_BY_INSTR,
+    E_BY_PIPE,
+    E_BY_START,
     E_CORE,
     E_END,
     E_INSTR,
@@ -314,6 +317,22 @@ def log(ops, events, clock, c, p, slot, now):
     clock[K_EVENTS] = n + 1
 
 
+@kernel
+def log_wait(v, cores, events, clock, c, p, pc, flag, since, now):
+    """Keep a wait that held pipe p (0: the sequencer) as an event, with the instruction whose completion ended it."""
+    if since >= now or now <= clock[K_FROM] or since >= clock[K_TO]:
+        return
+    n = clock[K_EVENTS]
+    if n >= events.shape[0]:
+        clock[K_DROPPED] += 1
+        return
+    raised = C_FLAGS + 2 * v[FLAGS] + RAISED_COLUMNS * flag
+    events[n, E_START], events[n, E_END], events[n, E_CORE], events[n, E_PIPE] = since, now, c, p
+    events[n, E_INSTR], events[n, E_BY_PIPE] = pc, cores[c, raised]
+    events[n, E_BY_START], events[n, E_BY_INSTR] = cores[c, raised + 1], cores[c, raised + 2]
+    clock[K_EVENTS] = n + 1
+
+
 @inlined
 def hold(pipes, c, p, reason, now):
     """Note why the head of the queue cannot go on."""
@@ -343,17 +362,21 @@ def newest(pipes, c, p):
 
 
 @kernel
-def pass_sync(v, cores, pipes, ops, c, p, slot, now):
+def pass_sync(v, cores, pipes, ops, events, clock, c, p, slot, now):
     """Let the wait, set or pipe barrier at the head of a queue do its work, for which it takes no time; or hold."""
     reason = sync_blocked(cores, pipes, ops, c, p, slot)
     if pipes[c, p, P_STREAMS] and pipes[c, p, P_FLIGHT] > 0:
         account(pipes, c, p, pipes[c, p, P_LAST_WAIT], now)
     if reason >= 0:
         hold(pipes, c, p, reason, now)
+        if ops[c, slot, O_START] < 0:
+            ops[c, slot, O_START] = now
         return False
     account(pipes, c, p, pipes[c, p, P_REASON], now)
     kind, flag = ops[c, slot, O_KIND], ops[c, slot, O_FLAG]
     if kind == WAITS:
+        if ops[c, slot, O_START] >= 0:
+            log_wait(v, cores, events, clock, c, p, ops[c, slot, O_INSTR], flag, ops[c, slot, O_START], now)
         cores[c, C_FLAGS + 2 * flag] -= ops[c, slot, O_AMOUNT]
     elif kind == RAISES and pipes[c, p, P_FLIGHT] > 0:
         last = newest(pipes, c, p)
@@ -372,13 +395,13 @@ def pass_sync(v, cores, pipes, ops, c, p, slot, now):
 
 
 @kernel
-def try_start(v, cores, pipes, ops, units, c, p, now):
+def try_start(v, cores, pipes, ops, units, events, clock, c, p, now):
     """Start the head of the queue if the pipe is free and nothing blocks it; else note the reason."""
     if pipes[c, p, P_LENGTH] == 0 or pipes[c, p, P_BUSY_UNTIL] > now or pipes[c, p, P_SENDING] != 0:
         return False
     slot = head(pipes, c, p)
     if v[QUEUES] and ops[c, slot, O_KIND] >= WAITS:
-        return pass_sync(v, cores, pipes, ops, c, p, slot, now)
+        return pass_sync(v, cores, pipes, ops, events, clock, c, p, slot, now)
     reason = blocked(v, cores, pipes, ops, units, c, p, slot, now)
     if pipes[c, p, P_STREAMS] and pipes[c, p, P_FLIGHT] > 0:  # its transfers are still under way
         account(pipes, c, p, pipes[c, p, P_LAST_WAIT], now)

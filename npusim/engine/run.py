@@ -13,6 +13,7 @@ from isa.disasm import instr_text
 from isa.errors import DeadlockError, SimulationError
 from isa.params import Params
 from isa.program import LAUNCH_KERNEL, SPACE_ID, Program
+from isa.table import code
 from isa.verify import verify
 from npusim.engine import layout as at
 from npusim.engine.layout import State, make_state
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from npusim.memory.port import MemoryPort
 
 Array = npt.NDArray[Any]
+WAIT_CODE = code("wait")
 EVENTS_A_CALL = 2_000_000
 MAX_EVENTS = 200_000  # instruction-level events kept; operator level is always complete
 
@@ -119,8 +121,8 @@ class _Collector:
         """The finished record of a run that began at process time `started`."""
         cycle_fs = 1e12 / params["core_khz"]
         rows = state.events[: int(state.clock[at.K_EVENTS])]
-        sequencer = rows[:, at.E_PIPE] == 0
-        events, waits = _named(rows, ~sequencer, EVENT), _named(rows, sequencer, WAIT)
+        waited = state.code[rows[:, at.E_INSTR], at.I_OP] == WAIT_CODE
+        events, waits = _named(rows, ~waited, EVENT), _named(rows, waited, WAIT)
         infos = tuple(PipeInfo(p.index, p.class_name, p.unit, p.label) for p in params.pipes)
         return Record(
             infos, now, self.states, self.span, self.paths, self.dram, self.macs, self.issued,
@@ -178,7 +180,7 @@ def _launch(
     state.clock[at.K_NOW] = now + gap
     _prepare(program, params, state, record, now, gap)
     first_event = int(state.clock[at.K_EVENTS])
-    _advance(program, state, memory, port, index)
+    _advance(program, params, state, memory, port, index)
     end = int(state.clock[at.K_NOW])
     _leftover_flags(program, params, state, index)
     out.states[index] = state.pipe[:, :, at.P_STATES : at.P_STATES + at.CAUSE_COUNT]
@@ -232,7 +234,9 @@ def _prepare(program: Program, params: Params, state: State, record: Array, now:
     state.pipe[:, :, at.P_LAST_DONE] = start
 
 
-def _advance(program: Program, state: State, memory: Backend, port: MemoryPort, index: int) -> None:
+def _advance(
+    program: Program, params: Params, state: State, memory: Backend, port: MemoryPort, index: int
+) -> None:
     """Call the compiled loop until the launch has ended."""
     from npusim.engine.loop import run_launch
 
@@ -251,7 +255,7 @@ def _advance(program: Program, state: State, memory: Backend, port: MemoryPort, 
         kernel = program.kernels[int(program.launches[index]["kernel"])]
         where = f"launch {index} (kernel {kernel.name}), cycle {int(state.clock[at.K_NOW])}"
         if status == at.DEADLOCK:
-            raise DeadlockError(f"{where}: no core can go on: {_blocked_cores(program, state, grid)}")
+            raise DeadlockError(f"{where}: no core can go on: {_blocked_cores(program, params, state, grid)}")
         if status == at.REFUSED:
             raise SimulationError(f"{where}, {_refused(program, state, memory.dram.params, port)}")
         pc = int(state.core[core, at.C_PC])
@@ -286,7 +290,7 @@ def _refused(program: Program, state: State, memory_params: Array, port: MemoryP
     )
 
 
-def _blocked_cores(program: Program, state: State, grid: int) -> str:
+def _blocked_cores(program: Program, params: Params, state: State, grid: int) -> str:
     rows = []
     for core in range(grid):
         if not state.core[core, at.C_HALTED]:
@@ -294,12 +298,18 @@ def _blocked_cores(program: Program, state: State, grid: int) -> str:
             rows.append(f"core {core} at instruction {pc} `{instr_text(program, pc)}` is in {cause}")
         elif state.core[core, at.C_INFLIGHT]:
             rows.append(f"core {core} has halted with {int(state.core[core, at.C_INFLIGHT])} instructions unfinished")
+        for pipe in params.pipes if params["queues"] else ():
+            row = state.pipe[core, pipe.index]
+            if row[at.P_LENGTH]:
+                slot = int(row[at.P_QUEUE + row[at.P_HEAD]])
+                pc = int(state.op[core, slot, at.O_INSTR])
+                rows.append(f"core {core}: {pipe.label} is held by instruction {pc} `{instr_text(program, pc)}`")
     return "; ".join(rows)
 
 
 def _leftover_flags(program: Program, params: Params, state: State, index: int) -> None:
     flags = state.core[:, at.C_FLAGS : at.C_FLAGS + 2 * params["flags"] : 2]
-    if params["vliw"] and flags.any():
+    if (params["vliw"] or params["queues"]) and flags.any():
         core, flag = (int(x[0]) for x in np.nonzero(flags))
         raise SimulationError(
             f"launch {index}: flag {flag} of core {core} is {int(flags[core, flag])} at the end, not 0: "

@@ -22,14 +22,6 @@ from npusim.engine.layout import (
     C_TIME,
     DRAINED,
     DRAINS,
-    E_BY_INSTR,
-    E_BY_PIPE,
-    E_BY_START,
-    E_CORE,
-    E_END,
-    E_INSTR,
-    E_PIPE,
-    E_START,
     I_A,
     I_B,
     I_DST,
@@ -37,10 +29,6 @@ from npusim.engine.layout import (
     I_IMM,
     I_OP,
     I_UNIT,
-    K_DROPPED,
-    K_EVENTS,
-    K_FROM,
-    K_TO,
     MAX_QUEUE,
     O_SET0,
     O_SETS,
@@ -52,7 +40,6 @@ from npusim.engine.layout import (
     P_LENGTH,
     P_QUEUE,
     QUEUE_FULL,
-    RAISED_COLUMNS,
     RAISES,
     SLOTS,
     V_DMA,
@@ -61,6 +48,7 @@ from npusim.engine.layout import (
     WAIT_SCALAR,
     WAITS,
 )
+from npusim.engine.pipes import log_wait
 from npusim.engine.scalar import FIRST, LAST, step_scalar
 from npusim.jit import inlined, kernel
 
@@ -268,23 +256,6 @@ def is_scalar(v, code, pc):
         pc += 1
 
 
-@kernel
-def log_wait(v, code, cores, events, clock, c, now):
-    """Keep the wait that blocked the core until now as an event, with the instruction whose completion ended it."""
-    pc, since = cores[c, C_BLOCKED] - 1, cores[c, C_BLOCKED_AT]
-    if since >= now or now <= clock[K_FROM] or since >= clock[K_TO]:
-        return
-    n = clock[K_EVENTS]
-    if n >= events.shape[0]:
-        clock[K_DROPPED] += 1
-        return
-    raised = C_FLAGS + 2 * v[FLAGS] + RAISED_COLUMNS * flag_of(code, cores, c, pc)
-    events[n, E_START], events[n, E_END], events[n, E_CORE], events[n, E_PIPE] = since, now, c, 0
-    events[n, E_INSTR], events[n, E_BY_PIPE] = pc, cores[c, raised]
-    events[n, E_BY_START], events[n, E_BY_INSTR] = cores[c, raised + 1], cores[c, raised + 2]
-    clock[K_EVENTS] = n + 1
-
-
 @inlined
 def turn(v, code, cores, events, clock, c, cause, pc, now):
     """Note what the sequencer does from now on: it is busy (GO), or the instruction at pc blocks it."""
@@ -292,7 +263,8 @@ def turn(v, code, cores, events, clock, c, cause, pc, now):
     if cores[c, C_BLOCKED] != blocks:
         before = cores[c, C_BLOCKED] - 1
         if before >= 0 and code[before, I_OP] == WAIT:
-            log_wait(v, code, cores, events, clock, c, now)
+            flag = flag_of(code, cores, c, before)
+            log_wait(v, cores, events, clock, c, 0, before, flag, cores[c, C_BLOCKED_AT], now)
         cores[c, C_BLOCKED], cores[c, C_BLOCKED_AT] = blocks, now
     state = BUSY if cause == GO else cause
     if cores[c, C_CAUSE] != state:

@@ -137,5 +137,5 @@ def _collect(params: Params, index: int, cores: list[Core], result: Stepped) -> 
         result.macs[index] += core.rows * params["rows"] * params["cols"]
         result.events.extend((start, end, c, pipe, index, pc) for start, end, pipe, pc in core.events)
         flags = {flag: count for flag, count in core.sequencer.flags.items() if count}
-        if params["vliw"] and flags:
+        if (params["vliw"] or params["queues"]) and flags:
             raise SimulationError(f"launch {index}: core {c} leaves flags {flags}")

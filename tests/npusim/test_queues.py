@@ -137,6 +137,23 @@ def test_engine_stepper_and_executor_refuse_a_wait_that_nobody_ends() -> None:
             attempt()
 
 
+def test_a_deadlock_of_the_engine_names_the_pipe_that_is_held() -> None:
+    program = assemble(KERNEL.read_text(encoding="utf-8").replace("  set vector, 1\n", ""))
+    with pytest.raises(DeadlockError, match=r"core 0: MTE2 is held by instruction \d+ `wait dma1.0, 0, r4, 1`"):
+        run(program, resolve(ascend()))
+
+
+def test_waits_are_events_of_their_pipe_with_the_instruction_that_ended_them() -> None:
+    """The third load waits until the first computation has freed its slot."""
+    program, params = pingpong(), resolve(ascend())
+    record = run(program, params)
+    label = {p.index: p.label for p in params.pipes}
+    arrows = Counter((label[int(w["by_pipe"])], label[int(w["pipe"])]) for w in record.waits if w["by_start"] >= 0)
+    assert {("MTE2", "VECTOR"), ("VECTOR", "MTE3")} <= set(arrows)
+    exps = {int(e["end"]) for e in record.events if label[int(e["pipe"])] == "VECTOR"}
+    assert all(int(w["end"]) in exps for w in record.waits if label[int(w["pipe"])] == "MTE3")
+
+
 def test_only_machines_with_queues_hold_a_pipe() -> None:
     text = KERNEL.read_text(encoding="utf-8").replace("ascend-310", "gemmini-16x16").replace("space=ub", "space=spm")
     program = assemble(text.replace("ub=4096", "spm=4096"))
