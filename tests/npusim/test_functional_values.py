@@ -226,7 +226,7 @@ def test_out_of_bounds(base: int, low: int) -> None:
     asm = Asm()
     a = asm.tensor("a", (4,), "fp32", "input")
     asm.op("cp", asm.d("spm", "fp32", (4,), base), asm.d("dram", "fp32", (4,), a))
-    place = "launch 0, kernel k, core 0, instruction 0 `cp D0, D1`: "
+    place = "launch 0, kernel k, core 0, instruction 0 `cp %d0, %d1`: "
     fault = rf"operand D touches bytes \[{low}, {low + 16}\) of spm, which has 65536"
     with pytest.raises(SimulationError, match=place + fault):
         run(asm, {"a": np.zeros(4, np.float32)})

@@ -146,7 +146,7 @@ def test_message_names_everything() -> None:
     program, _ = pingpong(drop=(wait["ready"],))
     first = check_hazards(program, machine())[0]
     assert first.kind == "RAW"
-    place = ("launch 0", "kernel k", "`cp D0, D3`", "`v.adds D1, D0, 1.0, 0.0`")
+    place = ("launch 0", "kernel k", "`cp %d0, %d3`", "`v.adds %d1, %d0, 1.0, 0.0`")
     for part in (*place, "bytes [0, 64) of spm", "VPU", "LOAD0"):
         assert part in first.message
 

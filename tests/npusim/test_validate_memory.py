@@ -141,11 +141,12 @@ PLATEAUS = [
     # Beyond the near L2 what a core may have in flight decides, and of what an L1 keeps in part, how warps drift apart.
     ("cache_bandwidth", "a100", "a100_80,private_l1,,204,13549.4", 10),
     ("cache_bandwidth", "a100", "a100_80,private_l1,,68320,2574.3", 24),
-    ("cache_bandwidth", "h100-pcie", "h100_pcie,private_l1,,42656,3663.8", 14),
+    ("cache_bandwidth", "h100-pcie", "h100_pcie,private_l1,,42656,3663.8", 18),
     ("cache_bandwidth", "h100-pcie", "h100_pcie,shared_l2,512,5120,7122.9", 8),
     ("stream", "v100", "v100,init,1024,81920,100.0,895", 5), ("stream", "v100", "v100,read,1024,81920,100.0,866", 5),
-    ("stream", "v100", "v100,triad,1024,81920,100.0,814", 5), ("stream", "v100", "v100,read,32,2560,3.0,72", 11),
+    ("stream", "v100", "v100,triad,1024,81920,100.0,814", 5), ("stream", "v100", "v100,read,32,2560,3.0,72", 7),
     ("stream", "v100", "v100,read,512,40960,50.0,746", 5), ("stream", "v100", "v100,scale,512,40960,50.0,784", 5),
+    ("stream", "h100-pcie", "h100_pcie,triad,1024,116736,100.0,1832", 5),
 ]  # fmt: skip
 HEADERS = {"pointer_chase": CHASE, "cache_bandwidth": CACHE, "stream": STREAM}
 
