@@ -157,14 +157,31 @@ def memory_faults(memory: Memory, cores: int) -> Iterator[str]:
         yield from shared_network_faults(memory.network, cores, slices, memory.channels)
 
 
+def _interleave_faults(memory: Memory) -> Iterator[str]:
+    """Whole bursts, a power of two of them, and a turn of every channel."""
+    unit, burst = memory.interleave_bytes, memory.dram.burst_bytes
+    share = memory.capacity_bytes // memory.channels
+    if unit > share:
+        yield (
+            f"memory.interleave_bytes: {unit} is more than a channel's share of memory.capacity_bytes, {share}: then "
+            f"some channels have none of it; set it to {min(4096, share)} or so"
+        )
+    elif unit < burst or unit % burst or (unit // burst) & (unit // burst - 1):
+        near = burst << max(0, (unit // burst).bit_length() - 1)
+        yield (
+            f"memory.interleave_bytes: {unit} is not a power of two of bursts of {burst} bytes (memory.dram): "
+            f"set it to {near}"
+        )
+
+
 def _dram_faults(memory: Memory) -> Iterator[str]:
     part, timing = memory.dram, memory.dram.timing
     if part.bus_bits * part.burst_length % 8:
         yield f"memory.dram.burst_length: a burst of {part.bus_bits * part.burst_length} bits is not whole bytes"
     elif part.page_bytes % part.burst_bytes:
         yield f"memory.dram.page_bytes: {part.page_bytes} is not a multiple of a burst ({part.burst_bytes} bytes)"
-    elif memory.interleave_bytes % part.burst_bytes:
-        yield f"memory.interleave_bytes: {memory.interleave_bytes} is not a multiple of a burst of {part.burst_bytes}"
+    else:
+        yield from _interleave_faults(memory)
     if timing.nRC < timing.nRAS + timing.nRP:
         yield f"memory.dram.timing.nRC: {timing.nRC} is less than nRAS + nRP = {timing.nRAS + timing.nRP}"
     if timing.nREFI <= timing.nRFC:

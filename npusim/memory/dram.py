@@ -18,6 +18,7 @@ from npusim.memory.controller.layout import (
     B_WORDS,
     CH_ACTIVATING,
     CH_ADMIT_FROM,
+    CH_COLUMN_FROM,
     CH_FINISHED,
     CH_LAST_WRITE,
     CH_NEXT,
@@ -25,12 +26,14 @@ from npusim.memory.controller.layout import (
     CH_OWED,
     CH_REFRESHES,
     CH_REFRESHING,
+    CH_ROW_FROM,
     CH_SERVED,
     CH_SIZE0,
     CH_WAIT_FIRST,
     E_ARRIVAL,
     NO_REFRESH,
     P_BANKS,
+    P_HOLD,
     P_PSEUDO,
     P_REFI,
     P_REFRESH,
@@ -76,6 +79,7 @@ from npusim.memory.state import (
     A_TAG,
     A_TIME_FS,
     A_UNLOADED,
+    A_UNTIL,
     A_WRITE,
     BUS_FREE_FS,
     BUS_FREE_NUM,
@@ -248,7 +252,7 @@ def _advance_channels(
             )
         if _awaited(params, state[c]):
             due = min(due, state[c, CH_NEXT] * params[P_TICK_FS])
-    asked[0, A_NEXT_FS] = due
+    asked[0, A_NEXT_FS], asked[0, A_UNTIL] = due, max(asked[0, A_UNTIL], until)
 
 
 @inlined
@@ -320,18 +324,26 @@ def memory_flush(
     params: Array, control: Array, rules: Array, nodes: Array, where: Array, state: Array, runs: Array, asked: Array,
     counters: Array, series: Array, regions: Array, responses: Array, heap: Array,
 ) -> int:  # fmt: skip
-    """Write all that is queued; return the fs of the last write's last data, 0 without writes or with `ideal`."""
+    """Write all that is queued, also what was held back; return the fs of the last write's last data.
+
+    0 without writes or with `ideal`.
+    """
     last = 0
     if params[P_IDEAL]:
         return last
+    held, control[P_HOLD] = control[P_HOLD], 0
     for c in range(state.shape[0]):
         s = state[c]
+        if held and s[CH_SIZE0 + WRITE_LIST]:
+            s[CH_NEXT] = min(s[CH_NEXT], asked[0, A_UNTIL])
+            s[CH_ROW_FROM] = s[CH_COLUMN_FROM] = 0
         while s[CH_SIZE0 + WRITE_LIST] or s[CH_WAIT_FIRST + 1]:
             _advance_channel(
                 params, control, rules, nodes, s, runs, asked, counters, series, regions, responses, heap,
                 s[CH_NEXT] + 1,
             )  # fmt: skip
         last = max(last, s[CH_LAST_WRITE])
+    control[P_HOLD] = held
     return int(last * params[P_TICK_FS])
 
 

@@ -115,15 +115,21 @@ def record_run(counters: Array, series: Array, begin_fs: int, end_fs: int, size:
 
 
 @inlined
-def count_latency(counters: Array, latency_fs: int, wait_fs: int) -> None:
-    """Add a request to the sums and to the histogram: bucket 2n for [2^n, 1.5 x 2^n) ns, 2n + 1 for the rest."""
-    counters[C_LATENCY_FS] += latency_fs
-    counters[C_WAIT_FS] += wait_fs
+def bucket_of(latency_fs: int) -> int:
+    """The bucket of a latency (npusim.record.percentile): 2n for [2^n, 1.5 x 2^n) ns, 2n + 1 for the rest."""
     ns, bucket = latency_fs // 1_000_000, 0
     while ns >= 4:
         ns >>= 1
         bucket += 2
-    counters[C_HISTOGRAM + min(BUCKETS - 1, bucket + max(0, ns - 1))] += 1
+    return int(min(BUCKETS - 1, bucket + (ns if ns > 1 else 0)))
+
+
+@inlined
+def count_latency(counters: Array, latency_fs: int, wait_fs: int) -> None:
+    """Add a request to the sums and to the histogram."""
+    counters[C_LATENCY_FS] += latency_fs
+    counters[C_WAIT_FS] += wait_fs
+    counters[C_HISTOGRAM + bucket_of(latency_fs)] += 1
 
 
 @inlined

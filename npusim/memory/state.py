@@ -39,8 +39,9 @@ Array = npt.NDArray[Any]
  P_COUNT) = range(13)
 
 # `asked`, int64 [rows, A_WORDS]: requests that are under way. Row 0: the first free row, requests under way, the
-# time of the next decision, the first free row of `runs` and how many of its rows are free, requests taken in so far.
-A_FREE, A_OPEN, A_NEXT_FS, A_RUN_FREE, A_RUNS_LEFT, A_ORDER, A_LEFT_FREE = range(7)
+# time of the next decision, the first free row of `runs` and how many of its rows are free, requests taken in so far,
+# how many requests fit, the tick before which all is decided.
+A_FREE, A_OPEN, A_NEXT_FS, A_RUN_FREE, A_RUNS_LEFT, A_ORDER, A_LEFT_FREE, A_UNTIL = range(8)
 (A_NEXT, A_TIME_FS, A_TAG, A_LEFT, A_FINISH, A_UNLOADED, A_SIZE, A_WRITE, A_SEQ, A_WORDS) = range(10)
 ASKED_ROWS, RUN_ROWS = 1 << 12, 1 << 14  # to begin with
 
@@ -181,7 +182,9 @@ def make_memory(
         where[[M_TURN_BITS, M_CHUNK_BITS, M_RUN_BITS]] = 0  # every burst is an entry of its own
     channels = make_channels(part, options, memory.channels, turn=1 << int(where[M_TURN_BITS]), kept=kept_commands)
     params = _params(chip, ideal_latency_fs)
-    params[P_PIECES] = max(1, 1 << max(0, int(where[M_UNIT_BITS] - where[M_RUN_BITS])))
+    pieces = 1 << max(0, int(where[M_UNIT_BITS] - where[M_RUN_BITS]))
+    most = MAX_REQUEST_BYTES >> int(where[M_BURST_BITS] + where[M_RUN_BITS])  # of what one request can want
+    params[P_PIECES] = max(1, min(pieces, most + 1))
     if where[M_CHUNK_BITS]:
         params[P_PIECES] += 2 << int(where[M_TURN_BITS])  # chunks before and after the whole rounds
     starts = np.zeros(1, np.int64) if regions is None or not len(regions) else np.asarray(regions, np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from dram_fixture import (
     CAPACITY,
@@ -28,8 +29,12 @@ from isa.errors import ConfigError
 from isa.loader import load_machine
 from isa.memory import Memory
 from isa.params import resolve
+from npusim.memory.controller import layout as at
 from npusim.memory.dram import OK, advance, memory_flush
 from npusim.memory.port import make_port
+from npusim.memory.queues import count_latency
+from npusim.memory.state import C_COUNT, C_HISTOGRAM
+from npusim.record import percentile
 from npusim.stepper import step
 
 TICK = 1_000_000  # of hbm2-2000
@@ -272,3 +277,27 @@ def test_streams_of_reads_and_writes_together_come_near_the_peak():
     rows = two_streams(described, 6000)
     assert 0.9 <= share(described, rows)[0] <= 1
     assert share(in_order, rows)[0] < 0.8
+
+
+@pytest.mark.parametrize("ns", [1, 2, 3, 4, 5, 6, 7, 8, 12, 100, 150, 1000, 16000])
+def test_equal_latencies_are_reported_within_half_an_octave(ns):
+    counters = np.zeros(C_COUNT, np.int64)
+    for _ in range(100):
+        count_latency(counters, ns * 10**6 + 1, 0)
+    histogram = counters[C_HISTOGRAM:]
+    octave = 1 << (ns.bit_length() - 1)
+    low, high = (octave, 1.5 * octave) if 2 * ns < 3 * octave else (1.5 * octave, 2 * octave)
+    low = 0 if ns == 1 else low  # the first bucket holds what is shorter, too
+    assert low <= percentile(histogram, 0.5) <= percentile(histogram, 0.99) <= high
+
+
+def test_a_flush_writes_at_once_what_is_held_back():
+    """Half a microsecond after the last write it does not wait for their age of a second."""
+    rows = [(0, 256 * i, 64, 1) for i in range(4)]
+    described = memory("hbm2-2000", refresh="none", write_when_idle=False, age_limit_ns=10**9)
+    state, port = make(described), make_port(8, 8)
+    push(port, rows)
+    assert advance(state, port, 500_000_000) == OK
+    assert state.summary()["write_bursts"] == 8 and state.state[:, at.CH_WRITES].sum() == 0
+    last = memory_flush(*state.arrays, port.responses, port.heap_state)
+    assert state.state[:, at.CH_WRITES].sum() == 8 and 500_000_000 < last < 1_000_000_000

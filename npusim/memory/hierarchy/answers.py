@@ -16,7 +16,6 @@ from npusim.memory.hierarchy.layout import (
     A_TAG,
     A_TIME_FS,
     A_WAIT_FS,
-    BUCKETS,
     C_HISTOGRAM,
     C_LATENCY_FS,
     C_WAIT_FS,
@@ -42,6 +41,7 @@ from npusim.memory.hierarchy.layout import (
 )
 from npusim.memory.hierarchy.ways import cross
 from npusim.memory.port import heap_insert
+from npusim.memory.queues import bucket_of
 
 Array = npt.NDArray[Any]
 
@@ -102,8 +102,4 @@ def deliver(
 def _count(counters: Array, latency_fs: int, wait_fs: int) -> None:
     counters[C_LATENCY_FS] += latency_fs
     counters[C_WAIT_FS] += wait_fs
-    ns, bucket = latency_fs // 1_000_000, 0
-    while ns >= 4:
-        ns >>= 1
-        bucket += 2
-    counters[C_HISTOGRAM + min(BUCKETS - 1, bucket + max(0, ns - 1))] += 1
+    counters[C_HISTOGRAM + bucket_of(latency_fs)] += 1
