@@ -110,8 +110,8 @@ CHANGES: dict[str, Callable[[Machine], list[str]]] = {
     "far memory (latency x 4)": lambda m: [f"memory.request_latency_cycles={4 * m.memory.request_latency_cycles}"],
 }  # fmt: skip
 LAYERS = {
-    "streaming": "add:2048x2048", "memory-bound": "gemm:16x2048x4096", "reuse in the scratchpad": "gemm:1024x1024x2048",
-    "compute-bound": "gemm:2048x512x2048",
+    "streaming": "add:2048x2048", "weights for 16 rows": "gemm:16x2048x4096",
+    "reuse in the scratchpad": "gemm:1024x1024x2048", "compute-bound": "gemm:2048x512x2048",
 }  # fmt: skip
 
 
