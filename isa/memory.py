@@ -130,7 +130,7 @@ class Memory(Part):
     channels: Annotated[int, Field(gt=0, le=4096)]
     capacity_bytes: Positive
     interleave_bytes: Positive = 256
-    private_channels: bool = False  # every core owns its share of the channels
+    private_channels: bool = False  # a run on fewer cores (run.cores) has their share of the channels only
     model: Literal["cycle", "ideal"] = "cycle"
     request_latency_cycles: Ticks = 1  # core clock, core to controller; also the engine's lookahead window
     response_latency_cycles: Pause = 0  # core clock, controller to core
