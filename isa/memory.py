@@ -9,7 +9,7 @@ from pydantic import Field
 
 from isa.cache import SharedCache, cache_faults
 from isa.network import Network, shared_network_faults
-from isa.schema_types import Count, Part, Positive, PositiveFloat
+from isa.schema_types import Count, Part, Positive
 
 LONGEST = 1_000_000  # cycles: far beyond any part, and a run still ends
 Ticks = Annotated[int, Field(gt=0, le=LONGEST)]
@@ -134,7 +134,7 @@ class Memory(Part):
     model: Literal["cycle", "ideal"] = "cycle"
     request_latency_cycles: Ticks = 1  # core clock, core to controller; also the engine's lookahead window
     response_latency_cycles: Pause = 0  # core clock, controller to core
-    ideal_bytes_per_cycle: PositiveFloat | None = None  # core clock, whole chip; default: the part's peak
+    ideal_bytes_per_cycle: Annotated[float, Field(ge=1e-6, le=1e18)] | None = None  # core clock, whole chip; none: its peak
     controller: Controller = Controller()
     label: str = "HBM"
     l2: SharedCache | None = None  # between the cores and the channels
@@ -177,13 +177,21 @@ def _interleave_faults(memory: Memory) -> Iterator[str]:
 def _dram_faults(memory: Memory) -> Iterator[str]:
     part, timing = memory.dram, memory.dram.timing
     if part.bus_bits * part.burst_length % 8:
-        yield f"memory.dram.burst_length: a burst of {part.bus_bits * part.burst_length} bits is not whole bytes"
+        yield (
+            f"memory.dram.burst_length: a burst of {part.bus_bits * part.burst_length} bits is not whole bytes: "
+            "set it to a multiple of 8"
+        )
     elif part.page_bytes % part.burst_bytes:
-        yield f"memory.dram.page_bytes: {part.page_bytes} is not a multiple of a burst ({part.burst_bytes} bytes)"
+        whole = max(1, part.page_bytes // part.burst_bytes) * part.burst_bytes
+        yield (
+            f"memory.dram.page_bytes: {part.page_bytes} is not a multiple of a burst ({part.burst_bytes} bytes): "
+            f"set it to {whole}"
+        )
     else:
         yield from _interleave_faults(memory)
     if timing.nRC < timing.nRAS + timing.nRP:
-        yield f"memory.dram.timing.nRC: {timing.nRC} is less than nRAS + nRP = {timing.nRAS + timing.nRP}"
+        least = timing.nRAS + timing.nRP
+        yield f"memory.dram.timing.nRC: {timing.nRC} is less than nRAS + nRP = {least}: set it to {least} or more"
     if timing.nREFI <= timing.nRFC:
         yield f"memory.dram.timing.nREFI: {timing.nREFI} is not more than nRFC = {timing.nRFC}: nothing else runs"
     total = memory.channels * part.banks * part.rows * part.page_bytes

@@ -85,7 +85,10 @@ def kept_commands(channels: Channels, c: int) -> Array:
 def _check(part: DramPart, options: Controller) -> None:
     timing = part.timing
     if part.banks > MAX_BANKS:
-        raise ConfigError(f"memory.dram: a channel of {part.banks} banks; at most {MAX_BANKS} are simulated")
+        raise ConfigError(
+            f"memory.dram: a channel of {part.banks} banks; at most {MAX_BANKS} are simulated: use fewer "
+            "pseudo_channels, stack_ids, bank_groups or banks_per_group"
+        )
     if options.refresh == "per_bank" and not (timing.nRFCpb and part.banks <= MAX_BY_BANK):
         raise ConfigError(
             f"memory.controller.refresh: per_bank needs memory.dram.timing.nRFCpb and at most {MAX_BY_BANK} banks a "
