@@ -134,7 +134,7 @@ class Memory(Part):
     model: Literal["cycle", "ideal"] = "cycle"
     request_latency_cycles: Ticks = 1  # core clock, core to controller; also the engine's lookahead window
     response_latency_cycles: Pause = 0  # core clock, controller to core
-    ideal_bytes_per_cycle: Annotated[float, Field(ge=1e-6, le=1e18)] | None = None  # core clock, whole chip; none: its peak
+    ideal_bytes_per_cycle: Annotated[float, Field(ge=1e-6, le=1e18)] | None = None  # core clock; none: its peak
     controller: Controller = Controller()
     label: str = "HBM"
     l2: SharedCache | None = None  # between the cores and the channels

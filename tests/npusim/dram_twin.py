@@ -239,7 +239,7 @@ class TwinChannel:
             many = writes > math.floor(self.options.write_high * self.options.write_queue)
             idle = not reads and self.options.write_when_idle
             if idle or ((not reads or self.reads_owed <= 0) and (many or late)):
-                self.writing, self.batch = True, 0
+                self.writing, self.batch, self.reads_owed = True, 0, 0
         return self.queue[self.writing]
 
     def tired_from(self, run: Run) -> float:
