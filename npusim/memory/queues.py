@@ -175,7 +175,7 @@ def admit(
     responses: Array, heap: Array, now: int,
 ) -> int:  # fmt: skip
     """Give places to the runs that have arrived; return the tick at which the next one could get one."""
-    due = FAR
+    due, blocked = FAR, False
     s[CH_WANTED] = 0
     for write in range(2):
         while s[CH_WAIT_FIRST + write]:
@@ -187,6 +187,7 @@ def admit(
                 break
             overlap = 0 if write or s[CH_SIZE0 + WRITE_LIST] == 0 else _queued_write(control, s, runs, run)
             if overlap == 1:
+                blocked = True
                 if control[P_HOLD]:
                     s[CH_WANTED], s[CH_ROW_FROM], s[CH_COLUMN_FROM] = 1, 0, 0
                 break
@@ -197,6 +198,8 @@ def admit(
                 _forward(s, runs, counters, run, now)
                 continue
             append(control, nodes, s, runs, WRITE_LIST if write else READ_LIST, run, now)
+            if write and blocked:  # it may hold all that the read before wants
+                due = now + 1
             if write and params[P_POSTED]:
                 request = runs[run, E_REQUEST]
                 asked[request, A_FINISH] = max(asked[request, A_FINISH], now + 1)

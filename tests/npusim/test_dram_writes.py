@@ -301,3 +301,11 @@ def test_a_flush_writes_at_once_what_is_held_back():
     assert state.summary()["write_bursts"] == 8 and state.state[:, at.CH_WRITES].sum() == 0
     last = memory_flush(*state.arrays, port.responses, port.heap_state)
     assert state.state[:, at.CH_WRITES].sum() == 8 and 500_000_000 < last < 1_000_000_000
+
+
+def test_a_read_that_waits_for_a_part_is_answered_by_a_later_write_of_all_of_it():
+    """The first write holds some of the read's bytes, the second, a tick later, all of them."""
+    described = memory("hbm2-2000", refresh="none")
+    rows = [(0, 1 << 16, 1024, 0), (0, 0, 32, 1), (1, 0, 64, 0), (TICK + 1, 0, 64, 1)]
+    found = serve(described, rows)
+    assert found.counts["forwarded"] == 1 and found.times[2] == 4 * TICK
