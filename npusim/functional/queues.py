@@ -14,7 +14,7 @@ from isa.params import Params
 from isa.table import BY_NAME
 from npusim.functional.control import Step
 
-SET, WAIT, BARRIER, FENCE = (BY_NAME[name].code for name in ("set", "wait", "barrier", "fence"))
+SET, WAIT = BY_NAME["set"].code, BY_NAME["wait"].code
 
 
 class StuckError(DeadlockError):

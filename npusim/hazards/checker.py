@@ -150,6 +150,7 @@ class _CoreRun:
         self.interlocked = check.machine.issue == "inorder"
         self.shared = int(check.program.launches[launch]["grid"]) > 1
         self.occurrences: dict[int, int] = {}
+        self.waiters: dict[int, Step] = {}  # by flag, the first wait for it
         self.ended = False
 
     def advance(self) -> int | None:
@@ -232,6 +233,11 @@ class _CoreRun:
 
     def _wait(self, step: Step) -> bool:
         flag, count = step.imm, step.amount
+        other = self.waiters.setdefault(flag, step)
+        if self.order.queued and other.pipe != step.pipe:
+            names = [self.check.params.pipes[max(pipe, 0)].label for pipe in (other.pipe, step.pipe)]
+            why = f"{names[0]} and {names[1]} wait for flag {flag}: either may take a set; give each a flag of its own"
+            self._report("ambiguous", (other.pc, step.pc), why)
         pending = self.order.flags.get(flag, ())
         have = len(pending)
         if self.order.ambiguous(flag, count):

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from isa.errors import ConfigError
 from isa.memory import DramPart, Memory
 from npusim.memory.controller import layout as at
 from npusim.memory.controller.mapping import (
@@ -173,10 +172,6 @@ def make_memory(
     """
     memory = chip.memory
     part, options = memory.dram, memory.controller
-    if memory.interleave_bytes < part.burst_bytes:
-        raise ConfigError(
-            f"memory: interleave_bytes {memory.interleave_bytes} must hold at least one burst, {part.burst_bytes} bytes"
-        )
     where = make_map(part, memory.channels, memory.interleave_bytes, options)
     if options.opened_leave_queue or not options.trains:
         where[[M_TURN_BITS, M_CHUNK_BITS, M_RUN_BITS]] = 0  # every burst is an entry of its own
@@ -184,7 +179,7 @@ def make_memory(
     params = _params(chip, ideal_latency_fs)
     pieces = 1 << max(0, int(where[M_UNIT_BITS] - where[M_RUN_BITS]))
     most = MAX_REQUEST_BYTES >> int(where[M_BURST_BITS] + where[M_RUN_BITS])  # of what one request can want
-    params[P_PIECES] = max(1, min(pieces, most + 1))
+    params[P_PIECES] = min(pieces, most + 1)
     if where[M_CHUNK_BITS]:
         params[P_PIECES] += 2 << int(where[M_TURN_BITS])  # chunks before and after the whole rounds
     starts = np.zeros(1, np.int64) if regions is None or not len(regions) else np.asarray(regions, np.int64)

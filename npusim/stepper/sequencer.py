@@ -108,12 +108,8 @@ class Sequencer:
 
     def _named(self, instr: Any) -> Any:
         """The pipe that a set, a wait or a pipe barrier names; None for the sequencer."""
-        pipe_class, unit, params = int(instr["dst"]), int(instr["unit"]), self._core.params
-        if pipe_class <= SCALAR:
-            return None
-        if pipe_class >= DMA:
-            unit %= int(params.dma[pipe_class - DMA, 1])
-        return self._core.pipes[params.pipe_index(pipe_class, unit)]
+        index = pipe_of(instr, self._program.descs, self._core.params)
+        return self._core.pipes[index] if index > 0 else None
 
     def _named_youngest(self, instr: Any) -> Any:
         pipe = self._named(instr)

@@ -434,6 +434,20 @@ def test_a_fault_that_overrides_bring_about_is_theirs(overrides: list[str], blam
     assert str(caught.value).startswith(blamed) and ".yaml" not in str(caught.value)
 
 
+UNITS = [(16, "set it to 64"), (96, "set it to 64"), (1 << 31, "set it to 4096 or so")]
+
+
+@pytest.mark.parametrize(("unit", "remedy"), UNITS)
+def test_interleave_units_are_some_bursts_and_leave_every_channel_one(unit: int, remedy: str) -> None:
+    with pytest.raises(ConfigError, match=rf"memory.interleave_bytes: {unit} is .*: .*{remedy}"):
+        load_machine("tiny", ["memory.capacity_bytes=1073741824", f"memory.interleave_bytes={unit}"])
+
+
+def test_an_interleave_unit_may_be_a_channels_whole_share() -> None:
+    sizes = ["memory.capacity_bytes=1073741824", "memory.interleave_bytes=1073741824"]
+    assert load_machine("tiny", sizes).machine.memory.channels == 1
+
+
 def test_a_fault_of_the_file_is_not_blamed_on_an_override(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "configs" / "tiny.yaml").read_text(encoding="utf-8")
     path = tmp_path / "m.yaml"

@@ -305,7 +305,6 @@ def other(**fields: Any) -> Memory:
 @pytest.mark.parametrize(("described", "message"), [
     (other(banks_per_group=3), "banks_per_group is 3"), (other(page_bytes=16), "page_bytes over the bytes of a burst"),
     (other(bus_bits=24), "must be a power of two"), (other(bank_groups=64, banks_per_group=64), "at most 1024"),
-    (memory("hbm2-1760", interleave=16), "interleave_bytes 16 must hold at least one burst, 32"),
     (memory("hbm2-1760", interleave=96), "interleave_bytes over the bytes of a burst is 3"),
     (memory("ddr4-3200", refresh="per_bank"), "per_bank needs memory.dram.timing.nRFCpb.*: use auto"),
     (memory("ddr4-3200", write_low=0.9), "write_low 0.9 is above write_high 0.8: lower it"),

@@ -30,10 +30,10 @@ CO, PC, SI, BG, BA, RO = range(6)
 # M_CHUNK_BITS: of the bursts that follow each other in one bank group. A run of whole rounds still goes round burst by
 # burst; what is less than a round stays in the bank of its chunk.
 (M_BURST_BITS, M_UNIT_BITS, M_CHANNELS, M_CHANNEL_BITS, M_HASH, M_TURN_BITS, M_CHUNK_BITS, M_RUN_BITS, M_PIECES,
- M_BANK_BITS, M_GROUP_BITS, M_STACK_BITS, M_PSEUDO_BITS, M_ROW_BITS, M_SPAN_BITS, M_PERIOD, M_RANKS,
+ M_BANK_BITS, M_GROUP_BITS, M_STACK_BITS, M_PSEUDO_BITS, M_ROW_BITS, M_SPAN_BITS, M_PERIOD, M_GRANULES,
  M_PIECE0) = range(18)  # fmt: skip
 # M_SPAN_BITS: log2 of the units of a granule, M_PERIOD: granules of a window, whose places lie behind the pieces,
-# M_RANKS: of a module in it.
+# M_GRANULES: of a module in it.
 CLIENT_BYTES = 64  # the least that most clients ask for at once: it should open one row
 MAX_PIECES = 12
 M_TABLE = M_PIECE0 + 2 * MAX_PIECES
@@ -80,7 +80,7 @@ def make_map(part: DramPart, channels: int, interleave_bytes: int, options: Cont
         )
     table = _places(channels // span, options.window_granules)
     words[M_SPAN_BITS] = _log2(span, "granule_bytes over memory.interleave_bytes")
-    words[M_PERIOD], words[M_RANKS] = len(table), options.window_granules
+    words[M_PERIOD], words[M_GRANULES] = len(table), options.window_granules
     return np.concatenate([words, table])
 
 
@@ -170,7 +170,7 @@ def _drawn(where: Array, unit: int, channels: int) -> tuple[int, int]:
     while module >= modules:
         module -= modules
     channel = (module << bits) + unit - (granule << bits)
-    return int(channel), int(window * where[M_RANKS] + (place >> MODULE_BITS))
+    return int(channel), int(window * where[M_GRANULES] + (place >> MODULE_BITS))
 
 
 @inlined
@@ -179,12 +179,10 @@ def channel_of(where: Array, unit: int) -> tuple[int, int]:
     channels = where[M_CHANNELS]
     if where[M_HASH] == RANDOM:
         return _drawn(where, unit, channels)
-    bits = where[M_CHANNEL_BITS]
-    upper = unit >> bits if channels == 1 << bits else unit // channels
+    upper = unit // channels
     c = unit - upper * channels
     if where[M_HASH] == ROTATE:
-        c += folded(upper, bits)
-        c = c & (channels - 1) if channels == 1 << bits else c % channels
+        c = (c + folded(upper, where[M_CHANNEL_BITS])) % channels
     return int(c), int(upper)
 
 

@@ -140,8 +140,7 @@ def _expect(params: Array, nodes: Array, s: Array, runs: Array, entry: int) -> N
 def fits(params: Array, s: Array, runs: Array, queue: int, entry: int) -> bool:
     """Count an entry's places; whether a queue has room for them. One that is larger than the queue has it alone."""
     places = params[P_WRITE_QUEUE] if queue == WRITE_LIST else params[P_READ_QUEUE]
-    count, place = runs[entry, E_COUNT], params[P_PLACE]
-    runs[entry, E_PLACES] = 1 if count <= place else (count + place - 1) // place
+    runs[entry, E_PLACES] = (runs[entry, E_COUNT] + params[P_PLACE] - 1) // params[P_PLACE]
     return bool(s[CH_SIZE0 + queue] == 0 or s[CH_PLACES0 + queue] + runs[entry, E_PLACES] <= places)
 
 
