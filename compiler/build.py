@@ -123,12 +123,13 @@ class _Builder:
     def __init__(self, graph: Graph, machine: Machine, name: str, choices: Choices) -> None:
         self.graph, self.machine, self.name = graph, machine, name
         self.params: Params = resolve(machine)
+        self.scratch = machine.scratch_space
         self.strided = strided_views(graph)
         self.roots = _view_roots(graph, self.strided)
         self.groups = [g for g in groups_of(graph) if not all(is_view(n, self.strided) for n in g.nodes)]
         self.homes = self._homes()
         budget = {k: v.size_bytes for k, v in machine.core.spaces.items()}
-        budget["spm"] -= self.resident_bytes
+        budget[self.scratch] -= self.resident_bytes
         self.context = Context(machine, graph, self.homes, budget, choices, strided=self.strided)
         self.pool = DescriptorPool()
         self.kernels: dict[Any, tuple[str, Compiled, Nest]] = {}
@@ -159,18 +160,18 @@ class _Builder:
         """Space of every tensor: constants in DRAM (or with the host), activations where the machine keeps them."""
         machine, graph = self.machine, self.graph
         homes: dict[str, str] = {}
-        other = "dram" if machine.path("dram", "spm") else "host"
+        other = "dram" if machine.path("dram", self.scratch) else "host"
         weights = {n.inputs[1] for n in graph.nodes if n.op in ("Conv", "MatMul")}
         for name in graph.constants:
             homes[name] = "dram" if name in weights else other
-        outside = "host" if machine.activation_space == "spm" and not machine.path("dram", "spm") else "dram"
+        outside = "host" if machine.activation_space == "spm" and not machine.path("dram", self.scratch) else "dram"
         inner: list[str] = []
         for name in (*graph.inputs, *(t for n in graph.nodes for t in n.outputs if t)):
             if self.root(name) != name:
                 continue
             fixed = name in graph.inputs or any(self.root(o) == name for o in graph.outputs)
-            homes[name] = outside if fixed or machine.activation_space == "dram" else "spm"
-            if homes[name] == "spm":
+            homes[name] = outside if fixed or machine.activation_space == "dram" else self.scratch
+            if homes[name] == self.scratch:
                 inner.append(name)
         self.resident_bytes = self._fit_resident(homes, inner, outside)
         for name in graph.tensors:
@@ -183,13 +184,14 @@ class _Builder:
         """Keep in the scratchpad what fits its share; the largest tensors go outside until it does."""
         if not inner:
             return 0
-        limit = int(self.machine.core.spaces["spm"].size_bytes * RESIDENT_SHARE)
+        limit = int(self.machine.core.spaces[self.scratch].size_bytes * RESIDENT_SHARE)
         while True:
-            chosen = plan(self._lifetimes([n for n in inner if homes[n] == "spm"]), ALIGN_BYTES)
+            chosen = plan(self._lifetimes([n for n in inner if homes[n] == self.scratch]), ALIGN_BYTES)
             if chosen.peak_bytes <= limit:
                 self.resident_plan = chosen
                 return -(-chosen.peak_bytes // ALIGN_BYTES) * ALIGN_BYTES
-            biggest = max((n for n in inner if homes[n] == "spm"), key=lambda n: self.graph.tensors[n].size_bytes)
+            inside = [n for n in inner if homes[n] == self.scratch]
+            biggest = max(inside, key=lambda n: self.graph.tensors[n].size_bytes)
             homes[biggest] = outside
 
     def _lifetimes(self, names: Sequence[str]) -> list[tuple[str, int, int, int]]:
@@ -341,9 +343,9 @@ class _Builder:
             addresses |= {n: top[space] + a for n, a in chosen.addresses.items()}
             top[space] += chosen.peak_bytes
         if self.resident_bytes:
-            start = self.machine.core.spaces["spm"].size_bytes - self.resident_bytes
+            start = self.machine.core.spaces[self.scratch].size_bytes - self.resident_bytes
             addresses |= {n: start + a for n, a in self.resident_plan.addresses.items()}
-            top["spm"] = self.resident_bytes
+            top[self.scratch] = self.resident_bytes
         if top["dram"] > self.machine.memory.capacity_bytes:
             raise CapacityError(
                 f"{self.name}: needs {top['dram']} bytes of DRAM, {self.machine.name} has "

@@ -17,7 +17,7 @@ from compiler.nest import Buffer, Loop, Nest, Placed, Ref, Stmt, SubLoop, statem
 from compiler.sync import Advance, Item, Set, SyncPlan, Wait, pipe_of, plan, space_of
 from isa.errors import CapacityError
 from isa.params import Params
-from isa.table import ACTIVATIONS, SCALAR
+from isa.table import ACTIVATIONS
 
 SPARE_REGISTERS = 16  # kept free for temporaries when values are moved out of loops
 
@@ -139,10 +139,14 @@ class _Generator:
         self._step()
         e.put("endl")
         e.target(loop)
-        for _, flag, slots, credit in self.sync.credits:
-            for slot in range(slots):
-                e.put("wait", imm=flag + slot, b=credit)
+        for credit in self.sync.credits:
+            for slot in range(credit.slots):
+                self._wait(credit.waiter, imm=credit.flag + slot, b=credit.count)
         e.put("halt")
+
+    def _wait(self, pipe: tuple[int, int] | None, **fields: int) -> None:
+        held = {} if pipe is None else {"dst": pipe[0], "unit": pipe[1]}
+        self.e.put("wait", **held, **fields)
 
     def _prologue(self) -> None:
         e = self.e
@@ -153,10 +157,10 @@ class _Generator:
         e.put("mov", dst=self.left[0], a=e.param_reg["steps"])
         for register in (*self.left[1:], *self.parity.values()):
             e.put("li", dst=register, imm=0)
-        for _, flag, slots, credit in self.sync.credits:
-            for slot in range(slots):
-                for _ in range(credit):
-                    e.put("set", dst=SCALAR, imm=flag + slot)
+        for credit in self.sync.credits:
+            for slot in range(credit.slots):
+                for _ in range(credit.count):
+                    e.put("set", dst=credit.setter[0], unit=credit.setter[1], imm=credit.flag + slot)
 
     def _step(self) -> None:
         """Shift positions one stage on, then move the load stage to its next tile, innermost loop first."""
@@ -252,7 +256,7 @@ class _Generator:
         e, body = self.e, item.body
         e.unpin()
         if isinstance(body, Wait):
-            e.put("wait", imm=body.flag, a=self._slot(body.buffer), b=body.count)
+            self._wait(body.pipe, imm=body.flag, a=self._slot(body.buffer), b=body.count)
         elif isinstance(body, Set):
             for pipe_class, unit in body.pipes:
                 e.put("set", dst=pipe_class, unit=unit, imm=body.flag, a=self._slot(body.buffer))

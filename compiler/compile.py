@@ -61,11 +61,6 @@ def compile_graph(
     ranges that `calibration` inputs show (none: nominal ranges, enough for timing). `choices` go to lowering.
     `dump(stage, graph)` sees the graph after each step. Raises CompileError.
     """
-    if machine.issue == "queues":
-        raise CompileError(
-            f"{machine.name}: models are not compiled for machines with queues in this version; programs that are "
-            "written by hand run: npusim sim FILE.asm, as traces/ascend_pingpong.asm"
-        )
     wanted = dtype or machine.default_dtype
     if wanted not in DTYPES:
         raise CompileError(f"unknown dtype {wanted!r}; known: {', '.join(DTYPES)}")

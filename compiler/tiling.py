@@ -150,8 +150,8 @@ def estimate(spec: Contraction, tiling: Tiling, machine: Machine, load_slots: in
         mine[tiling.split] = -(-counts[tiling.split] // machine.cores)
     active = -(-counts[tiling.split] // mine[tiling.split]) if tiling.split else 1
     uses = {"a": spec.a.letters("hc"), "weight": spec.weight.letters("cn"), "out": "xyhn"}
-    loads = {name: _loads(letters, tiling.order, mine) for name, letters in uses.items()}
-    changes = {name: _loads(letters, tiling.order, counts) for name, letters in uses.items()}
+    loads = {name: loads_of(letters, tiling.order, mine) for name, letters in uses.items()}
+    changes = {name: loads_of(letters, tiling.order, counts) for name, letters in uses.items()}
     size = {"a": dtype(spec.a.dtype).size_bytes, "weight": dtype(spec.weight.dtype).size_bytes,
             "out": dtype(spec.out.dtype).size_bytes}
     in_rows = min((tiles["h"] - 1) * spec.stride[0] + (spec.kh - 1) * spec.dilation[0] + 1, spec.in_h)
@@ -161,8 +161,8 @@ def estimate(spec: Contraction, tiling: Tiling, machine: Machine, load_slots: in
     traffic = {"a": loads["a"] * a_tile, "weight": loads["weight"] * w_tile, "out": loads["out"] * o_tile}
     extra = len(spec.epilogue.operands)
     dram = sum(v for k, v in traffic.items() if getattr(spec, k).space == "dram") + extra * traffic["out"]
-    in_runs = _bus_bytes(a_tile, tiles["c"], spec.c, size["a"], machine)
-    out_runs = _bus_bytes(o_tile, tiles["n"], spec.n, size["out"], machine)
+    in_runs = bus_bytes(a_tile, tiles["c"], spec.c, size["a"], machine)
+    out_runs = bus_bytes(o_tile, tiles["n"], spec.n, size["out"], machine)
     moved = {"a": in_runs, "weight": w_tile * _buffered(spec, machine), "out": out_runs * (1 + extra)}
     away = {k: v / _rate(getattr(spec, k).space, machine, active) for k, v in moved.items()}
     compute = _array_cycles(spec, tiles, counts, machine) / math.prod(counts.values()) + STEP_CYCLES
@@ -182,7 +182,7 @@ def estimate(spec: Contraction, tiling: Tiling, machine: Machine, load_slots: in
     return Cost(cycles, int(dram * active), int(spm), int(acc + 256))
 
 
-def _bus_bytes(tile_bytes: int, cols: int, total: int, size: int, machine: Machine) -> int:
+def bus_bytes(tile_bytes: int, cols: int, total: int, size: int, machine: Machine) -> int:
     """Bytes that DRAM moves for a tile of rows of `cols` elements out of `total`: part of a row takes whole bursts."""
     if cols >= total:
         return tile_bytes
@@ -230,7 +230,7 @@ def _pipeline(
     return cycles + (steps - done) * compute
 
 
-def _loads(letters: str, order: tuple[str, ...], counts: dict[str, int]) -> int:
+def loads_of(letters: str, order: tuple[str, ...], counts: dict[str, int]) -> int:
     """How often a tile that depends on `letters` is fetched: every loop down to the innermost that it depends on."""
     moving = [k for k in order if counts[k] > 1]
     depth = max((i + 1 for i, k in enumerate(moving) if k in letters), default=0)

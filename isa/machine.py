@@ -229,6 +229,17 @@ class Machine(Part):
         """Peak DRAM bandwidth of the chip."""
         return self.memory.channels * self.memory.dram.channel_bytes_per_second
 
+    @property
+    def scratch_space(self) -> str:
+        """The space that vector and copy kernels work in: the scratchpad, or the unified buffer."""
+        return "spm" if "spm" in self.core.spaces else "ub"
+
+    @property
+    def staging_space(self) -> str:
+        """Where tiles of a product wait for the array: before a cube's own buffers L1, else what the array reads."""
+        staged = self.core.matrix.dataflow == "cube" and "l1" in self.core.spaces
+        return "l1" if staged else self.core.matrix.operand_space
+
     def path(self, src: str, dst: str) -> Path | None:
         """The legal path from `src` to `dst`, or None."""
         return next((p for p in self.core.paths if p.src == src and p.dst == dst), None)

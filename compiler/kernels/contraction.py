@@ -100,13 +100,17 @@ class Contraction:
 
 @dataclass(frozen=True)
 class Tiling:
-    """A point of the search space: tile extents, loop order (outermost first, c last), the loop split over cores."""
+    """A point of the search space: tile extents, loop order (outermost first, c last), the loop split over cores.
+
+    `acc_slots`: tiles of sums at a time; with one, a cube waits until its last tile is drained.
+    """
 
     h: int
     n: int
     c: int
     order: tuple[str, ...]
     split: str = ""
+    acc_slots: int = 2
 
 
 def tap_block(spec: Contraction, matrix: MatrixUnit, c_tile: int) -> tuple[int, int, int]:
@@ -133,7 +137,7 @@ def unit_grid(machine: Machine, n_tile: int) -> tuple[int, int]:
 
 
 def build(spec: Contraction, tiling: Tiling, machine: Machine, name: str) -> Nest:
-    """Build the nest of a contraction under a tiling."""
+    """Build the nest of a contraction on a systolic array under a tiling."""
     return TileBuilder(spec, tiling, machine, name).build()
 
 
@@ -142,6 +146,7 @@ class TileBuilder:
 
     def __init__(self, spec: Contraction, tiling: Tiling, machine: Machine, name: str) -> None:
         self.s, self.t, self.machine, self.name = spec, tiling, machine, name
+        self.scratch = machine.scratch_space
         tiles = {"x": 1, "y": 1, "h": tiling.h, "n": tiling.n, "c": tiling.c}
         totals = {"x": spec.x, "y": spec.y, "h": spec.h, "n": spec.n, "c": spec.c}
         self.loops = tuple(Loop(k, totals[k], min(tiles[k], totals[k]), k == tiling.split) for k in tiling.order)
@@ -174,7 +179,7 @@ class TileBuilder:
         high = param(f"hi_{loop.name}") if loop.split else loop.total
         return emin(high - pos(loop.name), loop.tile)
 
-    def level(self, letters: str) -> int:
+    def level(self, letters: str | tuple[str, ...]) -> int:
         """Depth of the innermost moving loop among `letters`: where a tile that depends on them changes."""
         depths = [i + 1 for i, x in enumerate(self.loops) if x.name in letters and (x.count > 1 or x.split)]
         return max(depths, default=0)
@@ -196,16 +201,24 @@ class TileBuilder:
         self.acc_row = self.most["n"] * self.acc_size
         acc_bytes = self.most["h"] * self.s.w * self.acc_row
         self.buffers.append(Buffer("acc", self.machine.core.matrix.acc_space, self.s.acc_dtype, acc_bytes, acc_level))
-        compute = Stage("compute", (Placed(products(self, a, weight), len(self.loops), "pre"),))
-        drains = self._drain(acc_level)
+        stages = [Stage("load", tuple(self.loads)), *self.work(a, weight), *self._drain(acc_level)]
         named = (("a", self.s.a), ("weight", self.s.weight), ("out", self.s.out))
         tensors = [TensorArg(name, operand.space) for name, operand in named]
         for letter, present in (("bias", self.s.epilogue.bias), ("scales", self.s.epilogue.scales)):
             if present:
                 tensors.append(TensorArg(letter, self.vector_home))
         tensors += [TensorArg(f"e{i}", o.space) for i, o in enumerate(self.s.epilogue.operands)]
-        stages = (Stage("load", tuple(self.loads)), compute, *drains)
-        return Nest(self.name, self.loops, tuple(self.buffers), tuple(tensors), stages, self.padded_macs())
+        stages[0] = Stage("load", tuple(self.loads))  # with what the way out needs
+        merged = self.merged(stages)
+        return Nest(self.name, self.loops, tuple(self.buffers), tuple(tensors), merged, self.padded_macs())
+
+    def work(self, a: Ref, weight: Ref) -> list[Stage]:
+        """The stages that turn tiles into sums."""
+        return [Stage("compute", (Placed(products(self, a, weight), len(self.loops), "pre"),))]
+
+    def merged(self, stages: list[Stage]) -> tuple[Stage, ...]:
+        """The stages as they are pipelined: here each for itself."""
+        return tuple(stages)
 
     def padded_macs(self) -> int:
         """MACs of the array, idle rows and columns included."""
@@ -219,7 +232,7 @@ class TileBuilder:
     @property
     def vector_home(self) -> str:
         """Where bias and scale vectors live: DRAM when a copy engine reaches it, else the host."""
-        return "dram" if self.machine.path("dram", "spm") else "host"
+        return "dram" if self.machine.path("dram", self.scratch) else "host"
 
     # Operands
 
@@ -231,10 +244,10 @@ class TileBuilder:
         row_start = self.origin(s.a, "xyc")
         if s.a.strides.get("h"):
             row_start = self.in_low * s.a.bytes_of("h") + row_start
-        if s.a.space == self.machine.core.matrix.operand_space:
+        space = self.machine.staging_space
+        if s.a.space == space:
             self.a_strides = (s.a.bytes_of("h"), s.a.bytes_of("w"), s.a.bytes_of("c"))
             return Ref("a", s.a.dtype, (), row_start)
-        space = self.machine.core.matrix.operand_space
         by_letter = {"h": (self.in_count, self.in_rows), "w": (s.in_w, s.in_w), "c": (self.extent["c"], c_tile)}
         order = sorted("hwc", key=lambda x: -s.a.strides.get(x, 0))  # as stored, so that the copy moves long runs
         extents = tuple(by_letter[x] for x in order)
@@ -271,7 +284,8 @@ class TileBuilder:
         self.w_starts = self.w_strides
         source = Ref("weight", s.weight.dtype, tuple(
             Dim(e, m, s.weight.bytes_of(x)) for (e, m), x in zip(extents, letters)), offset)
-        self.buffers.append(Buffer("W", "spm", s.weight.dtype, s.kh * s.kw * c_tile * n_tile * size, level))
+        room = s.kh * s.kw * c_tile * n_tile * size
+        self.buffers.append(Buffer("W", self.machine.staging_space, s.weight.dtype, room, level))
         self.loads.append(Placed(Stmt("cp", tile, (source,)), level))
         return Ref("W", s.weight.dtype, ())
 
@@ -279,7 +293,7 @@ class TileBuilder:
 
     def _drain(self, level: int) -> list[Stage]:
         s, e = self.s, self.s.epilogue
-        out_direct = s.out.space == "spm"
+        out_direct = s.out.space == self.scratch
         extents = ((self.extent["h"], self.most["h"]), (s.w, s.w), (self.extent["n"], self.most["n"]))
         acc = dense("acc", s.acc_dtype, self.acc_size, extents)
         target = Ref("out", s.out.dtype, tuple(
@@ -287,7 +301,7 @@ class TileBuilder:
             scale=s.out.scale, zero_point=s.out.zero_point)
         tile_bytes = self.most["h"] * s.w * self.most["n"] * self.out_size
         if not out_direct or e.after:
-            self.buffers.append(Buffer("O", "spm", s.out.dtype, tile_bytes, level))
+            self.buffers.append(Buffer("O", self.scratch, s.out.dtype, tile_bytes, level))
         final = dense("O", s.out.dtype, self.out_size, extents, scale=s.out.scale, zero_point=s.out.zero_point)
         scales = e.mid_scales or (s.out.scale,) * (len(e.after) + 1)
         vectors = [self._vector(k, p) for k, p in (("bias", e.bias), ("scales", e.scales))]
@@ -296,7 +310,7 @@ class TileBuilder:
         first_dst = dense("D" if separate else "O", middle, dtype(middle).size_bytes, extents, scale=scales[0])
         if separate:
             size = tile_bytes // self.out_size * dtype(middle).size_bytes
-            self.buffers.append(Buffer("D", "spm", middle, size, level))
+            self.buffers.append(Buffer("D", self.scratch, middle, size, level))
         if out_direct and not e.after:
             first_dst = target
         fix = Stmt("fix", first_dst, (acc, *vectors), act=e.act, f0=e.f0, f1=e.f1)
@@ -318,7 +332,7 @@ class TileBuilder:
         level = self.level("yn" if step else "n")
         most = self.most["n"]
         extents = ((self.extent["n"], most),)
-        self.buffers.append(Buffer(name.upper(), "spm", "fp32", most * 4, level))
+        self.buffers.append(Buffer(name.upper(), self.scratch, "fp32", most * 4, level))
         source = Ref(name, "fp32", (Dim(*extents[0], 4),), pos("y") * (4 * step) + pos("n") * 4)
         self.loads.append(Placed(Stmt("cp", dense(name.upper(), "fp32", 4, extents), (source,)), level))
         rows, columns = Dim(self.extent["h"], self.most["h"], 0), Dim(self.s.w, self.s.w, 0)
@@ -349,7 +363,8 @@ class TileBuilder:
         """sigmoid(alpha src) in fp32, in a tile of its own."""
         gate = dense("G", "fp32", 4, extents)
         if all(b.name != gate.base for b in self.buffers):
-            self.buffers.append(Buffer("G", "spm", "fp32", self.most["h"] * self.s.w * self.most["n"] * 4, level))
+            room = self.most["h"] * self.s.w * self.most["n"] * 4
+            self.buffers.append(Buffer("G", self.scratch, "fp32", room, level))
         if alpha != 1.0:
             placed.append(Placed(Stmt("v.muls", gate, (src,), f0=alpha), level, "post"))
             src = gate
@@ -362,13 +377,13 @@ class TileBuilder:
         source = Ref(f"e{index}", operand.dtype, tuple(
             Dim(x, m, operand.bytes_of(k)) for (x, m), k in zip(extents, "hwn")), self.origin(operand, "xyhn"),
             scale=operand.scale, zero_point=operand.zero_point)
-        if operand.space == "spm":
+        if operand.space == self.scratch:
             return source
         moving = [(x, m) if operand.strides.get(k) else (1, 1) for (x, m), k in zip(extents, "hwn")]
         count = 1
         for _, most in moving:
             count *= most
-        self.buffers.append(Buffer(f"E{index}", "spm", operand.dtype, count * size, level))
+        self.buffers.append(Buffer(f"E{index}", self.scratch, operand.dtype, count * size, level))
         tile = dense(
             f"E{index}", operand.dtype, size, tuple(moving), scale=operand.scale, zero_point=operand.zero_point
         )

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from compiler.kernels.tiles import (
-    SCRATCH,
     Grid,
     Operand,
     Streams,
@@ -40,20 +39,20 @@ class Gather:
 
 def build(spec: Gather, machine: Machine, budget: Mapping[str, int], name: str) -> Nest:
     """Build the nest; raises NoKernel when the machine lacks a path, CapacityError when not even one element fits."""
-    require_path(machine, spec.table.space, SCRATCH)
+    require_path(machine, spec.table.space, machine.scratch_space)
     if spec.index.dtype not in ("int32", "int64"):
         raise NoKernel(f"{machine.name}: row indices are int32 or int64, not {spec.index.dtype}")
     if spec.wraps:
         require_operations(machine, _WRAP, [spec.index.dtype])
     operands = [spec.index, spec.out]
-    cores = 1 if spec.table.space == SCRATCH else cores_for(machine, spec.extents, operands)
+    cores = 1 if spec.table.space == machine.scratch_space else cores_for(machine, spec.extents, operands)
     b, n, c = spec.extents
     limit = tile_limit(machine, (n, c), [replace(spec.out, strides=spec.out.strides[1:])])
 
     def attempt(tiles: tuple[int, ...]) -> Nest:
-        return _nest(spec, Grid((b, n, c), (1, *tiles), cores), machine, name)
+        return _nest(spec, Grid(machine, (b, n, c), (1, *tiles), cores), machine, name)
 
-    return choose(attempt, (n, c), [(0,), (1,)], limit, machine, budget[SCRATCH])
+    return choose(attempt, (n, c), [(0,), (1,)], limit, machine, budget)
 
 
 def _nest(spec: Gather, grid: Grid, machine: Machine, name: str) -> Nest:

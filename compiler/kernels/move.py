@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 from compiler.expr import emin
 from compiler.kernels.tiles import (
-    SCRATCH,
     Grid,
     Operand,
     Streams,
@@ -58,7 +57,7 @@ def build(spec: Move, machine: Machine, budget: Mapping[str, int], name: str) ->
     permutes = _permutes(spec, machine)
 
     def attempt(tiles: tuple[int, ...]) -> Nest:
-        grid = Grid(spec.extents, tiles, cores)
+        grid = Grid(machine, spec.extents, tiles, cores)
         return _permute(spec, grid, machine, name) if permutes else _copy(spec, grid, machine, name)
 
     rank = len(spec.extents)
@@ -67,7 +66,7 @@ def build(spec: Move, machine: Machine, budget: Mapping[str, int], name: str) ->
         place = {i: at for at, i in enumerate(_order(src))}
         depth = [max(i, place[i]) for i in range(rank)]
     groups = [[i for i in range(rank) if depth[i] == d] for d in sorted(set(depth))]
-    return choose(attempt, spec.extents, groups, limit, machine, budget[SCRATCH])
+    return choose(attempt, spec.extents, groups, limit, machine, budget)
 
 
 def _order(operand: Operand) -> tuple[int, ...]:
@@ -98,10 +97,10 @@ def _copy(spec: Move, grid: Grid, machine: Machine, name: str) -> Nest:
         streams.tensors += [TensorArg("x", src.space), TensorArg("out", dst.space)]
         copy = Stmt("cp", grid.view("out", dst), (grid.view("x", src),))
         return streams.nest([Stage("copy", (Placed(copy, grid.depth),))])
-    if src.space == dst.space == SCRATCH:
+    if src.space == dst.space == grid.scratch:
         return _permute(spec, grid, machine, name)
     x = streams.source("x", src)
-    require_path(machine, SCRATCH, dst.space)
+    require_path(machine, grid.scratch, dst.space)
     streams.tensors.append(TensorArg("out", dst.space))
     streams.stores.append(Placed(Stmt("cp", grid.view("out", dst), (x,)), grid.depth))
     return streams.nest([])
@@ -128,9 +127,9 @@ def build_dilate(spec: Dilate, machine: Machine, budget: Mapping[str, int], name
     limit = max(1, tile_limit(machine, (b, h * spec.strides[0], wide, c), [spec.out]) // spec.strides[0])
 
     def attempt(tiles: tuple[int, ...]) -> Nest:
-        return _dilated(spec, Grid(spec.extents, (tiles[0], tiles[1], w, tiles[2]), cores), machine, name)
+        return _dilated(spec, Grid(machine, spec.extents, (tiles[0], tiles[1], w, tiles[2]), cores), machine, name)
 
-    return choose(attempt, (b, h, c), [(0,), (1,), (2,)], limit // wide + 1, machine, budget[SCRATCH])
+    return choose(attempt, (b, h, c), [(0,), (1,), (2,)], limit // wide + 1, machine, budget)
 
 
 def _dilated(spec: Dilate, grid: Grid, machine: Machine, name: str) -> Nest:
@@ -148,10 +147,10 @@ def _dilated(spec: Dilate, grid: Grid, machine: Machine, name: str) -> Nest:
     view = Ref("out", spec.out.dtype, tuple(Dim(e, m, s * size) for (e, m), s in zip(extents, spec.out.strides)), here)
     out = view
     streams.tensors.append(TensorArg("out", spec.out.space))
-    if spec.out.space != SCRATCH:
-        require_path(machine, SCRATCH, spec.out.space)
+    if spec.out.space != grid.scratch:
+        require_path(machine, grid.scratch, spec.out.space)
         out = dense("OUT", spec.out.dtype, size, extents)
-        buffer = Buffer("OUT", SCRATCH, spec.out.dtype, out.dims[0].stride * grid.tiles[0], grid.level(range(4)))
+        buffer = Buffer("OUT", grid.scratch, spec.out.dtype, out.dims[0].stride * grid.tiles[0], grid.level(range(4)))
         streams.buffers.append(buffer)
         streams.stores.append(Placed(Stmt("cp", view, (out,)), buffer.level))
     nothing = Ref(x.base, x.dtype, tuple(Dim(e, m, 0, 0) for e, m in extents), x.offset, windows=(Window(0, 0, 0),),

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from compiler.kernels.tiles import (
-    SCRATCH,
     Grid,
     Operand,
     Streams,
@@ -22,6 +21,7 @@ from compiler.kernels.tiles import (
 )
 from compiler.lower.context import NoKernel
 from compiler.nest import Nest, Placed, Ref, Stage, Stmt
+from isa.dtypes import dtype
 from isa.machine import Machine
 
 MAX_OPERANDS = 10  # each takes registers for its address and slots, and flags
@@ -62,9 +62,9 @@ def build(spec: Pointwise, machine: Machine, budget: Mapping[str, int], name: st
     limit = tile_limit(machine, spec.extents, operands)
 
     def attempt(tiles: tuple[int, ...]) -> Nest:
-        return _nest(spec, Grid(spec.extents, tiles, cores), machine, name)
+        return _nest(spec, Grid(machine, spec.extents, tiles, cores), machine, name)
 
-    return choose(attempt, spec.extents, [(i,) for i in range(len(spec.extents))], limit, machine, budget[SCRATCH])
+    return choose(attempt, spec.extents, [(i,) for i in range(len(spec.extents))], limit, machine, budget)
 
 
 def _nest(spec: Pointwise, grid: Grid, machine: Machine, name: str) -> Nest:
@@ -76,7 +76,7 @@ def _nest(spec: Pointwise, grid: Grid, machine: Machine, name: str) -> Nest:
     last = {v: j for j, step in enumerate(spec.steps) for v in step.srcs}
     free: list[str] = []
     temporaries: dict[str, int] = {}
-    size_of = {j: Operand(SCRATCH, s.dtype, ()).size_bytes for j, s in enumerate(spec.steps)}
+    size_of = {j: dtype(s.dtype).size_bytes for j, s in enumerate(spec.steps)}
     everything = range(len(spec.extents))
     body: list[Placed] = []
     for j, step in enumerate(spec.steps):

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from compiler.expr import Expr, emax, emin, pos
 from compiler.kernels.tiles import (
-    SCRATCH,
     Grid,
     Operand,
     Streams,
@@ -69,9 +68,9 @@ def build(spec: Pool, machine: Machine, budget: Mapping[str, int], name: str) ->
     limit = tile_limit(machine, space, operands)
 
     def attempt(tiles: tuple[int, ...]) -> Nest:
-        return _Builder(spec, Grid(space, tiles, cores), machine, name).build()
+        return _Builder(spec, Grid(machine, space, tiles, cores), machine, name).build()
 
-    return choose(attempt, space, [(0,), (1, 2), (3,)], limit, machine, budget[SCRATCH])
+    return choose(attempt, space, [(0,), (1, 2), (3,)], limit, machine, budget)
 
 
 class _Builder:
@@ -124,11 +123,11 @@ class _Builder:
             offset = first * (stride * size) + offset
         dims = tuple(Dim(e, m, stride * size) for (e, m), stride in zip(extents, s.x.strides))
         here = Ref("x", s.x.dtype, dims, offset, scale=s.x.scale, zero_point=s.x.zero_point)
-        if s.x.space == SCRATCH:
+        if s.x.space == grid.scratch:
             return here
-        require_path(self.machine, s.x.space, SCRATCH)
+        require_path(self.machine, s.x.space, grid.scratch)
         tile = dense("X", s.x.dtype, size, extents)
-        buffer = Buffer("X", SCRATCH, s.x.dtype, tile.dims[0].stride * grid.tiles[0], grid.level(range(4)))
+        buffer = Buffer("X", grid.scratch, s.x.dtype, tile.dims[0].stride * grid.tiles[0], grid.level(range(4)))
         streams.buffers.append(buffer)
         streams.loads.append(Placed(Stmt("cp", tile, (here,)), buffer.level))
         return quantised(tile, s.x.scale, s.x.zero_point)

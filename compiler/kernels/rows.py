@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 from compiler.expr import Expr, binary, pos
 from compiler.kernels.tiles import (
-    SCRATCH,
     Grid,
     Operand,
     Streams,
@@ -118,12 +117,12 @@ def build(spec: Rows, machine: Machine, budget: Mapping[str, int], name: str) ->
     groups = kept + rest if spec.passes == 1 else kept
     if spec.passes == 1 or not spec.reread:
         try:
-            return choose(once.build, spec.extents, groups, limit, machine, budget[SCRATCH])
+            return choose(once.build, spec.extents, groups, limit, machine, budget)
         except CapacityError:
             if spec.passes == 1:
                 raise
     again = _Builder(spec, machine, name, cores, lanes=False, passes=spec.passes)
-    return choose(again.build, spec.extents, kept + rest, limit, machine, budget[SCRATCH])
+    return choose(again.build, spec.extents, kept + rest, limit, machine, budget)
 
 
 class _Builder:
@@ -144,8 +143,8 @@ class _Builder:
         rest = [i for i in range(rank) if s.reduced[i]]
         several = self.passes > 1
         pass_dim = [rank] * several
-        self.grid = Grid((*s.extents, self.passes) if several else s.extents, (*tiles, 1) if several else tiles,
-                         self.cores, [*kept, *pass_dim, *rest], [*rest, *pass_dim])  # fmt: skip
+        extents, tiles = ((*s.extents, self.passes), (*tiles, 1)) if several else (s.extents, tiles)
+        self.grid = Grid(self.machine, extents, tiles, self.cores, [*kept, *pass_dim, *rest], [*rest, *pass_dim])
         self.kept, self.rest, self.everything = kept, rest, range(rank)
         self.row_level = self.grid.level([*kept, *pass_dim])
         self.streams = Streams(self.grid, self.machine, self.name)

@@ -8,7 +8,7 @@ buffer there.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from compiler.codegen import pipeline_slots, slot_bytes
@@ -20,7 +20,6 @@ from isa.errors import CapacityError
 from isa.machine import Machine
 from isa.program import MAX_DIMS
 
-SCRATCH = "spm"
 STEP_CYCLES = 64  # of the sequencer a step, beside a copy engine's start-up
 LEAST_ELEMENTS = 256  # of a tile: below it, a step costs more than its data
 
@@ -48,7 +47,7 @@ class Operand:
 def cores_for(machine: Machine, extents: Sequence[int], operands: Sequence[Operand]) -> int:
     """Cores that share an index space: one when tensors lie in its scratchpad, or when all are too small to share."""
     largest = max((o.used_bytes(extents) for o in operands), default=0)
-    alone = any(o.space == SCRATCH for o in operands) or largest < machine.share_from_bytes
+    alone = any(o.space == machine.scratch_space for o in operands) or largest < machine.share_from_bytes
     return 1 if alone else machine.cores
 
 
@@ -56,9 +55,10 @@ class Grid:
     """The loops of one kernel: dimension i is loop `d<i>`; `order` nests them (default: as they stand)."""
 
     def __init__(
-        self, extents: Sequence[int], tiles: Sequence[int], cores: int = 1, order: Sequence[int] | None = None,
-        fixed: Sequence[int] = (),
+        self, machine: Machine, extents: Sequence[int], tiles: Sequence[int], cores: int = 1,
+        order: Sequence[int] | None = None, fixed: Sequence[int] = (),
     ) -> None:  # fmt: skip
+        self.scratch = machine.scratch_space
         self.extents, self.tiles = tuple(extents), tuple(tiles)
         self.order = tuple(range(len(extents)) if order is None else order)
         counts = {i: -(-extents[i] // tiles[i]) for i in self.order if i not in fixed}
@@ -109,7 +109,7 @@ class Grid:
     def buffer(self, name: str, kind: str, dims: Sequence[int]) -> Buffer:
         """Storage for such a tile."""
         size = math.prod(self.tiles[i] for i in dims) * dtype(kind).size_bytes
-        return Buffer(name, SCRATCH, kind, size, self.level(dims))
+        return Buffer(name, self.scratch, kind, size, self.level(dims))
 
 
 def quantised(ref: Ref, scale: float, zero_point: int) -> Ref:
@@ -142,9 +142,9 @@ class Streams:
         """
         self.tensors.append(TensorArg(tensor, operand.space))
         here = self.grid.view(tensor, operand)
-        if operand.space == SCRATCH:
+        if operand.space == self.grid.scratch:
             return here
-        require_path(self.machine, operand.space, SCRATCH)
+        require_path(self.machine, operand.space, self.grid.scratch)
         dims = [i for i, s in enumerate(operand.strides) if s]
         still = [i for i, s in enumerate(operand.strides) if not s]
         buffer = self.grid.buffer(tensor.upper(), operand.dtype, dims)
@@ -160,9 +160,9 @@ class Streams:
         self.tensors.append(TensorArg(tensor, operand.space))
         here = self.grid.view(tensor, operand)
         still = [i for i, s in enumerate(operand.strides) if not s]
-        if operand.space == SCRATCH:
+        if operand.space == self.grid.scratch:
             return narrowed(here, still)
-        require_path(self.machine, SCRATCH, operand.space)
+        require_path(self.machine, self.grid.scratch, operand.space)
         dims = [i for i, s in enumerate(operand.strides) if s]
         buffer = self.grid.buffer(tensor.upper(), operand.dtype, dims)
         self.buffers.append(buffer)
@@ -219,7 +219,7 @@ def tile_limit(machine: Machine, extents: Sequence[int], operands: Sequence[Oper
     start-up); the sum is least at n = sqrt(2 T / s).
     """
     total = math.prod(extents)
-    moved = sum(o.used_bytes(extents) for o in operands if o.space != SCRATCH)
+    moved = sum(o.used_bytes(extents) for o in operands if o.space != machine.scratch_space)
     rate = max((p.bytes_per_cycle for p in machine.core.paths if p.pipe != "weights"), default=1.0)
     startup = max((e.startup_cycles for e in machine.core.dma.values()), default=0) + STEP_CYCLES
     steps = max(1, round(math.sqrt(2 * moved / rate / machine.cores / startup))) if moved else 1
@@ -232,17 +232,18 @@ def choose(
     groups: Sequence[Sequence[int]],
     limit: int,
     machine: Machine,
-    budget: int,
+    budget: Mapping[str, int],
 ) -> Nest:
-    """Build the nest with the largest tiles of at most `limit` elements that fit `budget` bytes of scratchpad.
+    """Build the nest with the largest tiles of at most `limit` elements that fit `budget`, the bytes free by space.
 
     `groups` says which dimensions shrink first; those of one group shrink together. Raises CapacityError when not even
     the smallest tile fits.
     """
     tiles = [max(1, e) for e in extents]
+    free = budget[machine.scratch_space]
 
     def fits(candidate: Sequence[int]) -> bool:
-        return math.prod(candidate) <= limit and _scratch(build(tuple(candidate)), machine) <= budget
+        return math.prod(candidate) <= limit and _scratch(build(tuple(candidate)), machine) <= free
 
     for group in groups:
         if fits(tiles):
@@ -255,10 +256,10 @@ def choose(
             tiles[widest] = -(-tiles[widest] // 2)
     nest = build(tuple(tiles))
     need = _scratch(nest, machine)
-    if need > budget:
+    if need > free:
         raise CapacityError(
             f"kernel {nest.name}: its smallest tile {tuple(tiles)} of {tuple(extents)} needs {need} bytes of "
-            f"{SCRATCH}, {budget} are free"
+            f"{machine.scratch_space}, {free} are free"
         )
     return nest.with_slots(pipeline_slots(nest))
 
@@ -282,8 +283,9 @@ def _largest(fits: Callable[[Sequence[int]], bool], tiles: Sequence[int], at: in
 
 def _scratch(nest: Nest, machine: Machine) -> int:
     slots = pipeline_slots(nest)
-    align = max(machine.core.spaces[SCRATCH].align_bytes, 64)
-    return sum(slot_bytes(b, align) * slots[b.name] for b in nest.buffers if b.space == SCRATCH)
+    scratch = machine.scratch_space
+    align = max(machine.core.spaces[scratch].align_bytes, 64)
+    return sum(slot_bytes(b, align) * slots[b.name] for b in nest.buffers if b.space == scratch)
 
 
 def collapse(extents: Sequence[int], *strides: Sequence[int]) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:

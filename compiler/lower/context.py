@@ -55,8 +55,8 @@ class Choices:
 class Context:
     """The compilation of one graph for one machine.
 
-    `homes` gives the space of every tensor between kernels ("dram", "host" or "spm"); `new_constants` collects tensors
-    that rules make (packed weights, scale vectors), as name -> Constant, and their spaces go into `homes`.
+    `homes` gives the space of every tensor between kernels ("dram", "host" or the scratchpad); `new_constants` collects
+    tensors that rules make (packed weights, scale vectors), as name -> Constant, and their spaces go into `homes`.
     `budget` is the scratchpad room that a kernel may use, in bytes by space.
     """
 
@@ -82,7 +82,7 @@ class Context:
 
     def constant_space(self, weight: bool) -> str:
         """Where constants live: weights in DRAM; vectors where a copy engine can fetch them into the scratchpad."""
-        return "dram" if weight or self.machine.path("dram", "spm") else "host"
+        return "dram" if weight or self.machine.path("dram", self.machine.scratch_space) else "host"
 
     def add_constant(self, name: str, value: Constant, weight: bool = False) -> str:
         """Register a constant that the program needs; returns its name."""

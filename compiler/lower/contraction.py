@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from compiler import tiling as tiling_array
+from compiler import tiling_cube
 from compiler.graph import Constant, Node, TensorType
-from compiler.kernels.contraction import Contraction, Epilogue, Operand, Tiling, build
+from compiler.kernels import contraction as array_kernel
+from compiler.kernels import cube as cube_kernel
+from compiler.kernels.contraction import Contraction, Epilogue, Operand, Tiling
 from compiler.lower.context import Call, Context, NoKernel, row_major, rule, scalar_value
-from compiler.tiling import search
 from isa.dtypes import dtype as dtype_of
 from isa.machine import Machine
 
@@ -216,11 +219,7 @@ def _finish(context: Context, nodes: tuple[Node, ...], a: Operand, weight: Opera
             axes: _Axes, window: dict[str, Any], whole: bool = True) -> list[Call]:
     """Add the epilogue, choose the tiling, return the call; weights that it reads `whole` are stored by tiles."""
     node, matrix = nodes[0], context.machine.core.matrix
-    if weight.space != "spm" and context.machine.path(weight.space, "wfifo") is None:
-        if context.machine.path(weight.space, "spm") is None:
-            raise NoKernel(f"{node.name}: {sources[1]} lies in {weight.space}, which the array takes no weights from")
-    elif weight.space == "spm" and context.machine.path("spm", "wfifo") is None:
-        raise NoKernel(f"{node.name}: the weight port of {context.machine.name} cannot read the scratchpad")
+    _require_ways(context.machine, node, a, weight, sources)
     operand_dtype = a.dtype
     if operand_dtype not in matrix.passes:
         raise NoKernel(f"{node.name}: the array of {context.machine.name} does not multiply {operand_dtype}")
@@ -232,12 +231,27 @@ def _finish(context: Context, nodes: tuple[Node, ...], a: Operand, weight: Opera
     spec = Contraction(e["x"], e["y"], e["h"], e["w"], e["n"], a=a, weight=weight, out=out, operand_dtype=operand_dtype,
                        acc_dtype=matrix.accumulate[operand_dtype], epilogue=epilogue, **window)
     budget = dict(context.budget)
-    if epilogue.gated:  # the gate's tile takes no more than all the others
-        budget["spm"] //= 2
-    tiling = search(spec, context.machine, budget, context.choices.tile)
+    cube = matrix.dataflow == "cube"
+    if epilogue.gated and not cube:  # the gate's tile takes no more than all the others
+        budget[context.machine.scratch_space] //= 2
+    tiling = (tiling_cube if cube else tiling_array).search(spec, context.machine, budget, context.choices.tile)
     spec = _block_weights(context, spec, tiling, bind) if whole else spec
-    make = partial(_make, spec, tiling, context.machine)
+    make = partial(_make, (cube_kernel if cube else array_kernel).build, spec, tiling, context.machine)
     return [Call(("contraction", repr(spec), tiling), make, bind)]
+
+
+def _require_ways(machine: Machine, node: Node, a: Operand, weight: Operand, sources: tuple[str, str]) -> None:
+    """Raise NoKernel unless both operands can get to the array from where they lie."""
+    staging = machine.staging_space
+    if machine.core.matrix.dataflow == "cube":
+        for operand, name in ((a, sources[0]), (weight, sources[1])):
+            if machine.path(operand.space, staging) is None:
+                raise NoKernel(f"{node.name}: {name} lies in {operand.space}, from which no path leads to {staging}")
+    elif weight.space != staging and machine.path(weight.space, "wfifo") is None:
+        if machine.path(weight.space, staging) is None:
+            raise NoKernel(f"{node.name}: {sources[1]} lies in {weight.space}, which the array takes no weights from")
+    elif weight.space == staging and machine.path(staging, "wfifo") is None:
+        raise NoKernel(f"{node.name}: the weight port of {machine.name} cannot read the scratchpad")
 
 
 def _block_weights(
@@ -271,7 +285,7 @@ def _block_weights(
     return replace(spec, weight=replace(spec.weight, strides={**outer, **inner}))
 
 
-def _make(spec: Contraction, tiling: Any, machine: Machine, name: str) -> Any:
+def _make(build: Any, spec: Contraction, tiling: Any, machine: Machine, name: str) -> Any:
     return build(spec, tiling, machine, name)
 
 
@@ -291,7 +305,7 @@ def _epilogue(context: Context, nodes: tuple[Node, ...], axes: _Axes, bind: dict
         bind["scales"] = (context.add_constant(f"{anchor.name}.scales", constant), 0)
     act, f0, f1 = "none", 0.0, 0.0
     rest = list(nodes[1:])
-    if rest and rest[0].op in FOLDED and _same_steps(context, anchor, rest[0]):
+    if rest and rest[0].op in FOLDED and _same_steps(context, anchor, rest[0]) and _offers(context, rest[0]):
         act, f0, f1 = activation(rest[0])
         anchor = rest.pop(0)
     _require(context, act, drained=True)
@@ -307,6 +321,12 @@ def _epilogue(context: Context, nodes: tuple[Node, ...], axes: _Axes, bind: dict
         mids.append(context.type_of(previous).scale)
     return Epilogue(bias, scales, act, f0, f1, tuple(after), tuple(operands), per_group,
                     context.type_of(anchor.outputs[0]).dtype, tuple(mids))
+
+
+def _offers(context: Context, node: Node) -> bool:
+    """Whether the drain applies an activation; if not, the vector unit may, after it."""
+    drain = context.machine.core.drain
+    return drain is None or context.machine.core.vector is None or activation(node)[0] in drain.activations
 
 
 def _require(context: Context, op: str, drained: bool) -> None:

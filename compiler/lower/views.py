@@ -47,7 +47,7 @@ def near(context: Context, name: str) -> str:
     """The tensor, or for a constant that no copy engine can fetch into the scratchpad, a copy of it that one can."""
     constant = context.graph.constants.get(name)
     space = context.space_of(name)
-    path = context.machine.path(space, "spm")
-    if constant is None or space == "spm" or (path is not None and path.pipe != "weights"):
+    path = context.machine.path(space, context.machine.scratch_space)
+    if constant is None or space == context.machine.scratch_space or (path is not None and path.pipe != "weights"):
         return name
     return context.add_constant(f"{name}.near", constant)

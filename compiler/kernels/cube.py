@@ -1,0 +1,138 @@
+"""The contraction on a cube: tiles wait in L1, blocks of them are fed to L0A and L0B, the cube adds up in L0C.
+
+The feed is a stage of its own on the path L1 -> L0, and its blocks are innermost loops of the nest over taps and
+channels, so that L0A and L0B are double-buffered like every other buffer. A convolution's block leaves L1 through a
+window of the feature map, padding included (img2col on the way): the map is fetched once, and no im2col buffer exists.
+"""
+
+from __future__ import annotations
+
+from compiler.expr import Expr, emax, emin, pos
+from compiler.kernels.contraction import Contraction, TileBuilder, Tiling
+from compiler.kernels.dataflow import Block, Span, result_operand, row_operand, weight_operand
+from compiler.nest import Buffer, Loop, Nest, Placed, Ref, Stage, Stmt, dense
+from isa.dtypes import dtype
+from isa.machine import Machine
+
+L0_SLOTS = 2
+BLOCK_LOOPS = ("th", "tw", "cs")  # taps high, taps wide, channels of a block
+
+
+def ceil_to(value: int, unit: int) -> int:
+    """The next multiple of `unit`."""
+    return -(-value // unit) * unit
+
+
+def feed_block(spec: Contraction, tiling: Tiling, machine: Machine) -> tuple[int, int, int] | None:
+    """(taps high, taps wide, channels) of what is fed at a time: the most that fits L0A and L0B twice, evened out.
+
+    None when not even one step of the cube's depth fits.
+    """
+    matrix = machine.core.matrix
+    size, depth = dtype(spec.operand_dtype).size_bytes, matrix.depth(spec.operand_dtype)
+    rows = ceil_to(min(tiling.h, spec.h) * spec.w, matrix.rows)
+    cols = ceil_to(min(tiling.n, spec.n), matrix.cols)
+    rooms = [machine.core.spaces[s].size_bytes // (L0_SLOTS * size * span) for s, span in (
+        (matrix.operand_space, rows), (matrix.operand_b_space or matrix.operand_space, cols))]
+    most = min(rooms) // depth * depth
+    channels = min(tiling.c, spec.c)
+    if most < depth:
+        return None
+    if most < channels:
+        return 1, 1, ceil_to(_even(channels, most), depth)
+    if most < channels * spec.kw:
+        return 1, _even(spec.kw, most // channels), channels
+    return _even(spec.kh, most // (channels * spec.kw)), spec.kw, channels
+
+
+def _even(total: int, most: int) -> int:
+    """Parts of at most `most`, as equal as can be."""
+    return -(-total // -(-total // most))
+
+
+def build(spec: Contraction, tiling: Tiling, machine: Machine, name: str) -> Nest:
+    """Build the nest of a contraction on a cube under a tiling."""
+    return _CubeBuilder(spec, tiling, machine, name).build()
+
+
+class _CubeBuilder(TileBuilder):
+    """A contraction whose blocks are fed from L1."""
+
+    def __init__(self, spec: Contraction, tiling: Tiling, machine: Machine, name: str) -> None:
+        super().__init__(spec, tiling, machine, name)
+        block = feed_block(spec, tiling, machine)
+        assert block is not None, "the search takes no tile that does not fit L0"
+        self.block = dict(zip(BLOCK_LOOPS, block))
+        totals = (spec.kh, spec.kw, self.most["c"])
+        self.loops += tuple(Loop(k, total, self.block[k]) for k, total in zip(BLOCK_LOOPS, totals))
+
+    def work(self, a: Ref, weight: Ref) -> list[Stage]:
+        """Feed a block of both operands, multiply it."""
+        s, spans = self.s, self._spans()
+        extents = {k: (span.extent, span.most) for k, span in spans.items()}
+        left = self._fed("L0A", [extents[k] for k in ("h", "w", "kh", "kw", "c")], ("x", "y", "h", "c"), 2)
+        right = self._fed("L0B", [extents[k] for k in ("kh", "kw", "c", "n")], ("x", "y", "c", "n"), 3)
+        feed = [(left, row_operand(self, a, spans)), (right, weight_operand(self, weight, spans))]
+        placed = [Placed(Stmt("cp", to, (source,)), self._buffer(to.base).level) for to, source in feed]
+        earlier: Expr | int = pos("c")
+        for loop in BLOCK_LOOPS:
+            earlier = earlier + pos(loop)
+        product = Stmt("mm", result_operand(self, spans), (left, right), accumulate=earlier)
+        assert s.operand_dtype == s.a.dtype
+        return [Stage("feed", tuple(placed)), Stage("compute", (Placed(product, len(self.loops)),))]
+
+    def merged(self, stages: list[Stage]) -> tuple[Stage, ...]:
+        """With one tile of sums, the drain belongs to the products: the next ones wait for it."""
+        if self.t.acc_slots > 1:
+            return tuple(stages)
+        at = next(i for i, stage in enumerate(stages) if stage.name == "compute")
+        both = Stage("compute", (*stages[at].placed, *stages[at + 1].placed))
+        return (*stages[:at], both, *stages[at + 2 :])
+
+    def _buffer(self, name: str) -> Buffer:
+        return next(b for b in self.buffers if b.name == name)
+
+    def _spans(self) -> Block:
+        """The present block: all rows and columns of the tile, a range of taps and channels."""
+        def part(loop: str, total: Expr | int, most: int) -> Span:
+            block = self.block[loop]
+            if not isinstance(total, int):
+                return Span(pos(loop), emax(emin(total - pos(loop), block), 0), block)
+            start = pos(loop) if block < most else 0
+            return Span(start, block if total % block == 0 else emin(total - pos(loop), block), block)
+
+        s = self.s
+        return {
+            "h": Span(0, self.extent["h"], self.most["h"]), "w": Span(0, s.w, s.w),
+            "n": Span(0, self.extent["n"], self.most["n"]), "kh": part("th", s.kh, s.kh),
+            "kw": part("tw", s.kw, s.kw), "c": part("cs", self.extent["c"], self.most["c"]),
+        }
+
+    def _fed(self, name: str, extents: list[tuple[Expr | int, int]], letters: tuple[str, ...], rows: int) -> Ref:
+        """A block in L0A or L0B, a matrix of its first `rows` dimensions by the others; whole fractals take room."""
+        matrix, kind = self.machine.core.matrix, self.s.operand_dtype
+        size, depth = dtype(kind).size_bytes, matrix.depth(kind)
+        outer = inner = 1
+        for i, (_, most) in enumerate(extents):
+            outer, inner = (outer * most, inner) if i < rows else (outer, inner * most)
+        units = (matrix.rows, depth) if name == "L0A" else (depth, matrix.cols)
+        space = matrix.operand_space if name == "L0A" else matrix.operand_b_space or matrix.operand_space
+        room = ceil_to(outer, units[0]) * ceil_to(inner, units[1]) * size
+        self.buffers.append(Buffer(name, space, kind, room, self.level((*letters, *BLOCK_LOOPS))))
+        return dense(name, kind, size, tuple(extents), rows=rows)
+
+    def padded_macs(self) -> int:
+        """MACs of the cube, empty rows, columns and depth of its blocks included."""
+        s, matrix = self.s, self.machine.core.matrix
+        depth = matrix.depth(s.operand_dtype)
+        m = sum(-(-min(self.most["h"], s.h - lo) * s.w // matrix.rows) for lo in range(0, s.h, self.most["h"]))
+        n = sum(-(-min(self.most["n"], s.n - lo) // matrix.cols) for lo in range(0, s.n, self.most["n"]))
+        high, wide, channels = (self.block[k] for k in BLOCK_LOOPS)
+        taps = [(min(high, s.kh - i), min(wide, s.kw - j)) for i in range(0, s.kh, high) for j in range(0, s.kw, wide)]
+        k = 0
+        for lo in range(0, s.c, self.most["c"]):
+            tile = min(self.most["c"], s.c - lo)
+            k += sum(-(-i * j * min(channels, tile - at) // depth) for i, j in taps for at in range(0, tile, channels))
+        return s.x * s.y * m * n * k * matrix.rows * matrix.cols * depth
+
+

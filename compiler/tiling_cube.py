@@ -1,0 +1,221 @@
+"""Tile search for contractions on a cube: tiles of sums that fit L0C, of operands that fit L1, the cheapest of them.
+
+The cost is that of pipes which overlap: the slowest of cube, feed (L1 -> L0), copies from DRAM, drain, epilogue, stores
+and the sequencer's own work, and before and after it what no pipe can hide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+
+from compiler.kernels.contraction import Contraction, Tiling
+from compiler.kernels.cube import ceil_to, feed_block
+from compiler.tiling import DRAM_EFFICIENCY, bus_bytes, loads_of, steps_of
+from isa.dtypes import dtype
+from isa.errors import CapacityError
+from isa.machine import Machine
+
+STEP_CYCLES = 50  # scalar work of one step of the loop, as the code generator emits it
+STAGE_CYCLES = 12  # and of a load or a drain, where a step has one
+LOAD_SLOTS = (3, 2)  # of tiles in L1 that change: with three, loads lead the step (compiler.codegen)
+WAYS_OUT = 2  # slots of a tile between drain and store
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Estimated cycles of the core with most work, and the bytes that a tiling takes in each space."""
+
+    cycles: float
+    need: Mapping[str, int]
+
+
+def search(
+    spec: Contraction, machine: Machine, budget: Mapping[str, int], tile: tuple[int, int, int] | None = None
+) -> Tiling:
+    """Return the cheapest tiling that fits `budget` bytes by space; raises CapacityError when none does.
+
+    `tile` (output rows, output columns, channels) leaves only the order of the loops and the split to the search.
+    """
+    return _search(_Key(spec, machine, tuple(sorted(budget.items())), tile))
+
+
+@dataclass(frozen=True)
+class _Key:
+    spec: Contraction
+    machine: Machine
+    budget: tuple[tuple[str, int], ...]
+    tile: tuple[int, int, int] | None
+
+    def __hash__(self) -> int:
+        return hash((repr(self.spec), self.machine.name, self.budget, self.tile))
+
+
+@lru_cache(maxsize=4096)
+def _search(key: _Key) -> Tiling:
+    spec, machine, budget = key.spec, key.machine, dict(key.budget)
+    best: tuple[float, Tiling] | None = None
+    smallest: Mapping[str, int] | None = None
+    for tiling in candidates(spec, machine, budget, key.tile):
+        if feed_block(spec, tiling, machine) is None:
+            continue
+        for slots in LOAD_SLOTS:
+            cost = estimate(spec, tiling, machine, slots)
+            if smallest is None or sum(cost.need.values()) < sum(smallest.values()):
+                smallest = cost.need
+            if all(need <= budget[space] for space, need in cost.need.items()):
+                if best is None or cost.cycles < best[0]:
+                    best = (cost.cycles, tiling)
+                break
+    if best is not None:
+        return best[1]
+    matrix = machine.core.matrix
+    what = f"{spec.h}x{spec.w}x{spec.n} contraction over {spec.kh}x{spec.kw}x{spec.c}"
+    if smallest is None:
+        raise CapacityError(
+            f"{what}: not even one fractal of K for {spec.w} columns of results fits {matrix.operand_space} or "
+            f"{matrix.operand_b_space} twice: enlarge core.spaces, or lower the resolution"
+        )
+    need = ", ".join(f"{v} bytes of {k} ({budget[k]} are free)" for k, v in smallest.items() if v > budget[k])
+    remedy = "enlarge core.spaces, or lower the resolution or batch"
+    raise CapacityError(f"{what}: its smallest tiling needs {need}: {remedy}")
+
+
+def candidates(
+    spec: Contraction, machine: Machine, budget: Mapping[str, int], tile: tuple[int, int, int] | None = None
+) -> Iterator[Tiling]:
+    """Every tiling worth a look whose sums fit L0C; those of a given tile differ in order, split and slots."""
+    matrix, cores = machine.core.matrix, machine.cores
+    splits = ["", *(k for k in ("x", "y", "h", "n") if getattr(spec, k) > 1 and cores > 1)]
+    unit = max(1, matrix.rows // spec.w)
+    parts = {cores, 2 * cores} if cores > 1 else set()
+    heights = sorted({*steps_of(spec.h, unit), *(-(-spec.h // part) for part in parts | {3, 7})})
+    share = ceil_to(-(-spec.n // cores), matrix.cols)
+    widths = sorted({*steps_of(spec.n, matrix.cols), min(share, spec.n)})
+    depths = steps_of(spec.c, matrix.depth(spec.operand_dtype))
+    orders = [("x", "y", "n", "h"), ("x", "y", "h", "n"), ("n", "x", "y", "h"), ("y", "n", "x", "h")]
+    if tile is not None:
+        heights, widths, depths = ([min(t, total)] for t, total in zip(tile, (spec.h, spec.n, spec.c)))
+    acc_size, room = dtype(spec.acc_dtype).size_bytes, budget[matrix.acc_space]
+    for h, n in product(heights, widths):
+        sums = ceil_to(h * spec.w, matrix.rows) * ceil_to(n, matrix.cols) * acc_size
+        for c, order, split in product(depths, orders, splits):
+            for slots in (2, 1):
+                if slots * sums <= room or tile is not None:
+                    yield Tiling(h, n, c, (*order, "c"), split, slots)
+
+
+def estimate(spec: Contraction, tiling: Tiling, machine: Machine, load_slots: int) -> Cost:
+    """Closed-form cost of a tiling that feeds L0; `load_slots` copies of changing tiles in L1 are kept."""
+    totals = {"x": spec.x, "y": spec.y, "h": spec.h, "n": spec.n, "c": spec.c}
+    tiles = {"x": 1, "y": 1, "h": min(tiling.h, spec.h), "n": min(tiling.n, spec.n), "c": min(tiling.c, spec.c)}
+    counts = {k: -(-totals[k] // tiles[k]) for k in totals}
+    mine = dict(counts)  # tiles of the core that has most
+    if tiling.split:
+        mine[tiling.split] = -(-counts[tiling.split] // machine.cores)
+    active = -(-counts[tiling.split] // mine[tiling.split]) if tiling.split else 1
+    work = _Work(spec, tiling, machine, tiles, counts, mine, active)
+    return Cost(work.cycles(load_slots), work.need(load_slots))
+
+
+class _Work:
+    """The terms of one tiling's cost."""
+
+    def __init__(self, spec: Contraction, tiling: Tiling, machine: Machine, tiles: dict[str, int],
+                 counts: dict[str, int], mine: dict[str, int], active: int) -> None:
+        self.s, self.t, self.machine, self.tiles, self.counts = spec, tiling, machine, tiles, counts
+        self.mine, self.active = mine, active
+        block = feed_block(spec, tiling, machine)
+        assert block is not None
+        self.block = block
+        self.letters = {"a": spec.a.letters("hc"), "weight": spec.weight.letters("cn"), "out": "xyhn"}
+        reach = (tiles["h"] - 1) * spec.stride[0] + (spec.kh - 1) * spec.dilation[0] + 1
+        self.in_rows = min(reach, spec.in_h)
+        size = {k: dtype(getattr(spec, k).dtype).size_bytes for k in self.letters}
+        self.size = size
+        self.bytes = {
+            "a": self.in_rows * spec.in_w * tiles["c"] * size["a"],
+            "weight": spec.kh * spec.kw * tiles["c"] * tiles["n"] * size["weight"],
+            "out": tiles["h"] * spec.w * tiles["n"] * size["out"],
+        }
+
+    def cycles(self, load_slots: int) -> float:
+        """Cycles of the core with most work."""
+        spec, machine, matrix = self.s, self.machine, self.machine.core.matrix
+        loads = {name: loads_of(letters, self.t.order, self.mine) for name, letters in self.letters.items()}
+        high, wide, channels = self.block
+        blocks = -(-spec.kh // high) * -(-spec.kw // wide) * -(-self.tiles["c"] // channels)
+        steps = math.prod(self.mine.values()) * blocks
+        depth = matrix.depth(spec.operand_dtype)
+        rows = -(-self.tiles["h"] * spec.w // matrix.rows)
+        cols = -(-self.tiles["n"] // matrix.cols)
+        k_blocks = -(-high * wide * channels // depth)
+        product_cycles = rows * cols * k_blocks * matrix.passes[spec.operand_dtype]
+        fed = high * wide * channels * self.size["a"]
+        feed = _path_cycles(machine, machine.staging_space, matrix.operand_space, rows * matrix.rows * fed)
+        feed += _path_cycles(machine, machine.staging_space, matrix.operand_b_space or "", cols * matrix.cols * fed)
+        moved = {k: self._away(k) for k in self.bytes}
+        extra = len(spec.epilogue.operands)
+        latency = machine.memory.request_latency_cycles + machine.memory.response_latency_cycles
+        load = sum(loads[k] * max(moved[k], (latency + moved[k]) / load_slots) for k in ("a", "weight"))
+        load += extra * loads["out"] * moved["out"]
+        ways = self._way_out(loads["out"])
+        sums = loads["out"] * (product_cycles * blocks * self.mine["c"])
+        serial = 0.0 if self.t.acc_slots > 1 else ways["drain"]
+        scalar = steps * STEP_CYCLES + (sum(loads.values()) + loads["out"]) * STAGE_CYCLES
+        busiest = max(sums + serial, steps * feed, load, *ways.values(), loads["out"] * moved["out"], scalar)
+        ends = sum(moved.values()) + latency + feed + ways["drain"] / max(1, loads["out"])
+        return float(busiest + ends)
+
+    def need(self, load_slots: int) -> dict[str, int]:
+        """Bytes by space, as the builder will ask for them."""
+        spec, machine, matrix = self.s, self.machine, self.machine.core.matrix
+        changes = {name: loads_of(letters, self.t.order, self.counts) for name, letters in self.letters.items()}
+        slots = {k: load_slots if changes[k] > 1 else 1 for k in ("a", "weight")}
+        staged = sum(slots[k] * ceil_to(self.bytes[k], 512) for k in slots)
+        outs = WAYS_OUT if changes["out"] > 1 else 1
+        extra = len(spec.epilogue.operands)
+        tile, epilogue = self.bytes["out"], spec.epilogue
+        middle = dtype(epilogue.mid_dtype or spec.out.dtype).size_bytes
+        elements = tile // self.size["out"]
+        out = outs * tile + 8 * self.tiles["n"] * 4 * load_slots + 1024
+        out += (3 + load_slots) * extra * tile + outs * elements * middle * bool(epilogue.after)
+        out += 2 * elements * 4 * epilogue.gated
+        sums = ceil_to(self.tiles["h"] * spec.w, matrix.rows) * ceil_to(self.tiles["n"], matrix.cols)
+        acc = sums * dtype(spec.acc_dtype).size_bytes * (self.t.acc_slots if changes["out"] > 1 else 1)
+        found = {machine.staging_space: staged, matrix.acc_space: acc}
+        found[machine.scratch_space] = found.get(machine.scratch_space, 0) + out
+        return found
+
+    def _away(self, name: str) -> float:
+        """Cycles of the copy of one tile between DRAM and the core."""
+        cols, total = {"a": ("c", self.s.c), "out": ("n", self.s.n)}.get(name, ("", 0))
+        size = self.bytes[name]
+        if cols:
+            size = bus_bytes(size, self.tiles[cols], total, self.size[name], self.machine)
+        machine = self.machine
+        chip = DRAM_EFFICIENCY * machine.dram_bytes_per_second / (machine.clock_mhz * 1e6) / self.active
+        ends = (machine.scratch_space, "dram") if name == "out" else ("dram", machine.staging_space)
+        path = machine.path(*ends)
+        startup = machine.core.dma[path.pipe].startup_cycles if path else 0
+        return startup + size / min(chip, path.bytes_per_cycle if path else math.inf)
+
+    def _way_out(self, tiles: int) -> dict[str, float]:
+        """Cycles of the drain and of the operations behind it."""
+        machine, epilogue = self.machine, self.s.epilogue
+        elements = self.tiles["h"] * self.s.w * self.tiles["n"]
+        drain, vector = machine.core.drain, machine.core.vector
+        lanes = vector.lanes * vector.sublanes if vector else 1
+        rate = drain.elements_per_cycle if drain is not None else lanes
+        after = len(epilogue.after) + 2 * epilogue.gated
+        return {"drain": tiles * elements / rate, "epilogue": tiles * after * elements / lanes}
+
+
+def _path_cycles(machine: Machine, src: str, dst: str, size_bytes: int) -> float:
+    path = machine.path(src, dst)
+    return size_bytes / path.bytes_per_cycle + machine.core.dma[path.pipe].startup_cycles if path else 0.0
+
+
