@@ -323,7 +323,7 @@ QUANT = [
     Case("DequantizeLinear", [u8(3, 4), S([0.1, 0.2, 0.3, 0.4]), u8(4)], {"axis": -1}, fixed=(1, 2)),
     Case("DequantizeLinear", [s8(4, 6), rnd(2, 6, low=0.1)], {"axis": 0, "block_size": 2}, opset=21, fixed=(1,)),
     Case("DynamicQuantizeLinear", [rnd(3, 4)], outputs=3),
-    Case("QLinearConv", [u8(1, 3, 6, 6), S(0.02), np.uint8(120), s8(4, 3, 3, 3), S([0.01, 0.02, 0.03, 0.01]),
+    Case("QLinearConv", [u8(1, 3, 6, 6), S(0.02), np.uint8(120), s8(4, 3, 3, 3) // 2, S([0.01, 0.02, 0.03, 0.01]),
          np.int8([0] * 4),
                          S(0.4), np.uint8(130), np.int32([100, -50, 3, 7])], {"pads": [1, 1, 1, 1]}, fixed=(1, 2,
          3, 4, 5, 6, 7, 8)),
@@ -373,7 +373,10 @@ def test_data_movement(case: Case, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", QUANT, ids=str)
 def test_quantised(case: Case, tmp_path: Path) -> None:
-    """onnxruntime multiplies by reciprocals and fused scales, so a tie may fall one step to the other side."""
+    """onnxruntime multiplies by reciprocals and fused scales, so a tie may fall one step to the other side.
+
+    Weights are small because it adds pairs of products in 16 bits, saturating, on processors without VNNI.
+    """
     graph, found, wanted = run_case(case, tmp_path)
     for index, (ours, theirs) in enumerate(zip(found, wanted)):
         assert graph.tensors[f"y{index}"].shape == theirs.shape
