@@ -7,8 +7,10 @@ values, and its name in the report.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from compiler.codegen import Compiled, generate, pipelined
 from compiler.emit import DescriptorPool
 from compiler.graph import Constant, Graph, Node, printable
 from compiler.lower.context import RULES, Call, Choices, Context, NoKernel, narrows, row_major
-from compiler.nest import Nest, render
+from compiler.nest import Loop, Nest, render
 from compiler.ops import op_def
 from compiler.ops.custom import label
 from compiler.passes.memory import plan
@@ -223,8 +225,8 @@ class _Builder:
             if len(group.nodes) == 1:
                 self._without_kernel(group, str(reason))
                 return
-            for node in group.nodes:  # what cannot be fused may still run on its own
-                self._group(Group(node.name, (node,)))
+            for piece in self._parts(group):  # what cannot be fused may still run on its own
+                self._group(piece)
             return
         except CapacityError as error:
             raise CapacityError(f"{group.name}: {error}") from None
@@ -235,6 +237,18 @@ class _Builder:
             part = operator if i == 0 else _part(operator, i)
             part = _with_macs(part, nest.macs_padded)
             self.launches.append(_Launch(LAUNCH_KERNEL, part, name, nest, bind))
+
+    def _parts(self, group: Group) -> tuple[Group, Group]:
+        """A group in two: the longest beginning that has a kernel (else its first node), and the rest."""
+        for cut in range(len(group.nodes) - 1, 1, -1):
+            head = Group(group.nodes[0].name, group.nodes[:cut])
+            if not any(self._on_host(n) for n in head.nodes):
+                try:
+                    self._lower(head)
+                except (NoKernel, CapacityError):
+                    continue
+                return head, Group(group.nodes[cut].name, group.nodes[cut:])
+        return Group(group.nodes[0].name, group.nodes[:1]), Group(group.nodes[1].name, group.nodes[1:])
 
     def _lower(self, group: Group) -> list[Call]:
         found = RULES.get(group.anchor.op)
@@ -267,7 +281,7 @@ class _Builder:
         else:
             rate = self.machine.dram_bytes_per_second / clock
             vector = self.machine.core.vector
-            lanes = vector.lanes * vector.sublanes * self.machine.cores if vector else self.machine.cores
+            lanes = (vector.lanes * vector.sublanes if vector else 1) * self.machine.vector_cores
             cycles = int(max(size / rate, operator.flops / lanes)) + self.machine.memory.request_latency_cycles
             self.assumptions.append(f"{label(group.anchor)} is estimated: {printable(reason)}")
         names = tuple(n.name for n in group.nodes)
@@ -378,7 +392,8 @@ class _Builder:
                 continue
             assert launch.nest is not None
             kernel = kernels[launch.kernel]
-            cores = core_arguments(launch.nest, launch.bind, addresses, kernel.params, self.machine.cores)
+            available = len(self.params.cores_of(kernel))
+            cores = core_arguments(launch.nest, launch.bind, addresses, kernel.params, available)
             row["kernel"], row["grid"], row["nargs"] = order[launch.kernel], len(cores), len(kernel.params)
             args += [value for core in cores for value in core]
         return table, np.array(args, np.int64), host_ops
@@ -400,23 +415,23 @@ class _Builder:
 def core_arguments(nest: Nest, bind: Mapping[str, tuple[str, int]], addresses: Mapping[str, int],
                    params: Sequence[str], cores: int) -> list[list[int]]:
     """Argument rows, one a core that has work: tensor addresses, steps, and the core's range of the split loop."""
-    split = next((x for x in nest.loops if x.split), None)
-    inner = 1
-    for loop in nest.loops:
-        inner *= 1 if loop.split else loop.count
+    inner = math.prod(loop.count for loop in nest.loops if not loop.split)
+    ranges = [_ranges(loop, min(loop.split, cores)) for loop in nest.loops if loop.split]
     rows = []
-    share = -(-split.count // cores) * split.tile if split else 0
-    for core in range(cores if split else 1):
+    for parts in product(*ranges):
         values = {k: addresses[name] + offset for k, (name, offset) in bind.items()}
         values["steps"] = inner
-        if split:
-            low, high = min(core * share, split.total), min((core + 1) * share, split.total)
-            values |= {f"lo_{split.name}": low, f"hi_{split.name}": high}
-            values["steps"] = inner * -(-(high - low) // split.tile)
-            if low >= high and core:
-                continue
+        for loop, low, high in parts:
+            values |= {f"lo_{loop.name}": low, f"hi_{loop.name}": high}
+            values["steps"] *= -(-(high - low) // loop.tile)
         rows.append([values[p] for p in params])
     return rows
+
+
+def _ranges(loop: Loop, parts: int) -> list[tuple[Loop, int, int]]:
+    """Ranges of a split loop that are not empty: whole tiles, as many in each as in any other but the last."""
+    share = -(-loop.count // parts) * loop.tile
+    return [(loop, low, min(low + share, loop.total)) for low in range(0, loop.total, share)]
 
 
 def is_view(node: Node, strided: Mapping[str, object]) -> bool:

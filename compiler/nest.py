@@ -15,12 +15,15 @@ from compiler.expr import Expr
 
 @dataclass(frozen=True)
 class Loop:
-    """`total` elements in tiles of `tile`; the range [lo, hi) of a `split` loop differs by core, as parameters."""
+    """`total` elements in tiles of `tile`, in `split` parts for as many cores: their ranges [lo, hi) are parameters.
+
+    0: all cores do the whole. Several loops of a nest may be split; a core then has a part of each.
+    """
 
     name: str
     total: int
     tile: int
-    split: bool = False
+    split: int = 0
 
     @property
     def count(self) -> int:
@@ -170,7 +173,7 @@ def dense(base: str, dtype: str, size: int, extents: tuple[tuple[Expr | int, int
 def render(nest: Nest) -> str:
     """The nest as text, for dumps and tests."""
     lines = [f"nest {nest.name}"]
-    lines += [f"  loop {x.name}: {x.total} by {x.tile}{' split' if x.split else ''}" for x in nest.loops]
+    lines += [f"  loop {x.name}: {x.total} by {x.tile}{f' split {x.split}' if x.split else ''}" for x in nest.loops]
     for b in nest.buffers:
         lines.append(f"  buffer {b.name}: {b.space} {b.dtype} {b.size_bytes} B x{b.slots} level {b.level}")
     lines += [f"  tensor {t.name}: {t.space}" for t in nest.tensors]

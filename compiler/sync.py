@@ -18,7 +18,7 @@ from compiler.nest import Buffer, Nest, Placed, Ref, Stage, Stmt, SubLoop, state
 from isa.errors import CompileError
 from isa.params import PATH_DMA, WEIGHTS_PORT, Params
 from isa.program import SPACE_ID
-from isa.table import BY_NAME, DMA, SCALAR, VECTOR
+from isa.table import BY_NAME, DMA, DRAIN, SCALAR, VECTOR
 
 PipeId = tuple[int, int]  # class, unit
 
@@ -81,7 +81,7 @@ class SyncPlan:
 def pipe_of(stmt: Stmt, nest: Nest, params: Params) -> PipeId:
     """The pipe (class, unit) that executes a statement on this machine; raises CompileError for an illegal path."""
     op = BY_NAME[stmt.op]
-    if op.pipe == DMA:
+    if op.pipe == DMA or (op.pipe == DRAIN and params.machine.drain_engine is not None):
         assert stmt.dst is not None and stmt.srcs[0] is not None
         src, dst = space_of(stmt.srcs[0], nest), space_of(stmt.dst, nest)
         row = int(params.path_of[SPACE_ID[src], SPACE_ID[dst]])

@@ -134,7 +134,7 @@ def candidates(spec: Contraction, machine: Machine, tile: tuple[int, int, int] |
     for h, n, c in extents:
         for order in sorted(orders):
             for split in splits:
-                yield Tiling(h, n, c, (*order, "c"), split)
+                yield Tiling(h, n, c, (*order, "c"), ((split, machine.cores),) if split else ())
 
 
 def estimate(spec: Contraction, tiling: Tiling, machine: Machine, load_slots: int = 2) -> Cost:
@@ -146,9 +146,10 @@ def estimate(spec: Contraction, tiling: Tiling, machine: Machine, load_slots: in
     tiles = {"x": 1, "y": 1, "h": min(tiling.h, spec.h), "n": min(tiling.n, spec.n), "c": min(tiling.c, spec.c)}
     counts = {k: -(-totals[k] // tiles[k]) for k in totals}
     mine = dict(counts)  # tiles of the core that has most
-    if tiling.split:
-        mine[tiling.split] = -(-counts[tiling.split] // machine.cores)
-    active = -(-counts[tiling.split] // mine[tiling.split]) if tiling.split else 1
+    active = 1
+    for letter, parts in tiling.split:
+        mine[letter] = -(-counts[letter] // parts)
+        active *= -(-counts[letter] // mine[letter])
     uses = {"a": spec.a.letters("hc"), "weight": spec.weight.letters("cn"), "out": "xyhn"}
     loads = {name: loads_of(letters, tiling.order, mine) for name, letters in uses.items()}
     changes = {name: loads_of(letters, tiling.order, counts) for name, letters in uses.items()}

@@ -23,6 +23,7 @@ STEP_CYCLES = 50  # scalar work of one step of the loop, as the code generator e
 STAGE_CYCLES = 12  # and of a load or a drain, where a step has one
 LOAD_SLOTS = (3, 2)  # of tiles in L1 that change: with three, loads lead the step (compiler.codegen)
 WAYS_OUT = 2  # slots of a tile between drain and store
+DEPTHS, SPLITS = 3, 4  # of the best by a simple measure, how many are looked at
 
 
 @dataclass(frozen=True)
@@ -89,23 +90,51 @@ def candidates(
 ) -> Iterator[Tiling]:
     """Every tiling worth a look whose sums fit L0C; those of a given tile differ in order, split and slots."""
     matrix, cores = machine.core.matrix, machine.cores
-    splits = ["", *(k for k in ("x", "y", "h", "n") if getattr(spec, k) > 1 and cores > 1)]
     unit = max(1, matrix.rows // spec.w)
     parts = {cores, 2 * cores} if cores > 1 else set()
     heights = sorted({*steps_of(spec.h, unit), *(-(-spec.h // part) for part in parts | {3, 7})})
     share = ceil_to(-(-spec.n // cores), matrix.cols)
     widths = sorted({*steps_of(spec.n, matrix.cols), min(share, spec.n)})
-    depths = steps_of(spec.c, matrix.depth(spec.operand_dtype))
-    orders = [("x", "y", "n", "h"), ("x", "y", "h", "n"), ("n", "x", "y", "h"), ("y", "n", "x", "h")]
+    depths = steps_of(spec.c, matrix.depth(spec.operand_dtype))[::-1]
     if tile is not None:
         heights, widths, depths = ([min(t, total)] for t, total in zip(tile, (spec.h, spec.n, spec.c)))
     acc_size, room = dtype(spec.acc_dtype).size_bytes, budget[matrix.acc_space]
+    staged, size = budget[machine.staging_space], dtype(spec.a.dtype).size_bytes
     for h, n in product(heights, widths):
         sums = ceil_to(h * spec.w, matrix.rows) * ceil_to(n, matrix.cols) * acc_size
-        for c, order, split in product(depths, orders, splits):
+        if sums > room and tile is None:
+            continue
+        counts = {"x": spec.x, "y": spec.y, "h": -(-spec.h // h), "n": -(-spec.n // n)}
+        rows = min((h - 1) * spec.stride[0] + (spec.kh - 1) * spec.dilation[0] + 1, spec.in_h) * spec.in_w
+        fitting = [c for c in depths if (rows + spec.kh * spec.kw * n) * c * size <= staged] or depths[-1:]
+        for c, order, split in product(fitting[:DEPTHS], _orders(counts), _splits(counts, cores)):
             for slots in (2, 1):
-                if slots * sums <= room or tile is not None:
+                if slots * sums <= room or slots == 1:
                     yield Tiling(h, n, c, (*order, "c"), split, slots)
+
+
+def _orders(counts: Mapping[str, int]) -> list[tuple[str, ...]]:
+    """Orders of the outer loops that differ in what is fetched again: loops of one tile stay in front."""
+    moving = [k for k in "xyhn" if counts[k] > 1]
+    still = tuple(k for k in "xyhn" if counts[k] == 1)
+    found = [("x", "y", "n", "h"), ("x", "y", "h", "n"), ("n", "x", "y", "h"), ("y", "n", "x", "h")]
+    return list(dict.fromkeys((*still, *(k for k in order if k in moving)) for order in found))
+
+
+def _splits(counts: Mapping[str, int], cores: int) -> list[tuple[tuple[str, int], ...]]:
+    """Ways to share the tiles among cores, by one loop or two; those that leave fewest tiles to the busiest core."""
+    if cores == 1:
+        return [()]
+    shared = [k for k in "xyhn" if counts[k] > 1]
+    ways: list[tuple[tuple[str, int], ...]] = [((k, cores),) for k in shared]
+    pairs = [(a, cores // a) for a in range(2, cores) if cores % a == 0]
+    ways += [((k, a), (m, b)) for i, k in enumerate(shared) for m in shared[i + 1 :] for a, b in pairs]
+
+    def most(way: tuple[tuple[str, int], ...]) -> int:
+        parts = dict(way)
+        return math.prod(-(-n // parts.get(k, 1)) for k, n in counts.items())
+
+    return sorted(ways, key=most)[:SPLITS] or [()]
 
 
 def estimate(spec: Contraction, tiling: Tiling, machine: Machine, load_slots: int) -> Cost:
@@ -113,10 +142,10 @@ def estimate(spec: Contraction, tiling: Tiling, machine: Machine, load_slots: in
     totals = {"x": spec.x, "y": spec.y, "h": spec.h, "n": spec.n, "c": spec.c}
     tiles = {"x": 1, "y": 1, "h": min(tiling.h, spec.h), "n": min(tiling.n, spec.n), "c": min(tiling.c, spec.c)}
     counts = {k: -(-totals[k] // tiles[k]) for k in totals}
-    mine = dict(counts)  # tiles of the core that has most
-    if tiling.split:
-        mine[tiling.split] = -(-counts[tiling.split] // machine.cores)
-    active = -(-counts[tiling.split] // mine[tiling.split]) if tiling.split else 1
+    mine, active = dict(counts), 1  # tiles of the core that has most, cores that have any
+    for letter, parts in tiling.split:
+        mine[letter] = -(-counts[letter] // parts)
+        active *= -(-counts[letter] // mine[letter])
     work = _Work(spec, tiling, machine, tiles, counts, mine, active)
     return Cost(work.cycles(load_slots), work.need(load_slots))
 
@@ -136,6 +165,7 @@ class _Work:
         self.in_rows = min(reach, spec.in_h)
         size = {k: dtype(getattr(spec, k).dtype).size_bytes for k in self.letters}
         self.size = size
+        self.leaves_from = machine.scratch_space if machine.drain_engine is None else machine.core.matrix.acc_space
         self.bytes = {
             "a": self.in_rows * spec.in_w * tiles["c"] * size["a"],
             "weight": spec.kh * spec.kw * tiles["c"] * tiles["n"] * size["weight"],
@@ -177,16 +207,20 @@ class _Work:
         slots = {k: load_slots if changes[k] > 1 else 1 for k in ("a", "weight")}
         staged = sum(slots[k] * ceil_to(self.bytes[k], 512) for k in slots)
         outs = WAYS_OUT if changes["out"] > 1 else 1
+        sums = ceil_to(self.tiles["h"] * spec.w, matrix.rows) * ceil_to(self.tiles["n"], matrix.cols)
+        acc = sums * dtype(spec.acc_dtype).size_bytes * (self.t.acc_slots if changes["out"] > 1 else 1)
+        vectors = 8 * self.tiles["n"] * 4 * load_slots + 1024
+        found = {machine.staging_space: staged, matrix.acc_space: acc}
+        if machine.drain_engine is not None:
+            found[machine.staging_space] += vectors
+            return found
         extra = len(spec.epilogue.operands)
         tile, epilogue = self.bytes["out"], spec.epilogue
         middle = dtype(epilogue.mid_dtype or spec.out.dtype).size_bytes
         elements = tile // self.size["out"]
-        out = outs * tile + 8 * self.tiles["n"] * 4 * load_slots + 1024
+        out = outs * tile + vectors
         out += (3 + load_slots) * extra * tile + outs * elements * middle * bool(epilogue.after)
         out += 2 * elements * 4 * epilogue.gated
-        sums = ceil_to(self.tiles["h"] * spec.w, matrix.rows) * ceil_to(self.tiles["n"], matrix.cols)
-        acc = sums * dtype(spec.acc_dtype).size_bytes * (self.t.acc_slots if changes["out"] > 1 else 1)
-        found = {machine.staging_space: staged, matrix.acc_space: acc}
         found[machine.scratch_space] = found.get(machine.scratch_space, 0) + out
         return found
 
@@ -198,7 +232,7 @@ class _Work:
             size = bus_bytes(size, self.tiles[cols], total, self.size[name], self.machine)
         machine = self.machine
         chip = DRAM_EFFICIENCY * machine.dram_bytes_per_second / (machine.clock_mhz * 1e6) / self.active
-        ends = (machine.scratch_space, "dram") if name == "out" else ("dram", machine.staging_space)
+        ends = (self.leaves_from, "dram") if name == "out" else ("dram", machine.staging_space)
         path = machine.path(*ends)
         startup = machine.core.dma[path.pipe].startup_cycles if path else 0
         return startup + size / min(chip, path.bytes_per_cycle if path else math.inf)
@@ -206,6 +240,8 @@ class _Work:
     def _way_out(self, tiles: int) -> dict[str, float]:
         """Cycles of the drain and of the operations behind it."""
         machine, epilogue = self.machine, self.s.epilogue
+        if machine.drain_engine is not None:
+            return {"drain": tiles * self._away("out")}
         elements = self.tiles["h"] * self.s.w * self.tiles["n"]
         drain, vector = machine.core.drain, machine.core.vector
         lanes = vector.lanes * vector.sublanes if vector else 1

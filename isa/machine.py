@@ -19,7 +19,7 @@ from isa.schema_types import Count, Natural, Part, PositiveFloat, Rate
 from isa.table import ACTIVATIONS, TABLE
 
 # Spaces that a core owns. `dram` and `host` belong to the chip and always exist.
-CORE_SPACES = ("spm", "acc", "wfifo", "l1", "l0a", "l0b", "l0c", "ub", "smem")
+CORE_SPACES = ("spm", "acc", "wfifo", "l1", "l0a", "l0b", "l0c", "ub", "smem", "bt")
 CHIP_SPACES = ("dram", "host")
 # Issue slots of a vliw bundle. `matrix` counts pushes and pops, `misc` everything without a slot of its own.
 BUNDLE_SLOTS = ("scalar", "vector", "load", "store", "matrix", "dma", "misc")
@@ -139,13 +139,17 @@ class DrainUnit(Part):
 
 
 class DmaEngine(Part):
-    """A copy engine: it splits copies into requests of at most `request_bytes`, `outstanding` of them in flight."""
+    """A copy engine: it splits copies into requests of at most `request_bytes`, `outstanding` of them in flight.
+
+    With `activations` it also executes `fix` on its paths from the accumulators, rounding and rescaling on the way.
+    """
 
     count: Annotated[int, Field(gt=0, le=64)] = 1
     queue_depth: Count = 8
     outstanding: Count = 64
     request_bytes: Annotated[int, Field(ge=8, le=65536)] = 512
     startup_cycles: Natural = 0
+    activations: list[str] = Field(default_factory=list)  # of `fix`, where this engine brings accumulators out
     label: str = "DMA"
 
 
@@ -175,6 +179,14 @@ class Core(Part):
     paths: list[Path]
 
 
+class OtherCores(Part):
+    """Cores of another kind: they own the `spaces`, of those listed under `core`, that the first kind then lacks."""
+
+    count: Count
+    spaces: list[str]
+    label: str = ""
+
+
 class Host(Part):
     """The host: its link and its cost for operators that the chip leaves to it (`ops`, ONNX names).
 
@@ -201,6 +213,7 @@ class Machine(Part):
     share_from_bytes: Natural = 0  # operators on smaller tensors, products and convolutions apart, run on one core
     activation_space: Literal["dram", "spm"] = "dram"  # where tensors live between kernels
     core: Core
+    other_cores: dict[str, OtherCores] = Field(default_factory=dict)
     memory: Memory
     host: Host = Host()
     energy_pj: dict[str, float] = Field(default_factory=dict)
@@ -208,11 +221,49 @@ class Machine(Part):
     @model_validator(mode="after")
     def _consistent(self) -> Machine:
         faults = [
-            *_space_faults(self), *_path_faults(self), *_name_faults(self), *memory_faults(self.memory, self.cores),
+            *_space_faults(self), *_path_faults(self), *_name_faults(self), *_group_faults(self),
+            *memory_faults(self.memory, self.all_cores),
         ]  # fmt: skip
         if faults:
             raise ValueError("\n".join(faults))
         return self
+
+    @property
+    def all_cores(self) -> int:
+        """Cores of all kinds: those of `cores` first, then the other kinds in their order."""
+        return self.cores + sum(group.count for group in self.other_cores.values())
+
+    def cores_with(self, spaces: Iterable[str]) -> range:
+        """Numbers of the cores that own all of `spaces`; an empty range when no kind of core does."""
+        wanted, first = set(spaces) - set(CHIP_SPACES), self.cores
+        elsewhere = {name for group in self.other_cores.values() for name in group.spaces}
+        if not wanted & elsewhere:
+            return range(self.cores)
+        for group in self.other_cores.values():
+            if wanted <= set(group.spaces):
+                return range(first, first + group.count)
+            first += group.count
+        return range(0)
+
+    @property
+    def vector_cores(self) -> int:
+        """Cores that vector and copy kernels run on."""
+        return len(self.cores_with([self.scratch_space]))
+
+    @property
+    def drain_activations(self) -> list[str] | None:
+        """Activations of whatever brings accumulators out, the vector unit's operations; None: it has all."""
+        engine = self.drain_engine
+        if self.core.drain is not None or engine is not None:
+            return list((self.core.drain or engine).activations)  # type: ignore[union-attr]
+        return list(self.core.vector.operations) if self.core.vector and self.core.vector.operations else None
+
+    @property
+    def drain_engine(self) -> DmaEngine | None:
+        """The copy engine that brings accumulators straight to DRAM; None where a drain or vector unit reads them."""
+        path = self.path(self.core.matrix.acc_space, "dram")
+        engine = self.core.dma.get(path.pipe) if path is not None else None
+        return engine if engine is not None and engine.activations else None
 
     @property
     def peak_macs_per_cycle(self) -> float:
@@ -291,6 +342,28 @@ def _path_faults(machine: Machine) -> Iterator[str]:
         yield f"core.paths: no legal way from dram or host to {space!r}, which feeds the array"
 
 
+def _group_faults(machine: Machine) -> Iterator[str]:
+    """Spaces of other kinds of cores: each exists, belongs to one kind, and leaves the array with the first."""
+    matrix = machine.core.matrix
+    owner: dict[str, str] = {}
+    for name, group in machine.other_cores.items():
+        for space in group.spaces:
+            if space not in machine.core.spaces:
+                have = ", ".join(sorted(machine.core.spaces))
+                yield f"other_cores.{name}.spaces: {space!r} is not a space of core.spaces ({have})"
+            if space in owner:
+                yield f"other_cores.{name}.spaces: {space!r} belongs to {owner[space]} already"
+            owner[space] = name
+    for home in (matrix.operand_space, matrix.operand_b_space, matrix.acc_space):
+        if home is not None and home in owner:
+            yield f"other_cores.{owner[home]}.spaces: {home!r} is the array's, which is on the cores of `cores`"
+    for i, path in enumerate(machine.core.paths):
+        if not machine.cores_with([path.src, path.dst]):
+            yield f"core.paths.{i}: {path.src} and {path.dst} are in different kinds of cores; go through dram"
+    if machine.all_cores > 4096:
+        yield f"other_cores: {machine.all_cores} cores in all, at most 4096"
+
+
 def _name_faults(machine: Machine) -> Iterator[str]:
     core, matrix = machine.core, machine.core.matrix
     if machine.default_dtype not in matrix.passes:
@@ -312,6 +385,7 @@ def _name_faults(machine: Machine) -> Iterator[str]:
         ]
     if core.drain is not None:
         wanted.append(("core.drain.activations", core.drain.activations, ACTIVATIONS))
+    wanted += [(f"core.dma.{name}.activations", engine.activations, ACTIVATIONS) for name, engine in core.dma.items()]
     for key, names, known in wanted:
         for name in names:
             if name not in known:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from isa.dtypes import DTYPES
 from isa.machine import Machine
-from isa.program import SPACE_ID, SPACES
+from isa.program import SPACE_ID, SPACES, Kernel
 from isa.table import (
     CROSS_LANE,
     DMA,
@@ -77,6 +77,7 @@ class Params:
     `passes_milli` int64 by dtype code (0: not offered); `op_milli` int64 by opcode, vector cost factor;
     `convert_milli` int64 [2, dtypes]: ALU operations to unpack a source register, to pack a destination register;
     `space_ports`, `space_bytes` int64 by space id (0: absent; dram and host: unbounded).
+    `present` bool [cores, pipes]: a core has the pipes that work on its spaces.
     """
 
     machine: Machine
@@ -92,9 +93,14 @@ class Params:
     space_ports: Array
     space_bytes: Array
     dtype_bytes: Array
+    present: Array
 
     def __getitem__(self, name: str) -> int:
         return int(self.values[INDEX[name]])
+
+    def cores_of(self, kernel: Kernel) -> range:
+        """Numbers of the cores that a kernel may run on: those with all the spaces that it uses."""
+        return self.machine.cores_with(kernel.scratch_bytes)
 
     def pipe_index(self, pipe_class: int, unit: int) -> int:
         """Index of a pipe; classes the machine lacks fall back to the vector unit."""
@@ -133,7 +139,7 @@ def resolve(machine: Machine) -> Params:
     first = {c: next((p.index for p in pipes if p.pipe_class == c), -1) for c in range(DMA + 1)}
     vector, cross, drain = core.vector, core.cross_lane, core.drain
     figures: dict[str, int] = {
-        "cores": machine.cores, "pipes": len(pipes), "vliw": int(machine.issue == "vliw"),
+        "cores": machine.all_cores, "pipes": len(pipes), "vliw": int(machine.issue == "vliw"),
         "interlock": int(machine.issue == "inorder"), "queues": int(machine.issue == "queues"),
         "scalar_cycles": core.scalar.cycles, "scalar_slots": core.scalar.slots, "registers": core.scalar.registers,
         "window": core.window, "flags": max(1, core.flags),
@@ -164,7 +170,30 @@ def resolve(machine: Machine) -> Params:
     if drain is not None:
         figures |= {"drain_milli": round(drain.elements_per_cycle * MILLI), "drain_latency": drain.latency_cycles}
     values = np.array([figures.get(name, 0) for name in NAMES], np.int64)
-    return Params(machine, pipes, values, *_paths(machine, pipes), *_costs(machine), *_spaces(machine))
+    present = _present(machine, pipes)
+    return Params(machine, pipes, values, *_paths(machine, pipes), *_costs(machine), *_spaces(machine), present)
+
+
+def _present(machine: Machine, pipes: tuple[Pipe, ...]) -> Array:
+    """Which core has which pipe."""
+    found = np.zeros((machine.all_cores, len(pipes)), bool)
+    matrix, engines = machine.core.matrix, list(machine.core.dma)
+    for pipe in pipes:
+        spaces: list[tuple[str, ...]] = [()]
+        if pipe.pipe_class >= DMA:
+            paths = [p for p in machine.core.paths if p.pipe == engines[pipe.pipe_class - DMA]]
+            spaces = [(p.src, p.dst) for p in paths]
+        elif pipe.pipe_class in (WEIGHTS, MATRIX):
+            spaces = [(matrix.operand_space,)]
+        elif pipe.pipe_class == DRAIN:
+            spaces = [(matrix.acc_space,)]
+        elif pipe.pipe_class != SCALAR:
+            spaces = [(machine.scratch_space,)]
+        for wanted in spaces:
+            found[list(machine.cores_with(wanted)), pipe.index] = True
+        if pipe.pipe_class == SCALAR or not any(spaces):
+            found[:, pipe.index] = True
+    return found
 
 
 def _paths(machine: Machine, pipes: tuple[Pipe, ...]) -> tuple[Array, Array, Array]:

@@ -22,7 +22,7 @@ MAX_DIMS = 6
 NO_OPERAND = -1
 
 # Memory spaces by id. dram and host belong to the chip, the rest to each core.
-SPACES = ("dram", "host", "spm", "acc", "wfifo", "l1", "l0a", "l0b", "l0c", "ub", "smem")
+SPACES = ("dram", "host", "spm", "acc", "wfifo", "l1", "l0a", "l0b", "l0c", "ub", "smem", "bt")
 SPACE_ID = {name: i for i, name in enumerate(SPACES)}
 
 # fmt: off

@@ -397,8 +397,12 @@ def _kernel_launch(program: Program, machine: Machine, row: Any) -> Iterator[str
         yield f"kernel {index} does not exist; there are {len(program.kernels)}"
         return
     kernel = program.kernels[index]
-    if not 1 <= grid <= machine.cores:
-        yield f"grid {grid} of kernel {kernel.name!r}; {machine.name} has {machine.cores} cores"
+    cores = len(machine.cores_with(kernel.scratch_bytes))
+    if not cores:
+        spaces = ", ".join(kernel.scratch_bytes)
+        yield f"kernel {kernel.name!r} uses {spaces}, which no kind of core of {machine.name} has all of"
+    elif not 1 <= grid <= cores:
+        yield f"grid {grid} of kernel {kernel.name!r}; {machine.name} has {cores} cores for it"
     if nargs != len(kernel.params):
         yield f"{nargs} arguments for kernel {kernel.name!r}, which has {len(kernel.params)} parameters"
     if nargs and not 0 <= first <= len(program.args) - grid * nargs:

@@ -317,6 +317,8 @@ def _vector(use: Use, machine: Machine) -> Iterator[str]:
         return
     spaces = ", ".join(sorted(set(core.spaces) - {"wfifo"}))
     for x in use.operands.values():
+        if op.pipe == DRAIN and x.letter == "D" and x.space == "dram" and machine.drain_engine is not None:
+            continue
         if x.space in CHIP_SPACES or x.space == "wfifo":
             yield f"operand {x.letter} is in {x.space}; {op.name} works on {spaces}"
     yield from _same_shape(use)
@@ -324,7 +326,8 @@ def _vector(use: Use, machine: Machine) -> Iterator[str]:
         yield from _drain(use, machine)
     elif core.vector is not None and core.vector.operations and op.name[2:] not in core.vector.operations:
         yield f"{op.name} is not offered; core.vector.operations has {', '.join(core.vector.operations)}"
-    if core.vector is not None and core.vector.dtypes and not (op.pipe == DRAIN and core.drain is not None):
+    drained = op.pipe == DRAIN and (core.drain is not None or machine.drain_engine is not None)
+    if core.vector is not None and core.vector.dtypes and not drained:
         for x in use.operands.values():
             if x.dtype not in core.vector.dtypes:
                 yield f"operand {x.letter} is {x.dtype}; core.vector.dtypes has {', '.join(core.vector.dtypes)}"
@@ -334,17 +337,19 @@ def _drain(use: Use, machine: Machine) -> Iterator[str]:
     core, a = machine.core, use.operands["A"]
     if a.dtype not in ("int32", "fp32"):
         yield f"operand A is {a.dtype}; fix reads int32 or fp32 sums"
-    if core.drain is not None and a.space != core.matrix.acc_space:
-        yield f"operand A is in {a.space}; {core.drain.label} drains {core.matrix.acc_space} (core.matrix.acc_space)"
+    unit = core.drain or machine.drain_engine
+    if unit is not None and a.space != core.matrix.acc_space:
+        yield f"operand A is in {a.space}; {unit.label} drains {core.matrix.acc_space} (core.matrix.acc_space)"
+    if core.drain is None and unit is not None and machine.path(a.space, use.operands["D"].space) is None:
+        yield f"no path {a.space}->{use.operands['D'].space} for the results of fix"
     for letter, kinds in (("B", ("fp32", "int32")), ("C", ("fp32",))):
         x = use.operands.get(letter)
         if x is not None and x.dtype not in kinds:
             yield f"operand {letter} is {x.dtype}; it must be {' or '.join(kinds)}"
     activation = ACTIVATIONS[use.imm]
-    offered = core.drain.activations if core.drain is not None else core.vector.operations if core.vector else []
-    unlimited = core.drain is None and not offered
-    if activation != "none" and activation not in offered and not unlimited:
-        where = "core.drain.activations" if core.drain is not None else "core.vector.operations"
+    offered = machine.drain_activations
+    if activation != "none" and offered is not None and activation not in offered:
+        where = "core.vector.operations" if unit is None else "activations of the unit that drains"
         yield f"activation {activation} is not offered; {where} has {', '.join(offered) or 'nothing'}"
 
 

@@ -99,7 +99,9 @@ def with_cores(machine: Machine, text: str) -> Machine:
     if memory.network is not None and memory.network.core_nodes:
         network = memory.network.model_copy(update={"core_nodes": memory.network.core_nodes[:cores]})
         memory = memory.model_copy(update={"network": network})
-    return machine.model_copy(update={"cores": cores, "memory": memory})
+    share_of = {k: g.model_copy(update={"count": max(1, g.count * cores // machine.cores)})
+                for k, g in machine.other_cores.items()}  # fmt: skip
+    return machine.model_copy(update={"cores": cores, "memory": memory, "other_cores": share_of})
 
 
 def tile_of(text: str) -> tuple[int, int, int]:
@@ -119,7 +121,7 @@ def check_tile(compilation: Compilation, machine: Machine, tile: str) -> None:
     from npusim.engine.layout import MAX_INSTRUCTIONS
 
     for nest in compilation.built.nests.values():
-        steps = prod(-(-loop.count // machine.cores) if loop.split else loop.count for loop in nest.loops)
+        steps = prod(-(-loop.count // loop.split) if loop.split else loop.count for loop in nest.loops)
         if steps * INSTRUCTIONS_A_STEP > MAX_INSTRUCTIONS:
             raise CompileError(
                 f"run.tile={tile}: {nest.name} takes {steps} steps on a core, of at least {INSTRUCTIONS_A_STEP} "

@@ -96,7 +96,7 @@ def chips_show(chip: str, settings: tuple[str, ...], as_json: bool) -> None:
     if isinstance(machine, Machine):
         tera = machine.macs_per_cycle(machine.default_dtype) * machine.clock_mhz * 2e-6
         peak = f"{machine.default_dtype}: {tera:.4g} T{operation(machine.default_dtype)}/s"
-    click.echo(f"issue {machine.issue}, {machine.cores} core(s), {machine.clock_mhz:g} MHz, {peak}, "
+    click.echo(f"issue {machine.issue}, {machine.all_cores} core(s), {machine.clock_mhz:g} MHz, {peak}, "
                f"{machine.dram_bytes_per_second / 1e9:.4g} GB/s\n")  # fmt: skip
     rows = ((key, f"{p.value:g}" if isinstance(p.value, float) else str(p.value), p.confidence, p.source)
             for key, p in sorted(loaded.provenance.items()))  # fmt: skip

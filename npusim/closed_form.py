@@ -85,7 +85,7 @@ def estimate(program: Program, machine: Machine, fidelity: str) -> Record:
     launches = len(program.launches)
     params = resolve(machine)
     infos = tuple(PipeInfo(p.index, p.class_name, p.unit, p.label) for p in params.pipes)
-    states = np.zeros((launches, machine.cores, len(infos), len(CAUSES)), np.int64)
+    states = np.zeros((launches, machine.all_cores, len(infos), len(CAUSES)), np.int64)
     span, dram = np.zeros((launches, 2), np.int64), np.zeros((launches, 2), np.int64)
     paths, macs = np.zeros((launches, len(machine.core.paths)), np.int64), np.zeros(launches, np.int64)
     tensors = {t.name: t for t in program.tensors}
@@ -104,11 +104,13 @@ def estimate(program: Program, machine: Machine, fidelity: str) -> Record:
             body = busy.total
             dram[i], macs[i] = work.dram_bytes, work.macs
             _count_paths(paths[i], machine, work)
-            _fill_states(states[i], params, busy, work)
+            first = params.cores_of(program.kernels[int(launch["kernel"])]).start
+            _fill_states(states[i], params, busy, work, first)
         now += gap + body
         span[i, 1] = now
     counters = {"read_bytes": int(dram[:, 0].sum()), "write_bytes": int(dram[:, 1].sum())}
     issued = np.zeros((launches, 8), np.int64)
+    states *= params.present[:, :, None]
     return Record(
         infos, now, states, span, paths, dram, macs, issued, counters, np.zeros((2, 0)), 1.0, np.zeros(0, EVENT), 0, 0.0
     )
@@ -258,13 +260,18 @@ def _count_paths(row: Array, machine: Machine, work: Work) -> None:
             row[machine.core.paths.index(path)] += moved
 
 
-def _fill_states(states: Array, params: Params, busy: Busy, work: Work) -> None:
-    """Account for every cycle of every pipe: at work, waiting for the busiest unit, or with nothing to do."""
+def _fill_states(states: Array, params: Params, busy: Busy, work: Work, first: int) -> None:
+    """Account for every cycle of every pipe: at work, waiting for the busiest unit, or with nothing to do.
+
+    The launch runs on `work.cores` cores from `first` up.
+    """
     waiting = CAUSE_ID[f"wait_{busy.bound}"]
     linked = 0 < busy.dma <= _host_cycles(work, params.machine)  # the engine of the host link holds up all others
-    states[work.cores :, :, CAUSE_ID["drained"]] += busy.total
+    here = slice(first, first + work.cores)
+    for idle in (slice(0, first), slice(here.stop, None)):
+        states[idle, :, CAUSE_ID["drained"]] += busy.total
     for pipe in params.pipes:
-        rows = states[: work.cores, pipe.index]
+        rows = states[here, pipe.index]
         mine = min(busy.total, _pipe_cycles(params.machine, pipe, busy, work))
         if mine == 0 and pipe.class_name != "scalar":
             rows[:, CAUSE_ID["drained"]] += busy.total

@@ -100,16 +100,17 @@ class Contraction:
 
 @dataclass(frozen=True)
 class Tiling:
-    """A point of the search space: tile extents, loop order (outermost first, c last), the loop split over cores.
+    """A point of the search space: tile extents, loop order (outermost first, c last), loops split over cores.
 
-    `acc_slots`: tiles of sums at a time; with one, a cube waits until its last tile is drained.
+    `split` names loops with the parts that they are cut into. `acc_slots`: tiles of sums at a time; with one, a cube
+    waits until its last tile is drained.
     """
 
     h: int
     n: int
     c: int
     order: tuple[str, ...]
-    split: str = ""
+    split: tuple[tuple[str, int], ...] = ()
     acc_slots: int = 2
 
 
@@ -147,9 +148,11 @@ class TileBuilder:
     def __init__(self, spec: Contraction, tiling: Tiling, machine: Machine, name: str) -> None:
         self.s, self.t, self.machine, self.name = spec, tiling, machine, name
         self.scratch = machine.scratch_space
+        self.vector_space = self.scratch  # of bias and scales
         tiles = {"x": 1, "y": 1, "h": tiling.h, "n": tiling.n, "c": tiling.c}
         totals = {"x": spec.x, "y": spec.y, "h": spec.h, "n": spec.n, "c": spec.c}
-        self.loops = tuple(Loop(k, totals[k], min(tiles[k], totals[k]), k == tiling.split) for k in tiling.order)
+        parts = dict(tiling.split)
+        self.loops = tuple(Loop(k, totals[k], min(tiles[k], totals[k]), parts.get(k, 0)) for k in tiling.order)
         self.most = {x.name: x.tile for x in self.loops}
         self.extent = {x.name: self._extent(x) for x in self.loops}
         self.acc_size = dtype(spec.acc_dtype).size_bytes
@@ -232,7 +235,7 @@ class TileBuilder:
     @property
     def vector_home(self) -> str:
         """Where bias and scale vectors live: DRAM when a copy engine reaches it, else the host."""
-        return "dram" if self.machine.path("dram", self.scratch) else "host"
+        return "dram" if self.machine.path("dram", self.vector_space) else "host"
 
     # Operands
 
@@ -332,7 +335,7 @@ class TileBuilder:
         level = self.level("yn" if step else "n")
         most = self.most["n"]
         extents = ((self.extent["n"], most),)
-        self.buffers.append(Buffer(name.upper(), self.scratch, "fp32", most * 4, level))
+        self.buffers.append(Buffer(name.upper(), self.vector_space, "fp32", most * 4, level))
         source = Ref(name, "fp32", (Dim(*extents[0], 4),), pos("y") * (4 * step) + pos("n") * 4)
         self.loads.append(Placed(Stmt("cp", dense(name.upper(), "fp32", 4, extents), (source,)), level))
         rows, columns = Dim(self.extent["h"], self.most["h"], 0), Dim(self.s.w, self.s.w, 0)

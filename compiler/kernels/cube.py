@@ -10,7 +10,7 @@ from __future__ import annotations
 from compiler.expr import Expr, emax, emin, pos
 from compiler.kernels.contraction import Contraction, TileBuilder, Tiling
 from compiler.kernels.dataflow import Block, Span, result_operand, row_operand, weight_operand
-from compiler.nest import Buffer, Loop, Nest, Placed, Ref, Stage, Stmt, dense
+from compiler.nest import Buffer, Dim, Loop, Nest, Placed, Ref, Stage, Stmt, dense
 from isa.dtypes import dtype
 from isa.machine import Machine
 
@@ -60,6 +60,8 @@ class _CubeBuilder(TileBuilder):
 
     def __init__(self, spec: Contraction, tiling: Tiling, machine: Machine, name: str) -> None:
         super().__init__(spec, tiling, machine, name)
+        if machine.drain_engine is not None:
+            self.vector_space = machine.staging_space
         block = feed_block(spec, tiling, machine)
         assert block is not None, "the search takes no tile that does not fit L0"
         self.block = dict(zip(BLOCK_LOOPS, block))
@@ -80,6 +82,20 @@ class _CubeBuilder(TileBuilder):
         product = Stmt("mm", result_operand(self, spans), (left, right), accumulate=earlier)
         assert s.operand_dtype == s.a.dtype
         return [Stage("feed", tuple(placed)), Stage("compute", (Placed(product, len(self.loops)),))]
+
+    def _drain(self, level: int) -> list[Stage]:
+        """The way out: straight to DRAM where a copy engine drains, else as on other machines."""
+        if self.machine.drain_engine is None:
+            return super()._drain(level)
+        s, e = self.s, self.s.epilogue
+        extents = ((self.extent["h"], self.most["h"]), (s.w, s.w), (self.extent["n"], self.most["n"]))
+        acc = dense("acc", s.acc_dtype, self.acc_size, extents)
+        dims = tuple(Dim(x, m, s.out.bytes_of(k)) for (x, m), k in zip(extents, "hwn"))
+        target = Ref("out", s.out.dtype, dims, self.origin(s.out, "xyhn"), scale=s.out.scale,
+                     zero_point=s.out.zero_point)  # fmt: skip
+        vectors = [self._vector(k, p) for k, p in (("bias", e.bias), ("scales", e.scales))]
+        fix = Stmt("fix", target, (acc, *vectors), act=e.act, f0=e.f0, f1=e.f1)
+        return [Stage("drain", (Placed(fix, level, "post"),))]
 
     def merged(self, stages: list[Stage]) -> tuple[Stage, ...]:
         """With one tile of sums, the drain belongs to the products: the next ones wait for it."""

@@ -48,7 +48,7 @@ def cores_for(machine: Machine, extents: Sequence[int], operands: Sequence[Opera
     """Cores that share an index space: one when tensors lie in its scratchpad, or when all are too small to share."""
     largest = max((o.used_bytes(extents) for o in operands), default=0)
     alone = any(o.space == machine.scratch_space for o in operands) or largest < machine.share_from_bytes
-    return 1 if alone else machine.cores
+    return 1 if alone else machine.vector_cores
 
 
 class Grid:
@@ -65,7 +65,7 @@ class Grid:
         enough = [i for i, n in counts.items() if n >= cores]
         split = enough[0] if enough else max(counts, key=lambda i: counts[i], default=-1)
         self.split = split if cores > 1 and counts.get(split, 1) > 1 else -1
-        self.loops = tuple(Loop(f"d{i}", extents[i], tiles[i], i == self.split) for i in self.order)
+        self.loops = tuple(Loop(f"d{i}", extents[i], tiles[i], cores * (i == self.split)) for i in self.order)
         self.depth = self.level(range(len(extents)))
 
     def moves(self, i: int) -> bool:
@@ -222,8 +222,8 @@ def tile_limit(machine: Machine, extents: Sequence[int], operands: Sequence[Oper
     moved = sum(o.used_bytes(extents) for o in operands if o.space != machine.scratch_space)
     rate = max((p.bytes_per_cycle for p in machine.core.paths if p.pipe != "weights"), default=1.0)
     startup = max((e.startup_cycles for e in machine.core.dma.values()), default=0) + STEP_CYCLES
-    steps = max(1, round(math.sqrt(2 * moved / rate / machine.cores / startup))) if moved else 1
-    return max(LEAST_ELEMENTS, -(-total // (steps * machine.cores)))
+    steps = max(1, round(math.sqrt(2 * moved / rate / machine.vector_cores / startup))) if moved else 1
+    return max(LEAST_ELEMENTS, -(-total // (steps * machine.vector_cores)))
 
 
 def choose(
@@ -249,7 +249,7 @@ def choose(
         if fits(tiles):
             break
         if len(group) == 1:
-            tiles[group[0]] = _largest(fits, tiles, group[0], machine.cores)
+            tiles[group[0]] = _largest(fits, tiles, group[0], machine.vector_cores)
             continue
         while not fits(tiles) and any(tiles[i] > 1 for i in group):
             widest = max(group, key=lambda i: tiles[i])

@@ -325,19 +325,20 @@ def _epilogue(context: Context, nodes: tuple[Node, ...], axes: _Axes, bind: dict
 
 def _offers(context: Context, node: Node) -> bool:
     """Whether the drain applies an activation; if not, the vector unit may, after it."""
-    drain = context.machine.core.drain
-    return drain is None or context.machine.core.vector is None or activation(node)[0] in drain.activations
+    offered = context.machine.drain_activations
+    return offered is None or context.machine.core.vector is None or activation(node)[0] in offered
 
 
 def _require(context: Context, op: str, drained: bool) -> None:
     """Raise NoKernel when the drain (or the vector unit that stands for it) does not offer an operation."""
-    core = context.machine.core
-    if drained and core.drain is not None:
-        offered = [*core.drain.activations, "none"]
+    machine, vector = context.machine, context.machine.core.vector
+    if not drained and machine.drain_engine is not None:
+        raise NoKernel(f"behind the array of {machine.name} results go to memory; {op} is for other cores")
+    if drained and (machine.core.drain is not None or machine.drain_engine is not None):
+        offered = machine.drain_activations
     else:
-        listed = core.vector.operations if core.vector else []
-        offered = [*listed, "none"] if listed else [op] * bool(core.vector)
-    if op not in offered:
+        offered = [] if vector is None else vector.operations or None
+    if op != "none" and offered is not None and op not in offered:
         raise NoKernel(f"{context.machine.name} does not offer {op} behind its array")
 
 

@@ -106,9 +106,9 @@ def pipe_of(v, code, desc, pc):
         return v[VECTOR_PIPE]
     if wanted == CROSS_LANE:
         return v[CROSS_PIPE]
-    if wanted == DRAIN:
-        return v[DRAIN_PIPE]
     path = path_of(v, code, desc, pc)
+    if wanted == DRAIN and path < 0:
+        return v[DRAIN_PIPE]
     engine = v[V_PATHS + 3 * path + PATH_DMA]
     return v[V_DMA + 5 * engine + 0] + unit % v[V_DMA + 5 * engine + 1]
 
@@ -165,7 +165,7 @@ def resolve_timing(v, code, desc, cores, ops, c, slot, pc, p):
         occupy, latency = matrix_cycles(v, stream, v[V_PASSES + desc[code[pc, I_A], D_DTYPE]])
         ops[c, slot, O_NEXT_TILE] = 1 if code[pc, I_FLAGS] & NEXT_TILE else 0
         ops[c, slot, O_MACS] = stream * v[V_DEPTH + desc[code[pc, I_A], D_DTYPE]] if cube else stream
-    elif wanted == WEIGHTS or wanted >= DMA:
+    elif wanted == WEIGHTS or wanted >= DMA or (wanted == DRAIN and p != v[DRAIN_PIPE]):
         return resolve_copy(v, code, desc, cores, ops, c, slot, pc, wanted)
     elif p == v[VECTOR_PIPE]:
         occupy, latency = vector_cycles(v, code, desc, cores, c, pc, v[V_OP_LANES + op])

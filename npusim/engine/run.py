@@ -124,8 +124,9 @@ class _Collector:
         waited = state.code[rows[:, at.E_INSTR], at.I_OP] == WAIT_CODE
         events, waits = _named(rows, ~waited, EVENT), _named(rows, waited, WAIT)
         infos = tuple(PipeInfo(p.index, p.class_name, p.unit, p.label) for p in params.pipes)
+        states = self.states * params.present[:, :, None]
         return Record(
-            infos, now, self.states, self.span, self.paths, self.dram, self.macs, self.issued,
+            infos, now, states, self.span, self.paths, self.dram, self.macs, self.issued,
             memory.dram.summary(), memory.dram.series.astype(np.float64), memory.dram.series_bin_fs / cycle_fs,
             events, int(state.clock[at.K_DROPPED]), time.process_time() - started, waits,
             _memory_record(params, memory, now, names),
@@ -183,7 +184,8 @@ def _launch(
     _advance(program, params, state, memory, port, index)
     end = int(state.clock[at.K_NOW])
     _leftover_flags(program, params, state, index)
-    out.states[index] = state.pipe[:, :, at.P_STATES : at.P_STATES + at.CAUSE_COUNT]
+    first_core = params.cores_of(program.kernels[int(record["kernel"])]).start  # the kernel ran on rows from 0 up
+    out.states[index] = np.roll(state.pipe[:, :, at.P_STATES : at.P_STATES + at.CAUSE_COUNT], first_core, axis=0)
     out.states[index, :, :, CAUSE_ID["launch"]] += gap
     out.span[index, 1] = end
     traffic = state.clock[at.K_TRAFFIC :]
@@ -192,7 +194,9 @@ def _launch(
     out.issued[index] = traffic[at.MAX_PATHS + 1 : at.MAX_PATHS + 9]
     out.issued[index, 0] = int(state.core[:, at.C_ISSUED].sum())
     out.dram[index] = _dram_totals(memory) - before
-    state.events[first_event : int(state.clock[at.K_EVENTS]), at.E_LAUNCH] = index
+    events = state.events[first_event : int(state.clock[at.K_EVENTS])]
+    events[:, at.E_LAUNCH] = index
+    events[:, at.E_CORE] += first_core
     return end
 
 

@@ -87,9 +87,11 @@ def pipe_of(instr: Any, descs: Any, params: Params) -> int:
         return _exact_pipe(params, int(instr["dst"]), unit)
     if op.pipe == SYNC:
         return NO_PIPE
-    if op.pipe == DMA:
+    if op.pipe in (DMA, DRAIN):
         src, dst = int(descs[int(instr["a"])]["space"]), int(descs[int(instr["dst"])]["space"])
         path = int(params.path_of[src, dst])
+        if op.pipe == DRAIN and path < 0:
+            return _exact_pipe(params, DRAIN, 0)
         engine = int(params.paths[path, 0]) if path >= 0 else -1
         if engine < 0:
             raise SimulationError(f"{params.machine.name} has no copy path {SPACES[src]} -> {SPACES[dst]}")

@@ -20,7 +20,7 @@ from isa.program import LAUNCH_KERNEL, HostOp, Program, Tensor
 from isa.table import BY_CODE, SYNC
 from npusim.functional.control import Step, Walker
 from npusim.functional.instructions import MEANING
-from npusim.functional.machine_state import State
+from npusim.functional.machine_state import CoreState, State
 from npusim.functional.queues import Queues
 
 Array = npt.NDArray[Any]
@@ -112,19 +112,20 @@ class _Run:
             self._host(self.program.host_ops[launch["host_op"]])
             return LaunchWork(0, 0, {}, {})
         kernel, grid, nargs = int(launch["kernel"]), int(launch["grid"]), int(launch["nargs"])
-        if not 0 <= kernel < len(self.program.kernels) or not 1 <= grid <= len(self.state.cores):
-            available = f"there are {len(self.program.kernels)} kernels, {len(self.state.cores)} cores"
+        known = 0 <= kernel < len(self.program.kernels)
+        cores = self.params.cores_of(self.program.kernels[kernel]) if known else range(0)
+        if not 1 <= grid <= len(cores):
+            available = f"there are {len(self.program.kernels)} kernels, {len(cores)} cores"
             raise SimulationError(f"launch {index}: kernel {kernel} on {grid} cores; {available}")
         count = macs = 0
         for core in range(grid):
             first = int(launch["args"]) + core * nargs
             args = [int(v) for v in self.program.args[first : first + nargs]]
-            done, products = self._core(index, kernel, core, grid, args)
+            done, products = self._core(index, kernel, core, grid, args, self.state.cores[cores[core]])
             count, macs = count + done, macs + products
         return LaunchWork(count, macs, dict(self.state.read_bytes), dict(self.state.written_bytes))
 
-    def _core(self, index: int, kernel: int, core: int, grid: int, args: list[int]) -> tuple[int, int]:
-        own = self.state.cores[core]
+    def _core(self, index: int, kernel: int, core: int, grid: int, args: list[int], own: CoreState) -> tuple[int, int]:
         own.fifo.clear()
         own.tile.clear()
         count = macs = 0

@@ -100,8 +100,10 @@ class _Check:
         """Walk all cores of a launch from barrier to barrier."""
         launch = self.program.launches[index]
         grid, nargs, kernel = int(launch["grid"]), int(launch["nargs"]), int(launch["kernel"])
-        if not 0 <= kernel < len(self.program.kernels) or not 1 <= grid <= self.machine.cores:
-            available = f"there are {len(self.program.kernels)} kernels, {self.machine.cores} cores"
+        known = 0 <= kernel < len(self.program.kernels)
+        cores = len(self.params.cores_of(self.program.kernels[kernel])) if known else 0
+        if not 1 <= grid <= cores:
+            available = f"there are {len(self.program.kernels)} kernels, {cores} cores"
             raise SimulationError(f"launch {index}: kernel {kernel} on {grid} cores; {available}")
         self.written.new_launch(self.machine.activation_space)
         runs = []

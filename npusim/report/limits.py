@@ -50,7 +50,7 @@ def dram_bytes_per_cycle(machine: Machine) -> float:
 def vector_flops_per_cycle(machine: Machine) -> float:
     """Peak of all vector units, a fused multiply-add counted as two; 0 without one."""
     unit = machine.core.vector
-    return 2.0 * machine.cores * unit.lanes * unit.sublanes * unit.alus if unit else 0.0
+    return 2.0 * machine.vector_cores * unit.lanes * unit.sublanes * unit.alus if unit else 0.0
 
 
 def flops_per_cycle(machine: Machine, dtype: str) -> float:
@@ -74,7 +74,7 @@ def space_label(machine: Machine, space: str) -> str:
 def path_peak(machine: Machine, path: Path) -> float:
     """Bytes a core cycle that all engines of a path move together, over all cores."""
     engines = machine.core.matrix.count if path.pipe == "weights" else machine.core.dma[path.pipe].count
-    return path.bytes_per_cycle * engines * machine.cores
+    return path.bytes_per_cycle * engines * len(machine.cores_with([path.src, path.dst]))
 
 
 def operation(dtype_name: str) -> str:

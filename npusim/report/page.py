@@ -75,10 +75,11 @@ def _legend(pairs: dict[str, str], present: set[str]) -> list[tuple[str, str]]:
 def _machine(profile: Profile) -> list[tuple[str, str]]:
     machine, matrix, vector = profile.machine, profile.machine.core.matrix, profile.machine.core.vector
     hertz = limits.clock_hz(machine)
+    cores = " + ".join([str(machine.cores), *(f"{g.count} {g.label or k}" for k, g in machine.other_cores.items())])
     rows = [
         ("machine", f"{machine.name}: {machine.description}" if machine.description else machine.name),
         ("issue", machine.issue),
-        ("cores", f"{machine.cores} at {machine.clock_mhz:g} MHz"),
+        ("cores", f"{cores} at {machine.clock_mhz:g} MHz"),
         ("arrays", f"{matrix.count} a core, {matrix.rows} x {matrix.cols}, {matrix.dataflow}"),
     ]
     rows += [

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from isa.params import resolve
 from isa.program import LAUNCH_HOST
 from npusim.record import CAUSES, Result
 from npusim.report import bounds, limits
@@ -107,7 +108,8 @@ class Profile:
         self.result = result
         self.machine = result.machine
         self.total_cycles = result.record.total_cycles
-        self.groups: tuple[PipeGroup, ...] = pipe_groups(result.record.pipes, result.record.states.shape[1])
+        self.groups: tuple[PipeGroup, ...] = pipe_groups(
+            result.record.pipes, resolve(result.machine).present.sum(axis=0).tolist())
         self.levels: tuple[Level, ...] = limits.levels(result)
         self.launch_bytes = limits.level_bytes(result)
         self.launch_states = group_states(result.record.states, self.groups)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isa.errors import SimulationError
+from isa.params import resolve
 from isa.table import PIPE_CLASS_NAMES
 from npusim.record import CAUSE_ID, CAUSES, PipeInfo, Result
 
@@ -37,8 +38,11 @@ def pipe_class(pipe: PipeInfo) -> str:
     return pipe.pipe_class if pipe.pipe_class in PIPE_CLASS_NAMES else DMA
 
 
-def pipe_groups(pipes: Sequence[PipeInfo], cores: int) -> tuple[PipeGroup, ...]:
-    """Group pipes whose labels differ in the unit number only (MXU0, MXU1 become MXU), in pipe order."""
+def pipe_groups(pipes: Sequence[PipeInfo], cores: Sequence[int]) -> tuple[PipeGroup, ...]:
+    """Group pipes whose labels differ in the unit number only (MXU0, MXU1 become MXU), in pipe order.
+
+    `cores` says how many cores have each pipe.
+    """
     stems: dict[tuple[str, str], list[PipeInfo]] = {}
     for pipe in pipes:
         stems.setdefault((pipe.pipe_class, pipe.label.removesuffix(str(pipe.unit))), []).append(pipe)
@@ -52,17 +56,17 @@ def pipe_groups(pipes: Sequence[PipeInfo], cores: int) -> tuple[PipeGroup, ...]:
             label if labels.count(label) == 1 else f"{label} ({kind})",
             pipe_class(members[0]),
             tuple(p.index for p in members),
-            len(members) * cores,
+            sum(int(cores[p.index]) for p in members),
         )
         for (label, kind), members in groups.items()
     )
 
 
 def check_states(result: Result) -> None:
-    """Raise SimulationError unless the states of each pipe of each core sum to `total_cycles`."""
+    """Raise SimulationError unless the states of each pipe of each core that has it sum to `total_cycles`."""
     record = result.record
     sums = record.states.sum(axis=(0, 3))  # [cores, pipes]
-    wrong = np.argwhere(sums != record.total_cycles)
+    wrong = np.argwhere(sums != record.total_cycles * resolve(result.machine).present)
     if len(wrong):
         core, pipe = (int(i) for i in wrong[0])
         raise SimulationError(

@@ -66,7 +66,7 @@ def make_job(
     if params["interlock"]:
         job.touched = tuple((o.space, *_span(o), writes) for o, writes in present if o.space != DRAM)
     pipe_class = BY_CODE[op].pipe
-    if pipe_class in (DMA, WEIGHTS):
+    if pipe_class in (DMA, WEIGHTS) or params.pipes[pipe].pipe_class >= DMA:
         _copy(job, op, operands, params)
     elif pipe_class == MATRIX:
         _matrix(job, flags, operands, params.machine)

@@ -55,6 +55,7 @@ def step(program: Program, params: Params, max_cycles: int = 1_000_000) -> Stepp
             result.dram_bytes[index] = np.subtract(port.moved_bytes(), moved)
         result.launch_span[index, 1] = now
     result.events.sort()
+    result.states[...] *= params.present[:, :, None]
     return Stepped(now, *list(vars(result).values())[1:])
 
 
@@ -81,8 +82,11 @@ def _launch(
         while any([core.settle(now, port) for core in cores]) | _release_barrier(cores, now):
             pass
         if all(core.finished for core in cores):
-            _collect(params, index, cores, result)
-            return _written(params, port, now, result.states[index])
+            first = params.cores_of(program.kernels[int(program.launches[index]["kernel"])]).start
+            _collect(params, index, cores, result, first)
+            end = _written(params, port, now, result.states[index])
+            result.states[index] = np.roll(result.states[index], first, axis=0)
+            return end
         for c, core in enumerate(cores):
             for p, pipe in enumerate(core.pipes):
                 cause = core.sequencer.cause
@@ -127,7 +131,7 @@ def _stuck(cores: list[Core], now: int) -> bool:
     return True
 
 
-def _collect(params: Params, index: int, cores: list[Core], result: Stepped) -> None:
+def _collect(params: Params, index: int, cores: list[Core], result: Stepped, first: int) -> None:
     for c, core in enumerate(cores):
         for path, size in core.path_bytes.items():
             result.path_bytes[index, path] += size
@@ -135,7 +139,7 @@ def _collect(params: Params, index: int, cores: list[Core], result: Stepped) -> 
             result.issued[index, pipe_class] += count
         result.issued[index, 0] += core.sequencer.issued
         result.macs[index] += core.rows * params["rows"] * params["cols"]
-        result.events.extend((start, end, c, pipe, index, pc) for start, end, pipe, pc in core.events)
+        result.events.extend((start, end, first + c, pipe, index, pc) for start, end, pipe, pc in core.events)
         flags = {flag: count for flag, count in core.sequencer.flags.items() if count}
         if (params["vliw"] or params["queues"]) and flags:
             raise SimulationError(f"launch {index}: core {c} leaves flags {flags}")

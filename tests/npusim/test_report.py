@@ -154,7 +154,7 @@ def test_percentages_of_nothing_are_zero() -> None:
 def test_pipes_group_by_label_without_the_unit_number() -> None:
     def labels(*pipes: tuple[str, int, str]) -> list[tuple[str, int]]:
         infos = [PipeInfo(i, kind, unit, label) for i, (kind, unit, label) in enumerate(pipes)]
-        return [(g.label, g.instances) for g in pipe_groups(infos, 3)]
+        return [(g.label, g.instances) for g in pipe_groups(infos, [3] * len(infos))]
 
     assert labels(("matrix", 0, "MXU0"), ("matrix", 1, "MXU1")) == [("MXU", 6)]
     assert labels(("matrix", 0, "MXU"), ("matrix", 1, "MXU")) == [("MXU", 6)]
