@@ -110,7 +110,7 @@ class _Generator:
         self.pos = {x.name: [emitter.allocate() for _ in range(self._last_use(x) + 1)] for x in self.moving}
         self.left = [emitter.allocate() for _ in self.lags]  # [0]: steps left to load; [i]: the same i steps ago
         self.parity = {
-            (item.body.buffer, i): emitter.allocate()
+            (item.body.buffers, i): emitter.allocate()
             for i, items in enumerate(sync.stages) for item in items if isinstance(item.body, Advance)
         }
 
@@ -206,7 +206,7 @@ class _Generator:
         e = self.e
         e.bind = {pos(x.name): self.pos[x.name][stage] for x in self.moving if stage < len(self.pos[x.name])}
         e.bind |= {pos(x.name): Expr("const", (0,)) for x in self.nest.loops if x not in self.moving}
-        e.bind |= {Expr("parity", (name,)): r for (name, i), r in self.parity.items() if i == stage}
+        e.bind |= {Expr("parity", (name,)): r for (names, i), r in self.parity.items() if i == stage for name in names}
         skip = e.put("bz", a=self.left[stage])
         e.open()
         groups: list[tuple[Expr | None, list[Item]]] = []
@@ -261,8 +261,8 @@ class _Generator:
             for pipe_class, unit in body.pipes:
                 e.put("set", dst=pipe_class, unit=unit, imm=body.flag, a=self._slot(body.buffer))
         elif isinstance(body, Advance):
-            register = e.bind[Expr("parity", (body.buffer,))]
-            slots = next(b.slots for b in self.nest.buffers if b.name == body.buffer)
+            register = e.bind[Expr("parity", body.buffers[:1])]
+            slots = next(b.slots for b in self.nest.buffers if b.name == body.buffers[0])
             e.put("addi", dst=register, a=register, imm=1)
             e.put("modi", dst=register, a=register, imm=slots)
         elif isinstance(body, SubLoop):

@@ -11,7 +11,7 @@ touch a buffer, one of them writing, has a flag a slot, which one pipe sets and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 
 from compiler.nest import Buffer, Nest, Placed, Ref, Stage, Stmt, SubLoop, statements
@@ -44,9 +44,18 @@ class Set:
 
 @dataclass(frozen=True)
 class Advance:
-    """Go on to the next slot of `buffer` in this stage."""
+    """Go on to the next slot of `buffers`, which share its number, in this stage."""
 
-    buffer: str
+    buffers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Buffers that go through their slots together."""
+
+    names: tuple[str, ...]
+    level: int
+    slots: int
 
 
 @dataclass(frozen=True)
@@ -110,84 +119,90 @@ def plan(nest: Nest, params: Params) -> SyncPlan:
     stages: list[list[Item]] = [[Item(p.body, p.level, p.when) for p in s.placed] for s in nest.stages]
     next_flag = 0
     credits: list[Credit] = []
-    for buffer in nest.buffers:
-        users = [i for i, s in enumerate(nest.stages) if _touches(s.placed, buffer.name)]
-        if not users:
-            continue
-        writers = [i for i in users if _touches(nest.stages[i].placed, buffer.name, writes=True)]
-        if not writers or writers[0] != users[0]:
-            raise CompileError(f"{nest.name}: buffer {buffer.name} is read before it is written")
+    for group in _alike(nest, params):
+        users = [i for i, s in enumerate(nest.stages) if _touches(s.placed, group.names[0])]
         if insert is not None:
-            next_flag = insert(nest, params, buffer, users, stages, next_flag, credits)
-        if buffer.slots > 1:
+            next_flag = insert(nest, params, group, users, stages, next_flag, credits)
+        if group.slots > 1:
             for i in users:
-                stages[i].append(Item(Advance(buffer.name), buffer.level, "post"))
+                stages[i].append(Item(Advance(group.names), group.level, "post"))
     if next_flag > params["flags"]:
         raise CompileError(f"{nest.name}: needs {next_flag} flags, the machine has {params['flags']}")
     return SyncPlan(tuple(tuple(s) for s in stages), tuple(credits), next_flag)
 
 
-def _insert(nest: Nest, params: Params, buffer: Buffer, users: list[int],
+def _alike(nest: Nest, params: Params) -> list[Group]:
+    """The buffers; with queues, in groups that share flags and slot numbers because the same pipes use them alike."""
+    found: dict[Hashable, list[Buffer]] = {}
+    for buffer in nest.buffers:
+        users = [s for s in nest.stages if _touches(s.placed, buffer.name)]
+        if not users:
+            continue
+        if not _touches(users[0].placed, buffer.name, writes=True):
+            raise CompileError(f"{nest.name}: buffer {buffer.name} is read before it is written")
+        uses = tuple((s.name, *_uses_of(s, (buffer.name,), nest, params)) for s in nest.stages)
+        found.setdefault((buffer.level, buffer.slots, uses) if params["queues"] else buffer.name, []).append(buffer)
+    return [Group(tuple(b.name for b in alike), alike[0].level, alike[0].slots) for alike in found.values()]
+
+
+def _insert(nest: Nest, params: Params, group: Group, users: list[int],
             stages: list[list[Item]], flag: int, credits: list[Credit]) -> int:
     """Insert the four points for one buffer; returns the next unused flag."""
     writer, *readers = users
     if not readers:
         return flag
-    free = flag
-    flag += buffer.slots
-    write_pipes = _pipes(nest.stages[writer], buffer.name, nest, params)
+    name, free = group.names[0], flag
+    flag += group.slots
+    write_pipes = tuple(p for p, _ in _uses_of(nest.stages[writer], group.names, nest, params))
     credit = 0
     for reader in readers:
         full = flag
-        flag += buffer.slots
-        read_pipes = _pipes(nest.stages[reader], buffer.name, nest, params)
+        flag += group.slots
+        read_pipes = tuple(p for p, _ in _uses_of(nest.stages[reader], group.names, nest, params))
         credit += len(read_pipes)
-        _around(stages[reader], buffer, Wait(buffer.name, full, len(write_pipes)), Set(buffer.name, free, read_pipes))
-        _around(stages[writer], buffer, None, Set(buffer.name, full, write_pipes))
-    _around(stages[writer], buffer, Wait(buffer.name, free, credit), None)
-    credits.append(Credit(free, buffer.slots, credit))
+        wait, release = Wait(name, full, len(write_pipes)), Set(name, free, read_pipes)
+        _around(stages[reader], group, _users(group.names), wait, release)
+        _around(stages[writer], group, _users(group.names), None, Set(name, full, write_pipes))
+    _around(stages[writer], group, _users(group.names), Wait(name, free, credit), None)
+    credits.append(Credit(free, group.slots, credit))
     return flag
 
 
-def _insert_queued(nest: Nest, params: Params, buffer: Buffer, users: list[int],
+def _insert_queued(nest: Nest, params: Params, group: Group, users: list[int],
                    stages: list[list[Item]], flag: int, credits: list[Credit]) -> int:
-    """Insert the waits and sets of every two pipes that meet at one buffer; returns the next unused flag.
+    """Insert the waits and sets of every two pipes that meet at a group's buffers; returns the next unused flag.
 
     Who comes later in an epoch, by stage and in a stage by its first use, waits for who came before; the first, which
-    fills the slot anew, for all others.
+    fills the slot anew, for the last. What follows from other waits is left out.
     """
     def touches(pipe: PipeId) -> Callable[[Stmt], bool]:
-        return lambda stmt: _uses(stmt, buffer.name) and pipe_of(stmt, nest, params) == pipe
+        return lambda stmt: _uses(stmt, *group.names) and pipe_of(stmt, nest, params) == pipe
 
-    def writes(stage: int, pipe: PipeId) -> bool:
-        found = [s for p in nest.stages[stage].placed for s in statements(p.body) if touches(pipe)(s)]
-        return any(s.dst is not None and s.dst.base == buffer.name for s in found)
-
-    uses = [(stage, pipe) for stage in users for pipe in _pipes(nest.stages[stage], buffer.name, nest, params)]
-    written = [writes(*use) for use in uses]
-    pairs = [(i, j) for j in range(len(uses)) for i in range(j) if written[i] or written[j]]
-    for earlier, later in [*pairs, *((j, 0) for j in range(1, len(uses)))]:
-        (before, setter), (behind, waiter) = uses[earlier], uses[later]
+    uses = [(i, *use) for i in users for use in _uses_of(nest.stages[i], group.names, nest, params)]
+    count = len(uses)
+    after = {(i, j) for j in range(count) for i in range(j) if uses[i][2] or uses[j][2]}
+    kept = {(i, j) for i, j in after if not any((i, k) in after and (k, j) in after for k in range(i + 1, j))}
+    last = {(j, 0) for j in range(1, count) if not any((j, k) in after for k in range(j + 1, count))}
+    for earlier, later in [*sorted(kept), *sorted(last)]:
+        (before, setter, _), (behind, waiter, _) = uses[earlier], uses[later]
         if setter == waiter:
             continue
-        _around(stages[behind], buffer, Wait(buffer.name, flag, 1, waiter), None, touches(waiter))
-        _around(stages[before], buffer, None, Set(buffer.name, flag, (setter,)), touches(setter))
+        name = group.names[0]
+        _around(stages[behind], group, touches(waiter), Wait(name, flag, 1, waiter), None)
+        _around(stages[before], group, touches(setter), None, Set(name, flag, (setter,)))
         if later == 0:
-            credits.append(Credit(flag, buffer.slots, 1, setter, waiter))
-        flag += buffer.slots
+            credits.append(Credit(flag, group.slots, 1, setter, waiter))
+        flag += group.slots
     return flag
 
 
-def _around(items: list[Item], buffer: Buffer, before: Wait | None, after: Set | None,
-            chosen: Callable[[Stmt], bool] | None = None) -> None:
-    """Put `before` ahead of the first and `after` behind the last item that touches the buffer (and is `chosen`)."""
-    def meant(stmt: Stmt) -> bool:
-        return chosen(stmt) if chosen is not None else _uses(stmt, buffer.name)
-
+def _around(items: list[Item], group: Group, chosen: Callable[[Stmt], bool], before: Wait | None,
+            after: Set | None) -> None:
+    """Put `before` ahead of the first and `after` behind the last item with a chosen statement."""
     touching = [i for i, x in enumerate(items)
-                if isinstance(x.body, (Stmt, SubLoop)) and any(meant(s) for s in statements(x.body))]
+                if isinstance(x.body, (Stmt, SubLoop)) and any(chosen(s) for s in statements(x.body))]
     spots = {(items[i].level, items[i].when) for i in touching}
-    level = buffer.level
+    level = group.level
     pre = any(spot != (level, "post") for spot in spots)
     post = any(spot != (level, "pre") for spot in spots)
     if after is not None:
@@ -196,23 +211,27 @@ def _around(items: list[Item], buffer: Buffer, before: Wait | None, after: Set |
         items.insert(touching[0], Item(before, level, "pre" if pre else "post"))
 
 
-def _pipes(stage: Stage, name: str, nest: Nest, params: Params) -> tuple[PipeId, ...]:
-    found: dict[PipeId, None] = {}
+def _users(names: tuple[str, ...]) -> Callable[[Stmt], bool]:
+    return lambda stmt: _uses(stmt, *names)
+
+
+def _uses_of(stage: Stage, names: tuple[str, ...], nest: Nest, params: Params) -> tuple[tuple[PipeId, bool], ...]:
+    """The pipes of a stage that touch the buffers, by first use, and whether they write."""
+    found: dict[PipeId, bool] = {}
     for placed in stage.placed:
         for stmt in statements(placed.body):
-            if _uses(stmt, name):
-                found[pipe_of(stmt, nest, params)] = None
-    return tuple(found)
+            if _uses(stmt, *names):
+                pipe = pipe_of(stmt, nest, params)
+                writes = stmt.dst is not None and stmt.dst.base in names
+                found[pipe] = found.get(pipe, False) or writes
+    return tuple(found.items())
 
 
 def _touches(placed: Iterable[Placed], name: str, writes: bool = False) -> bool:
-    return any(_uses(p.body, name, writes) for p in placed)
+    return any(_uses(s, name, writes=writes) for p in placed for s in statements(p.body))
 
 
-def _uses(body: Stmt | SubLoop, name: str, writes: bool = False) -> bool:
-    for stmt in statements(body):
-        if stmt.dst is not None and stmt.dst.base == name:
-            return True
-        if not writes and any(s is not None and s.base == name for s in stmt.srcs):
-            return True
-    return False
+def _uses(stmt: Stmt, *names: str, writes: bool = False) -> bool:
+    if stmt.dst is not None and stmt.dst.base in names:
+        return True
+    return not writes and any(s is not None and s.base in names for s in stmt.srcs)

@@ -15,6 +15,7 @@ from itertools import product
 from compiler.kernels.contraction import Contraction, Tiling
 from compiler.kernels.cube import ceil_to, feed_block
 from compiler.tiling import DRAM_EFFICIENCY, bus_bytes, loads_of, steps_of
+from isa.cost import shared_bytes_per_cycle
 from isa.dtypes import dtype
 from isa.errors import CapacityError
 from isa.machine import Machine
@@ -23,6 +24,7 @@ STEP_CYCLES = 50  # scalar work of one step of the loop, as the code generator e
 STAGE_CYCLES = 12  # and of a load or a drain, where a step has one
 LOAD_SLOTS = (3, 2)  # of tiles in L1 that change: with three, loads lead the step (compiler.codegen)
 WAYS_OUT = 2  # slots of a tile between drain and store
+MISS_NS = 60  # of a DRAM access, about: activation, column access, burst
 DEPTHS, SPLITS = 3, 4  # of the best by a simple measure, how many are looked at
 
 
@@ -165,6 +167,7 @@ class _Work:
         self.in_rows = min(reach, spec.in_h)
         size = {k: dtype(getattr(spec, k).dtype).size_bytes for k in self.letters}
         self.size = size
+        self.latency = _round_trip(machine)
         self.leaves_from = machine.scratch_space if machine.drain_engine is None else machine.core.matrix.acc_space
         self.bytes = {
             "a": self.in_rows * spec.in_w * tiles["c"] * size["a"],
@@ -189,7 +192,7 @@ class _Work:
         feed += _path_cycles(machine, machine.staging_space, matrix.operand_b_space or "", cols * matrix.cols * fed)
         moved = {k: self._away(k) for k in self.bytes}
         extra = len(spec.epilogue.operands)
-        latency = machine.memory.request_latency_cycles + machine.memory.response_latency_cycles
+        latency = self.latency
         load = sum(loads[k] * max(moved[k], (latency + moved[k]) / load_slots) for k in ("a", "weight"))
         load += extra * loads["out"] * moved["out"]
         ways = self._way_out(loads["out"])
@@ -225,17 +228,23 @@ class _Work:
         return found
 
     def _away(self, name: str) -> float:
-        """Cycles of the copy of one tile between DRAM and the core."""
+        """Cycles of the copy of one tile between DRAM and the core; short rows leave fewer bytes in flight."""
         cols, total = {"a": ("c", self.s.c), "out": ("n", self.s.n)}.get(name, ("", 0))
-        size = self.bytes[name]
-        if cols:
-            size = bus_bytes(size, self.tiles[cols], total, self.size[name], self.machine)
+        size = run = self.bytes[name]
         machine = self.machine
+        if cols and self.tiles[cols] < total:
+            size = bus_bytes(size, self.tiles[cols], total, self.size[name], machine)
+            run = self.tiles[cols] * self.size[name]
         chip = DRAM_EFFICIENCY * machine.dram_bytes_per_second / (machine.clock_mhz * 1e6) / self.active
+        if machine.memory.l2 is not None:
+            chip = float(shared_bytes_per_cycle(machine)) / self.active
         ends = (self.leaves_from, "dram") if name == "out" else ("dram", machine.staging_space)
         path = machine.path(*ends)
-        startup = machine.core.dma[path.pipe].startup_cycles if path else 0
-        return startup + size / min(chip, path.bytes_per_cycle if path else math.inf)
+        if path is None:
+            return math.inf
+        engine = machine.core.dma[path.pipe]
+        flying = engine.outstanding * min(run, engine.request_bytes) / self.latency
+        return engine.startup_cycles + size / min(chip, path.bytes_per_cycle, flying)
 
     def _way_out(self, tiles: int) -> dict[str, float]:
         """Cycles of the drain and of the operations behind it."""
@@ -248,6 +257,15 @@ class _Work:
         rate = drain.elements_per_cycle if drain is not None else lanes
         after = len(epilogue.after) + 2 * epilogue.gated
         return {"drain": tiles * elements / rate, "epilogue": tiles * after * elements / lanes}
+
+
+def _round_trip(machine: Machine) -> float:
+    """Cycles from a request to its answer, out of the shared cache if there is one."""
+    memory = machine.memory
+    cycles = float(memory.request_latency_cycles + memory.response_latency_cycles)
+    if memory.l2 is not None:
+        return cycles + memory.l2.hit_latency_cycles * machine.clock_mhz / (memory.l2.clock_mhz or machine.clock_mhz)
+    return cycles + MISS_NS * machine.clock_mhz * 1e-3
 
 
 def _path_cycles(machine: Machine, src: str, dst: str, size_bytes: int) -> float:
