@@ -415,8 +415,8 @@ class _Builder:
 def core_arguments(nest: Nest, bind: Mapping[str, tuple[str, int]], addresses: Mapping[str, int],
                    params: Sequence[str], cores: int) -> list[list[int]]:
     """Argument rows, one a core that has work: tensor addresses, steps, and the core's range of the split loop."""
-    inner = math.prod(loop.count for loop in nest.loops if not loop.split)
-    ranges = [_ranges(loop, min(loop.split, cores)) for loop in nest.loops if loop.split]
+    inner = math.prod(loop.count for loop in nest.outer_loops if not loop.split)
+    ranges = [_ranges(loop, min(loop.split, cores)) for loop in nest.outer_loops if loop.split]
     rows = []
     for parts in product(*ranges):
         values = {k: addresses[name] + offset for k, (name, offset) in bind.items()}

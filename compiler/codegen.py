@@ -8,7 +8,8 @@ and waits for a slot while the arrays already work.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from compiler.emit import DescriptorPool, Emitter
@@ -48,7 +49,8 @@ def pipeline_slots(nest: Nest, ahead: bool = False) -> dict[str, int]:
                  if any(_mentions(p, buffer.name) for p in s.placed)]
         varies = any(x.count > 1 for x in nest.loops[: buffer.level])
         lead = int(ahead and bool(users) and users[0] == 0)
-        slots[buffer.name] = (max(users) - min(users) + 1 + lead) if users and varies else 1
+        apart = max(users) - min(users) + 1 + lead if users else 1
+        slots[buffer.name] = max(apart, buffer.least_slots) if varies else 1
     return slots
 
 
@@ -57,12 +59,15 @@ def _mentions(placed: Placed, name: str) -> bool:
 
 
 def pipelined(nest: Nest, params: Params, budget: Mapping[str, int]) -> Nest:
-    """The nest with its slots: loads lead the step if the scratchpad has room for the slot that this takes."""
+    """The nest with its slots: loads lead the step if the scratchpad has room for the slot that this takes.
+
+    With queues they always do: it is not the sequencer that waits for a slot to be free.
+    """
     leading = nest.with_slots(pipeline_slots(nest, True), True)
     try:
         place(leading, params, budget)
     except CapacityError:
-        return nest.with_slots(pipeline_slots(nest))
+        return nest.with_slots(pipeline_slots(nest), bool(params["queues"]))
     return leading
 
 
@@ -105,7 +110,9 @@ class _Generator:
 
     def __init__(self, nest: Nest, params: Params, sync: SyncPlan, emitter: Emitter, addresses: dict[str, int]) -> None:
         self.nest, self.params, self.sync, self.e, self.addresses = nest, params, sync, emitter, addresses
-        self.moving = [x for x in nest.loops if x.count > 1 or x.split]
+        self.moving = [x for x in nest.outer_loops if x.count > 1 or x.split]
+        self.inner = [x for x in nest.loops[len(nest.outer_loops) :] if x.count > 1]
+        self.inner_pos = {x.name: emitter.allocate() for x in self.inner}
         self.lags = range(len(nest.stages))
         self.pos = {x.name: [emitter.allocate() for _ in range(self._last_use(x) + 1)] for x in self.moving}
         self.left = [emitter.allocate() for _ in self.lags]  # [0]: steps left to load; [i]: the same i steps ago
@@ -206,26 +213,70 @@ class _Generator:
         e = self.e
         e.bind = {pos(x.name): self.pos[x.name][stage] for x in self.moving if stage < len(self.pos[x.name])}
         e.bind |= {pos(x.name): Expr("const", (0,)) for x in self.nest.loops if x not in self.moving}
+        e.bind |= {pos(name): register for name, register in self.inner_pos.items()}
         e.bind |= {Expr("parity", (name,)): r for (names, i), r in self.parity.items() if i == stage for name in names}
         skip = e.put("bz", a=self.left[stage])
         e.open()
+        if self.inner and stage:
+            depth = len(self.nest.outer_loops)
+            self._grouped([x for x in items if x.level <= depth and x.when == "pre"], self.moving)
+            self._inner_loop([x for x in items if x.level > depth])
+            self._grouped([x for x in items if x.level <= depth and x.when == "post"], self.moving)
+        else:
+            self._grouped(items, self.moving)
+        e.close()
+        e.target(skip)
+
+    def _inner_loop(self, items: list[Item]) -> None:
+        """The inner loops as one, around what they repeat; what does not change in it is computed before."""
+        e = self.e
+        names = {x.name for x in self.inner}
+        for body in (x.body for x in items if isinstance(x.body, (Stmt, SubLoop))):
+            for value in _values(body):
+                steady = isinstance(value, Expr) and not any(k == "pos" and n in names for k, n in leaves(value))
+                if steady and e.free_registers > SPARE_REGISTERS:
+                    e.register(value)
+                    e.unpin()
+        e.open()
+        for register in self.inner_pos.values():
+            e.put("li", dst=register, imm=0)
+        address = e.put("loop", a=e.register(math.prod(x.count for x in self.inner)))
+        e.open()
+        self._grouped(items, self.inner)
+        e.close()
+        exits = []
+        for loop in reversed(self.inner):
+            register = self.inner_pos[loop.name]
+            e.put("addi", dst=register, a=register, imm=loop.tile)
+            if loop is not self.inner[0]:
+                e.open()
+                e.put("slti", dst=(more := e.scratch()), a=register, imm=loop.total)
+                exits.append(e.put("bnz", a=more))
+                e.close()
+                e.put("li", dst=register, imm=0)
+        for place in exits:
+            e.target(place)
+        e.put("endl")
+        e.target(address)
+        e.close()
+
+    def _grouped(self, items: Sequence[Item], moving: list[Loop]) -> None:
+        """Items in order, those under the same condition on the `moving` loops together."""
         groups: list[tuple[Expr | None, list[Item]]] = []
         for item in items:
-            condition = self._condition(item.level, item.when)
+            condition = self._condition(item.level, item.when, moving)
             if groups and groups[-1][0] == condition:
                 groups[-1][1].append(item)
             else:
                 groups.append((condition, [item]))
         for condition, members in groups:
             self._guarded(condition, members)
-        e.close()
-        e.target(skip)
 
-    def _condition(self, level: int, when: str) -> Expr | None:
-        """First (pre) or last (post) iteration of all loops from `level` in; None when that is always so."""
+    def _condition(self, level: int, when: str, moving: list[Loop]) -> Expr | None:
+        """First (pre) or last (post) iteration of the `moving` loops from `level` in; None when that is always so."""
         result: Expr | None = None
         for loop in self.nest.loops[level:]:
-            if loop not in self.moving:
+            if loop not in moving:
                 continue
             here = pos(loop.name)
             if when == "pre":

@@ -33,7 +33,10 @@ class Loop:
 
 @dataclass(frozen=True)
 class Buffer:
-    """Storage for one tile in a core's space; `level` loops determine its content; `slots` copies for overlap."""
+    """Storage for one tile in a core's space; `level` loops determine its content; `slots` copies for overlap.
+
+    `least_slots` are needed for the overlap of pipes within a stage.
+    """
 
     name: str
     space: str
@@ -41,6 +44,7 @@ class Buffer:
     size_bytes: int
     level: int
     slots: int = 2
+    least_slots: int = 1
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Nest:
-    """A whole kernel before scheduling."""
+    """A whole kernel before scheduling.
+
+    Its `inner` innermost loops run inside a step, in the stages behind the load stage; steps are those of the others.
+    """
 
     name: str
     loops: tuple[Loop, ...]
@@ -140,6 +147,12 @@ class Nest:
     macs_padded: int = 0
     ahead: bool = False  # the load stage leads each step, one slot further ahead, instead of ending it
     notes: tuple[str, ...] = field(default_factory=tuple)
+    inner: int = 0
+
+    @property
+    def outer_loops(self) -> tuple[Loop, ...]:
+        """The loops whose iterations are steps."""
+        return self.loops[: len(self.loops) - self.inner]
 
     def buffer(self, name: str) -> Buffer | None:
         """The buffer called `name`, or None."""

@@ -13,17 +13,16 @@ from functools import lru_cache
 from itertools import product
 
 from compiler.kernels.contraction import Contraction, Tiling
-from compiler.kernels.cube import ceil_to, feed_block
+from compiler.kernels.cube import OUT_SLOTS, ceil_to, feed_block
 from compiler.tiling import DRAM_EFFICIENCY, bus_bytes, loads_of, steps_of
 from isa.cost import shared_bytes_per_cycle
 from isa.dtypes import dtype
 from isa.errors import CapacityError
 from isa.machine import Machine
 
-STEP_CYCLES = 50  # scalar work of one step of the loop, as the code generator emits it
-STAGE_CYCLES = 12  # and of a load or a drain, where a step has one
+BLOCK_CYCLES = 20  # scalar work of one block, as the code generator emits it
+STEP_CYCLES = 60  # and of one step of the loop over tiles
 LOAD_SLOTS = (3, 2)  # of tiles in L1 that change: with three, loads lead the step (compiler.codegen)
-WAYS_OUT = 2  # slots of a tile between drain and store
 MISS_NS = 60  # of a DRAM access, about: activation, column access, burst
 DEPTHS, SPLITS = 3, 4  # of the best by a simple measure, how many are looked at
 
@@ -198,7 +197,7 @@ class _Work:
         ways = self._way_out(loads["out"])
         sums = loads["out"] * (product_cycles * blocks * self.mine["c"])
         serial = 0.0 if self.t.acc_slots > 1 else ways["drain"]
-        scalar = steps * STEP_CYCLES + (sum(loads.values()) + loads["out"]) * STAGE_CYCLES
+        scalar = steps * BLOCK_CYCLES + math.prod(self.mine.values()) * STEP_CYCLES
         busiest = max(sums + serial, steps * feed, load, *ways.values(), loads["out"] * moved["out"], scalar)
         ends = sum(moved.values()) + latency + feed + ways["drain"] / max(1, loads["out"])
         return float(busiest + ends)
@@ -209,7 +208,7 @@ class _Work:
         changes = {name: loads_of(letters, self.t.order, self.counts) for name, letters in self.letters.items()}
         slots = {k: load_slots if changes[k] > 1 else 1 for k in ("a", "weight")}
         staged = sum(slots[k] * ceil_to(self.bytes[k], 512) for k in slots)
-        outs = WAYS_OUT if changes["out"] > 1 else 1
+        outs = OUT_SLOTS if changes["out"] > 1 else 1
         sums = ceil_to(self.tiles["h"] * spec.w, matrix.rows) * ceil_to(self.tiles["n"], matrix.cols)
         acc = sums * dtype(spec.acc_dtype).size_bytes * (self.t.acc_slots if changes["out"] > 1 else 1)
         vectors = 8 * self.tiles["n"] * 4 * load_slots + 1024
@@ -222,7 +221,7 @@ class _Work:
         middle = dtype(epilogue.mid_dtype or spec.out.dtype).size_bytes
         elements = tile // self.size["out"]
         out = outs * tile + vectors
-        out += (3 + load_slots) * extra * tile + outs * elements * middle * bool(epilogue.after)
+        out += load_slots * extra * tile + outs * elements * middle * bool(epilogue.after)
         out += 2 * elements * 4 * epilogue.gated
         found[machine.scratch_space] = found.get(machine.scratch_space, 0) + out
         return found

@@ -212,16 +212,15 @@ class TileBuilder:
                 tensors.append(TensorArg(letter, self.vector_home))
         tensors += [TensorArg(f"e{i}", o.space) for i, o in enumerate(self.s.epilogue.operands)]
         stages[0] = Stage("load", tuple(self.loads))  # with what the way out needs
-        merged = self.merged(stages)
-        return Nest(self.name, self.loops, tuple(self.buffers), tuple(tensors), merged, self.padded_macs())
+        return self.nest(tuple(tensors), stages)
 
     def work(self, a: Ref, weight: Ref) -> list[Stage]:
         """The stages that turn tiles into sums."""
         return [Stage("compute", (Placed(products(self, a, weight), len(self.loops), "pre"),))]
 
-    def merged(self, stages: list[Stage]) -> tuple[Stage, ...]:
-        """The stages as they are pipelined: here each for itself."""
-        return tuple(stages)
+    def nest(self, tensors: tuple[TensorArg, ...], stages: list[Stage]) -> Nest:
+        """The whole kernel."""
+        return Nest(self.name, self.loops, tuple(self.buffers), tensors, tuple(stages), self.padded_macs())
 
     def padded_macs(self) -> int:
         """MACs of the array, idle rows and columns included."""

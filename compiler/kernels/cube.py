@@ -1,20 +1,23 @@
 """The contraction on a cube: tiles wait in L1, blocks of them are fed to L0A and L0B, the cube adds up in L0C.
 
-The feed is a stage of its own on the path L1 -> L0, and its blocks are innermost loops of the nest over taps and
-channels, so that L0A and L0B are double-buffered like every other buffer. A convolution's block leaves L1 through a
+Blocks are innermost loops of the nest over taps and channels, and L0A and L0B are double-buffered like every other
+buffer. A convolution's block leaves L1 through a
 window of the feature map, padding included (img2col on the way): the map is fetched once, and no im2col buffer exists.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from compiler.expr import Expr, emax, emin, pos
 from compiler.kernels.contraction import Contraction, TileBuilder, Tiling
 from compiler.kernels.dataflow import Block, Span, result_operand, row_operand, weight_operand
-from compiler.nest import Buffer, Dim, Loop, Nest, Placed, Ref, Stage, Stmt, dense
+from compiler.nest import Buffer, Dim, Loop, Nest, Placed, Ref, Stage, Stmt, TensorArg, dense
 from isa.dtypes import dtype
 from isa.machine import Machine
 
 L0_SLOTS = 2
+OUT_SLOTS = 2  # of a tile between drain, vector unit and store
 BLOCK_LOOPS = ("th", "tw", "cs")  # taps high, taps wide, channels of a block
 
 
@@ -97,13 +100,13 @@ class _CubeBuilder(TileBuilder):
         fix = Stmt("fix", target, (acc, *vectors), act=e.act, f0=e.f0, f1=e.f1)
         return [Stage("drain", (Placed(fix, level, "post"),))]
 
-    def merged(self, stages: list[Stage]) -> tuple[Stage, ...]:
-        """With one tile of sums, the drain belongs to the products: the next ones wait for it."""
-        if self.t.acc_slots > 1:
-            return tuple(stages)
-        at = next(i for i, stage in enumerate(stages) if stage.name == "compute")
-        both = Stage("compute", (*stages[at].placed, *stages[at + 1].placed))
-        return (*stages[:at], both, *stages[at + 2 :])
+    def nest(self, tensors: tuple[TensorArg, ...], stages: list[Stage]) -> Nest:
+        """The whole kernel: loads a tile ahead of everything else, which the queues of the pipes overlap."""
+        work = Stage("work", tuple(placed for stage in stages[1:] for placed in stage.placed))
+        least = {"L0A": L0_SLOTS, "L0B": L0_SLOTS, "acc": self.t.acc_slots, "O": OUT_SLOTS, "D": OUT_SLOTS}
+        buffers = tuple(replace(b, least_slots=least.get(b.name, 1)) for b in self.buffers)
+        return Nest(self.name, self.loops, buffers, tensors, (stages[0], work), self.padded_macs(),
+                    inner=len(BLOCK_LOOPS))  # fmt: skip
 
     def _buffer(self, name: str) -> Buffer:
         return next(b for b in self.buffers if b.name == name)
