@@ -54,11 +54,13 @@ def compile_graph(
     options: Options | None = None,
     dump: Dump | None = None,
     choices: Choices | None = None,
+    output_dtype: str = "",
 ) -> Compilation:
     """Compile a graph for a machine.
 
     `dtype` is what floating-point tensors are stored in (default: the machine's); an integer dtype quantises, with the
-    ranges that `calibration` inputs show (none: nominal ranges, enough for timing). `choices` go to lowering.
+    ranges that `calibration` inputs show (none: nominal ranges, enough for timing). `choices` go to lowering. Products
+    that are outputs may keep `output_dtype`, as the accumulators have it.
     `dump(stage, graph)` sees the graph after each step. Raises CompileError.
     """
     wanted = dtype or machine.default_dtype
@@ -78,7 +80,7 @@ def compile_graph(
         if dump is not None:
             dump(name, optimised)
     if DTYPES[wanted].is_float:
-        typed = narrow.run(dtype_pass.run(optimised, wanted), machine.core.matrix.multiply_as)
+        typed = narrow.run(dtype_pass.run(optimised, wanted, output_dtype), machine.core.matrix.multiply_as)
         typed = widen.run(typed, machine.core.vector.unpack_ops if machine.core.vector else ())
     else:
         ranges = None if calibration is None else quantise.calibrate(optimised, [calibration])

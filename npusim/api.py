@@ -30,6 +30,7 @@ FIDELITIES = ("roofline", "analytic", "cycle")
 RUN_KEYS = {
     "cores": "cores to use (on chips whose cores own their DRAM channels, the same share of those)",
     "matrix_dtype": "what the array rounds floating-point operands to before it multiplies them, at that dtype's rate",
+    "output_dtype": "what products that are outputs of the model are stored in, as fp32 behind fp16 operands",
     "fusion": "true or false: fuse operators into kernels",
     "tile": "HxNxC: output rows, output columns and channels (K) of a tile of products and convolutions",
     "rows": "once or reread: whether softmax and normalisations keep a row on chip or fetch it once a reduction",
@@ -55,6 +56,9 @@ def run_settings(settings: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"{setting}: {key} is {' or '.join(RUN_WORDS[name])}")
         if name == "tile":
             tile_of(value)
+        if name == "output_dtype" and (value not in DTYPES or not DTYPES[value].is_float):
+            floats = ", ".join(d.name for d in DTYPES.values() if d.is_float)
+            raise ConfigError(f"{setting}: {key} is a floating-point format, one of {floats}")
         found[name] = value
     return found
 
@@ -169,7 +173,8 @@ def compile(  # the name users expect
         calibration = generate(graph, seed, skew)
     fuse = options.get("fusion", "true") != "false"
     choices = Choices(options.get("rows", "once") == "reread", tile_of(options["tile"]) if "tile" in options else None)
-    compilation = compile_graph(graph, machine, dtype, calibration, Options(fusion=fuse), dump, choices)
+    kept = options.get("output_dtype", "")
+    compilation = compile_graph(graph, machine, dtype, calibration, Options(fusion=fuse), dump, choices, kept)
     if "tile" in options:
         check_tile(compilation, machine, options["tile"])
     verify(compilation.built.program, machine)

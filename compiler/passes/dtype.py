@@ -20,18 +20,26 @@ from isa.dtypes import dtype as dtype_of
 from isa.errors import CompileError
 
 _DTYPE_ATTRIBUTES = ("to", "dtype")
+_PRODUCTS = ("MatMul", "Conv")  # which accumulate in more than they take
 _QUANTISES = ("QuantizeLinear", "DequantizeLinear")
 
 
-def run(graph: Graph, dtype: str) -> Graph:
-    """Convert floats to `dtype`; raises CompileError when that is not a float format."""
+def run(graph: Graph, dtype: str, outputs: str = "") -> Graph:
+    """Convert floats to `dtype`, results of products that leave the graph to `outputs` (default: the same).
+
+    Raises CompileError when one is not a float format.
+    """
     target = dtype_of(dtype)
-    if not target.is_float:
-        raise CompileError(f"dtype {dtype!r} is not a float format: use the quantise pass for integers")
+    for name in (dtype, outputs or dtype):
+        if not dtype_of(name).is_float:
+            raise CompileError(f"dtype {name!r} is not a float format: use the quantise pass for integers")
     kept = {n.inputs[1] for n in graph.nodes if n.op in _QUANTISES and n.inputs[1] in graph.constants}
     tensors = {name: kind if name in kept else _converted(kind, dtype) for name, kind in graph.tensors.items()}
     constants = {n: constant if n in kept else _rounded(constant, target) for n, constant in graph.constants.items()}
     nodes = [_node(node, dtype) for node in graph.nodes]
+    if outputs:
+        wide = [n.outputs[0] for n in nodes if n.op in _PRODUCTS and n.outputs[0] in graph.outputs]
+        tensors |= {name: _converted(tensors[name], outputs) for name in wide}
     return replace(graph, nodes=tuple(nodes), tensors=tensors, constants=constants)
 
 
