@@ -7,13 +7,14 @@ and the sequencer's own work, and before and after it what no pipe can hide.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 
 from compiler.kernels.contraction import Contraction, Tiling
-from compiler.kernels.cube import OUT_SLOTS, ceil_to, feed_block
+from compiler.kernels.cube import OUT_SLOTS, ceil_to, feed_block, is_fed
 from compiler.tiling import DRAM_EFFICIENCY, bus_bytes, loads_of, steps_of
 from isa.cost import shared_bytes_per_cycle
 from isa.dtypes import dtype
@@ -207,12 +208,16 @@ class _Work:
         spec, machine, matrix = self.s, self.machine, self.machine.core.matrix
         changes = {name: loads_of(letters, self.t.order, self.counts) for name, letters in self.letters.items()}
         slots = {k: load_slots if changes[k] > 1 else 1 for k in ("a", "weight")}
-        staged = sum(slots[k] * ceil_to(self.bytes[k], 512) for k in slots)
+        staged = {k: slots[k] * ceil_to(self.bytes[k], 512) for k in slots}
+        weights = machine.staging_space if is_fed(machine) else matrix.operand_b_space or machine.staging_space
         outs = OUT_SLOTS if changes["out"] > 1 else 1
         sums = ceil_to(self.tiles["h"] * spec.w, matrix.rows) * ceil_to(self.tiles["n"], matrix.cols)
         acc = sums * dtype(spec.acc_dtype).size_bytes * (self.t.acc_slots if changes["out"] > 1 else 1)
         vectors = 8 * self.tiles["n"] * 4 * load_slots + 1024
-        found = {machine.staging_space: staged, matrix.acc_space: acc}
+        found: Counter[str] = Counter()
+        found[machine.staging_space] += staged["a"]
+        found[weights] += staged["weight"]
+        found[matrix.acc_space] += acc
         if machine.drain_engine is not None:
             found[machine.staging_space] += vectors
             return found
@@ -223,7 +228,7 @@ class _Work:
         out = outs * tile + vectors
         out += load_slots * extra * tile + outs * elements * middle * bool(epilogue.after)
         out += 2 * elements * 4 * epilogue.gated
-        found[machine.scratch_space] = found.get(machine.scratch_space, 0) + out
+        found[machine.scratch_space] += out
         return found
 
     def _away(self, name: str) -> float:

@@ -149,6 +149,7 @@ class TileBuilder:
         self.s, self.t, self.machine, self.name = spec, tiling, machine, name
         self.scratch = machine.scratch_space
         self.vector_space = self.scratch  # of bias and scales
+        self.weight_space = machine.staging_space
         tiles = {"x": 1, "y": 1, "h": tiling.h, "n": tiling.n, "c": tiling.c}
         totals = {"x": spec.x, "y": spec.y, "h": spec.h, "n": spec.n, "c": spec.c}
         parts = dict(tiling.split)
@@ -287,7 +288,7 @@ class TileBuilder:
         source = Ref("weight", s.weight.dtype, tuple(
             Dim(e, m, s.weight.bytes_of(x)) for (e, m), x in zip(extents, letters)), offset)
         room = s.kh * s.kw * c_tile * n_tile * size
-        self.buffers.append(Buffer("W", self.machine.staging_space, s.weight.dtype, room, level))
+        self.buffers.append(Buffer("W", self.weight_space, s.weight.dtype, room, level))
         self.loads.append(Placed(Stmt("cp", tile, (source,)), level))
         return Ref("W", s.weight.dtype, ())
 

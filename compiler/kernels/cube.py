@@ -26,12 +26,19 @@ def ceil_to(value: int, unit: int) -> int:
     return -(-value // unit) * unit
 
 
+def is_fed(machine: Machine) -> bool:
+    """Whether blocks go from L1 into buffers of the cube's own, or the cube reads where tiles are loaded to."""
+    return machine.staging_space != machine.core.matrix.operand_space
+
+
 def feed_block(spec: Contraction, tiling: Tiling, machine: Machine) -> tuple[int, int, int] | None:
     """(taps high, taps wide, channels) of what is fed at a time: the most that fits L0A and L0B twice, evened out.
 
-    None when not even one step of the cube's depth fits.
+    None when not even one step of the cube's depth fits. Without buffers of its own a cube takes a tile at a time.
     """
     matrix = machine.core.matrix
+    if not is_fed(machine):
+        return spec.kh, spec.kw, min(tiling.c, spec.c)
     size, depth = dtype(spec.operand_dtype).size_bytes, matrix.depth(spec.operand_dtype)
     rows = ceil_to(min(tiling.h, spec.h) * spec.w, matrix.rows)
     cols = ceil_to(min(tiling.n, spec.n), matrix.cols)
@@ -65,6 +72,8 @@ class _CubeBuilder(TileBuilder):
         super().__init__(spec, tiling, machine, name)
         if machine.drain_engine is not None:
             self.vector_space = machine.staging_space
+        if not is_fed(machine):
+            self.weight_space = machine.core.matrix.operand_b_space or machine.staging_space
         block = feed_block(spec, tiling, machine)
         assert block is not None, "the search takes no tile that does not fit L0"
         self.block = dict(zip(BLOCK_LOOPS, block))
@@ -74,16 +83,20 @@ class _CubeBuilder(TileBuilder):
     def work(self, a: Ref, weight: Ref) -> list[Stage]:
         """Feed a block of both operands, multiply it."""
         s, spans = self.s, self._spans()
-        extents = {k: (span.extent, span.most) for k, span in spans.items()}
-        left = self._fed("L0A", [extents[k] for k in ("h", "w", "kh", "kw", "c")], ("x", "y", "h", "c"), 2)
-        right = self._fed("L0B", [extents[k] for k in ("kh", "kw", "c", "n")], ("x", "y", "c", "n"), 3)
-        feed = [(left, row_operand(self, a, spans)), (right, weight_operand(self, weight, spans))]
-        placed = [Placed(Stmt("cp", to, (source,)), self._buffer(to.base).level) for to, source in feed]
+        assert s.operand_dtype == s.a.dtype
         earlier: Expr | int = pos("c")
         for loop in BLOCK_LOOPS:
             earlier = earlier + pos(loop)
+        sources = row_operand(self, a, spans), weight_operand(self, weight, spans)
+        if not is_fed(self.machine):
+            product = Stmt("mm", result_operand(self, spans), sources, accumulate=earlier)
+            return [Stage("compute", (Placed(product, len(self.loops)),))]
+        extents = {k: (span.extent, span.most) for k, span in spans.items()}
+        left = self._fed("L0A", [extents[k] for k in ("h", "w", "kh", "kw", "c")], ("x", "y", "h", "c"), 2)
+        right = self._fed("L0B", [extents[k] for k in ("kh", "kw", "c", "n")], ("x", "y", "c", "n"), 3)
+        feed = zip((left, right), sources)
+        placed = [Placed(Stmt("cp", to, (source,)), self._buffer(to.base).level) for to, source in feed]
         product = Stmt("mm", result_operand(self, spans), (left, right), accumulate=earlier)
-        assert s.operand_dtype == s.a.dtype
         return [Stage("feed", tuple(placed)), Stage("compute", (Placed(product, len(self.loops)),))]
 
     def _drain(self, level: int) -> list[Stage]:

@@ -244,9 +244,10 @@ def _require_ways(machine: Machine, node: Node, a: Operand, weight: Operand, sou
     """Raise NoKernel unless both operands can get to the array from where they lie."""
     staging = machine.staging_space
     if machine.core.matrix.dataflow == "cube":
-        for operand, name in ((a, sources[0]), (weight, sources[1])):
-            if machine.path(operand.space, staging) is None:
-                raise NoKernel(f"{node.name}: {name} lies in {operand.space}, from which no path leads to {staging}")
+        right = staging if cube_kernel.is_fed(machine) else machine.core.matrix.operand_b_space or staging
+        for operand, name, to in ((a, sources[0], staging), (weight, sources[1], right)):
+            if machine.path(operand.space, to) is None:
+                raise NoKernel(f"{node.name}: {name} lies in {operand.space}, from which no path leads to {to}")
     elif weight.space != staging and machine.path(weight.space, "wfifo") is None:
         if machine.path(weight.space, staging) is None:
             raise NoKernel(f"{node.name}: {sources[1]} lies in {weight.space}, which the array takes no weights from")

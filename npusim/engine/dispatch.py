@@ -197,6 +197,8 @@ def resolve_copy(v, code, desc, cores, ops, c, slot, pc, wanted):
     ops[c, slot, O_OCCUPY] = path_cycles(v, path, count * size)
     if wanted == WEIGHTS:  # an on-chip tile streams straight into the array
         ops[c, slot, O_OCCUPY] = max(ops[c, slot, O_OCCUPY], v[LOAD_CYCLES])
+    else:
+        ops[c, slot, O_OCCUPY] += v[V_DMA + 5 * v[V_PATHS + 3 * path + PATH_DMA] + 4]
     ops[c, slot, O_KIND] = TILE if wanted == WEIGHTS else PLAIN
     ops[c, slot, O_WRITE] = writes
     ops[c, slot, O_REMAIN] = 0

@@ -171,6 +171,8 @@ def _copy(job: Job, op: int, operands: list[Operand | None], params: Params) -> 
         job.tile = d is None
         if job.tile:
             job.occupy = max(job.occupy, load_cycles(params.machine.core.matrix))
+        else:
+            job.occupy += params.machine.core.dma[path.pipe].startup_cycles
         return
     if d is None:
         limit = params.machine.core.matrix.weight_request_bytes

@@ -24,7 +24,7 @@ from npusim.validate.table import Column, Row, TableError, parse_table, read_tab
 __all__ = ["KINDS", "TABLES", "Outcome", "Summary", "TableError", "text_lines", "validate"]
 
 MEMORY_KINDS = ("pointer_chase", "cache_bandwidth", "stream")  # run on chips of which only the memory is described
-KINDS = ("systolic", "dram", "textbook", "gemm", "conv", "vector", "copy", "workload", *MEMORY_KINDS)
+KINDS = ("systolic", "dram", "textbook", "gemm", "conv", "vector", "copy", "workload", "attention", *MEMORY_KINDS)
 LATER = {
     "attention_prefill": "attention kernels", "attention_decode": "attention kernels", "collective": "several devices",
 }  # fmt: skip

@@ -25,6 +25,10 @@ DTYPE_NAMES = {
 }  # fmt: skip
 SHOWN_STALLS = 4
 BUSY = CAUSES.index("busy")
+# Busy columns that name what a pipe does, by the label of the pipe that does it.
+DONE_BY = {"l1tol0extract": "MTE1", "gmtol1load": "MTE2", "store": "FIXP"}  # without signs between the words
+# A copy engine's own counter runs while it waits for the memory.
+COPYING = [CAUSES.index(name) for name in ("busy", "memory_bandwidth", "memory_latency")]
 
 
 @dataclass(frozen=True)
@@ -101,16 +105,21 @@ def stalls_of(record: Record) -> str:
 
 
 def busy_fractions(row: Row, result: Result) -> dict[str, tuple[float, float]]:
-    """Columns `*_busy_frac` beside the busy share of the pipes whose label begins with what stands before."""
+    """Columns `*_busy_frac` beside the busy share of the pipes whose label begins with what stands before.
+
+    Of cores of several kinds those of the first count; copy engines are busy while they wait for the memory, too.
+    """
     found: dict[str, tuple[float, float]] = {}
     record = result.record
-    states = record.states.sum(axis=(0, 1))
+    states = record.states[:, : result.machine.cores].sum(axis=(0, 1))
     for header, cell in row.raw.items():
-        stem = _letters(header.lower().removesuffix("_busy_frac"))
-        pipes = [p.index for p in record.pipes if _letters(p.label) and stem.startswith(_letters(p.label))]
+        stem = "".join(c for c in header.lower().removesuffix("_busy_frac") if c.isalnum())
+        pipes = [p for p in record.pipes if p.label == DONE_BY.get(stem)] or [
+            p for p in record.pipes if _letters(p.label) and stem.startswith(_letters(p.label))]
         if not header.lower().endswith("_busy_frac") or not pipes or not cell.strip():
             continue
-        found[header] = (_share(header, cell), float(states[pipes, BUSY].sum() / max(1, states[pipes].sum())))
+        busy = sum(states[p.index, COPYING if p.pipe_class == "dma" else BUSY].sum() for p in pipes)
+        found[header] = (_share(header, cell), float(busy / max(1, states[[p.index for p in pipes]].sum())))
     return found
 
 

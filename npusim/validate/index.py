@@ -51,6 +51,11 @@ TABLES: dict[str, Table] = {
     "a100_80_pcie_stream":           Table("stream", "a100-80-pcie"),
     "h100_pcie_stream":              Table("stream", "h100-pcie"),
     "mi210_stream":                  Table("stream", "mi210"),
+    # pto-isa: whole kernels, launches included, with the blocks of 128 x 256 that its README states and fp32 results.
+    "ascend_a3_gemm":       Table("gemm", "ascend-a3", ("run.tile=128x256x256", "run.output_dtype=fp32"), "", "graph"),
+    "ascend_a3_conv2d":     Table("conv", "ascend-a3", (), "", "graph"),
+    "ascend_a3_attention":     Table("attention", "ascend-a3", (), "fp16", "graph"),
+    "ascend_910b2_attention":  Table("attention", "ascend-910b2", (), "fp16", "graph"),
 }
 # fmt: on
 
