@@ -66,6 +66,7 @@ def pipelined(nest: Nest, params: Params, budget: Mapping[str, int]) -> Nest:
     leading = nest.with_slots(pipeline_slots(nest, True), True)
     try:
         place(leading, params, budget)
+        plan(leading, params)
     except CapacityError:
         return nest.with_slots(pipeline_slots(nest), bool(params["queues"]))
     return leading

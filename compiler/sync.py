@@ -11,11 +11,12 @@ touch a buffer, one of them writing, has a flag a slot, which one pipe sets and 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 
 from compiler.nest import Buffer, Nest, Placed, Ref, Stage, Stmt, SubLoop, statements
-from isa.errors import CompileError
+from isa.errors import CapacityError, CompileError
 from isa.params import PATH_DMA, WEIGHTS_PORT, Params
 from isa.program import SPACE_ID
 from isa.table import BY_NAME, DMA, DRAIN, SCALAR, VECTOR
@@ -119,16 +120,34 @@ def plan(nest: Nest, params: Params) -> SyncPlan:
     stages: list[list[Item]] = [[Item(p.body, p.level, p.when) for p in s.placed] for s in nest.stages]
     next_flag = 0
     credits: list[Credit] = []
+    group_slots: dict[int, int] = {}
     for group in _alike(nest, params):
         users = [i for i, s in enumerate(nest.stages) if _touches(s.placed, group.names[0])]
         if insert is not None:
+            begin = next_flag
             next_flag = insert(nest, params, group, users, stages, next_flag, credits)
+            group_slots |= dict.fromkeys(range(begin, next_flag), group.slots)
         if group.slots > 1:
             for i in users:
                 stages[i].append(Item(Advance(group.names), group.level, "post"))
+    _check_pairs(nest, params, stages, group_slots)
     if next_flag > params["flags"]:
         raise CompileError(f"{nest.name}: needs {next_flag} flags, the machine has {params['flags']}")
     return SyncPlan(tuple(tuple(s) for s in stages), tuple(credits), next_flag)
+
+
+def _check_pairs(nest: Nest, params: Params, stages: list[list[Item]], slots: dict[int, int]) -> None:
+    """Raise CapacityError when one pipe waits for another by more flags than the hardware has for the two."""
+    limit = params.machine.core.flags_per_pair
+    bodies = [item.body for items in stages for item in items]
+    waiter = {body.flag: body.pipe for body in bodies if isinstance(body, Wait)}
+    used: Counter[tuple[PipeId, PipeId | None]] = Counter()
+    for body in bodies:
+        if isinstance(body, Set):
+            used[body.pipes[0], waiter[body.flag]] += slots[body.flag]
+    for (setter, waits), count in used.items():
+        if limit and count > limit:
+            raise CapacityError(f"{nest.name}: {count} flags from pipe {setter} to {waits}; there are {limit}")
 
 
 def _alike(nest: Nest, params: Params) -> list[Group]:

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from isa.cache import Cache, cache_faults
 from isa.dtypes import DTYPES
+from isa.machine import Machine
 from isa.memory import Memory, memory_faults
 from isa.schema_types import Count, Natural, Part, Positive, Rate
 
@@ -118,6 +119,37 @@ class MemoryChip(Part):
             f"{self.name}: only the memory of this chip is modelled so far; it serves {kinds}"
             f"`npusim chips show {self.name}`, but runs no program"
         )
+
+
+def memory_chip(machine: Machine) -> MemoryChip:
+    """A described machine as its memory sees it: the copy engines of its cores that reach DRAM, for generators."""
+    groups = {"": machine.cores_with([])} | {
+        name: machine.cores_with(group.spaces) for name, group in machine.other_cores.items()}
+    found = {name: _copiers(machine, cores) for name, cores in groups.items()}
+    others = {
+        name: {"count": len(groups[name]), "copiers": found[name], "label": group.label}
+        for name, group in machine.other_cores.items()
+    }
+    return MemoryChip.model_validate({
+        "name": machine.name, "description": machine.description, "issue": "queues",
+        "default_dtype": machine.default_dtype, "clock_mhz": machine.clock_mhz, "cores": machine.cores,
+        "core": {"copiers": found[""]}, "other_cores": others, "memory": machine.memory,
+    })  # fmt: skip
+
+
+def _copiers(machine: Machine, cores: range) -> dict[str, Copier]:
+    """The engines of some cores by name, each at the fastest of its paths from or to DRAM."""
+    found: dict[str, Copier] = {}
+    for path in sorted(machine.core.paths, key=lambda p: p.bytes_per_cycle):
+        engine = machine.core.dma.get(path.pipe)
+        if engine is None or "dram" not in (path.src, path.dst) or machine.cores_with([path.src, path.dst]) != cores:
+            continue
+        direction = "read" if path.src == "dram" else "write"
+        found[f"{path.pipe}_{direction}"] = Copier.model_validate({
+            "request_bytes": engine.request_bytes, "outstanding": engine.outstanding, "label": engine.label,
+            "startup_cycles": engine.startup_cycles, "bytes_per_cycle": path.bytes_per_cycle, "direction": direction,
+        })  # fmt: skip
+    return found
 
 
 def _core_faults(chip: MemoryChip) -> Iterator[str]:

@@ -178,7 +178,7 @@ def network_bytes_per_cycle(machine: Machine) -> Fraction:
         return Fraction(0)
     clock = network.clock_mhz or shared.clock_mhz or machine.clock_mhz
     ratio = Fraction(round(clock * 1000), round(machine.clock_mhz * 1000))
-    return min(machine.cores, shared.slices) * network.flit_bytes * ratio
+    return min(machine.all_cores, shared.slices) * network.flit_bytes * ratio
 
 
 def ridge(machine: Machine, dtype: str) -> float:

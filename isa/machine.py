@@ -170,6 +170,7 @@ class Core(Part):
     bundle: dict[str, Count] | None = None  # vliw: issue slots a bundle by pipe class
     window: Annotated[int, Field(gt=0, le=62)] = 32  # instructions in flight (inorder: the interlock's reach)
     flags: Annotated[int, Field(ge=0, le=65536)] = 64
+    flags_per_pair: Natural = 0  # queues: flags from one pipe to another that a kernel may use; 0: any number
     spaces: dict[str, Space]
     matrix: MatrixUnit
     vector: VectorUnit | None = None

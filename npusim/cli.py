@@ -158,11 +158,19 @@ def compile(model: str, program_path: Path, dump: Path | None, quiet: bool, **op
 @click.option("--check", is_flag=True, help="Execute for values (what --inputs lacks is seeded), compare the outputs "
               "that --inputs gives, and prove the synchronisation; exit 1 on a fault.")  # fmt: skip
 @click.option("--check-hazards", is_flag=True, help="Prove the synchronisation only; exit 1 on a fault.")
+@click.option("--redundant-waits", is_flag=True, help="List the waits that no access needs; nothing is simulated.")
 @_options(_out, _settings, _seed, _assume, _caches, _exact, _window, _json, _quiet)
-def sim(program: str, hw: str, out: Path | None, exact: bool, as_json: bool, quiet: bool, **options: Any) -> None:
+def sim(
+    program: str, hw: str, out: Path | None, exact: bool, as_json: bool, quiet: bool, redundant_waits: bool,
+    **options: Any,
+) -> None:  # fmt: skip
     """Simulate PROG, a program in binary form or assembly text."""
     from npusim import programs
 
+    if redundant_waits:
+        for line in programs.redundant(program, hw, options["settings"]):
+            click.echo(line)
+        return
     with Progress(quiet, "reading") as progress:
         result = programs.sim(program, hw, out=out, progress=progress, **options)
     _present(result, out, as_json, quiet)

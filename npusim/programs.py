@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from isa.asm import assemble
 from isa.binary import MAGIC, load
+from isa.disasm import instr_text
 from isa.dtypes import dtype, round_to
 from isa.errors import CheckError, ConfigError, ProgramError, SimulationError
 from isa.machine import Machine
@@ -102,6 +103,16 @@ def sim(
 
         write_reports(result, out)
     return result
+
+
+def redundant(program: str | Path | Program, hw: str = "", settings: Sequence[str] = ()) -> list[str]:
+    """A line for each wait of a program that no access needs; raises an NpuError for anything that a user can mend."""
+    from npusim.hazards import redundant_waits
+
+    loaded = program if isinstance(program, Program) else read_program(program)
+    machine, _ = machine_for(hw or loaded.machine, settings)
+    verify(loaded, machine)
+    return [f"{pc} `{instr_text(loaded, pc)}`" for pc in redundant_waits(loaded, machine)]
 
 
 def _hazards(program: Program, machine: Machine) -> tuple[str, ...]:

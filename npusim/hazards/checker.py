@@ -21,7 +21,7 @@ from npusim.functional.control import Step, Walker
 from npusim.functional.operand import Operand
 from npusim.functional.queues import Queues, StuckError
 from npusim.hazards.memory import Access, Footprint, LiveAccesses, Written
-from npusim.hazards.order import CoreOrder
+from npusim.hazards.order import CoreOrder, FlagSet
 from npusim.hazards.regions import Shapes
 
 _SET, _WAIT, _BARRIER, _FENCE, _PBAR = (BY_NAME[n].code for n in ("set", "wait", "barrier", "fence", "pbar"))
@@ -31,7 +31,10 @@ _LDW, _MM = BY_NAME["ldw"].code, BY_NAME["mm"].code
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault. `kind`: RAW, WAR, WAW, deadlock, ambiguous, bounds, uninitialised, leftover; `instrs` are indices."""
+    """One fault. `instrs` are indices.
+
+    `kind`: RAW, WAR, WAW, deadlock, ambiguous, twice, flags, bounds, uninitialised, leftover.
+    """
 
     kind: str
     message: str
@@ -45,14 +48,15 @@ def check_hazards(
     machine: Machine,
     max_findings: int = 20,
     skip: frozenset[tuple[int, int]] = frozenset(),
+    without: frozenset[int] = frozenset(),
 ) -> list[Finding]:
     """Return at most `max_findings` faults of a program, each pair of instructions once; an empty list is a proof.
 
     On machines that issue in order the hardware orders byte ranges: only bounds, reads of unwritten bytes, deadlock
     and leftover flags are checked. `skip` leaves out waits and sets, as (instruction index, occurrence on its core from
-    0): a test uses it to show that each is needed. Raises SimulationError when the control flow itself is broken.
+    0), `without` all occurrences of an instruction. Raises SimulationError when the control flow itself is broken.
     """
-    check = _Check(program, machine, max_findings, skip)
+    check = _Check(program, machine, max_findings, skip, without)
     seen: set[tuple[int, int, bytes]] = set()
     for index, launch in enumerate(program.launches):
         if launch["kind"] != LAUNCH_KERNEL:
@@ -69,14 +73,17 @@ def check_hazards(
 class _Check:
     """State that lasts over launches: which bytes are written, and the findings."""
 
-    def __init__(self, program: Program, machine: Machine, max_findings: int, skip: frozenset[tuple[int, int]]) -> None:
+    def __init__(
+        self, program: Program, machine: Machine, max_findings: int, skip: frozenset[tuple[int, int]],
+        without: frozenset[int],
+    ) -> None:  # fmt: skip
         self.program = program
         self.machine = machine
         self.params: Params = resolve(machine)
         self.walker = Walker(program, self.params)
         self.shapes = Shapes()
         self.written = Written(program, self.params)
-        self.skip = skip
+        self.skip, self.without = skip, without
         self.limit = max_findings
         self.findings: list[Finding] = []
         self._reported: set[tuple[str, tuple[int, ...]]] = set()
@@ -153,6 +160,7 @@ class _CoreRun:
         self.shared = int(check.program.launches[launch]["grid"]) > 1
         self.occurrences: dict[int, int] = {}
         self.waiters: dict[int, Step] = {}  # by flag, the first wait for it
+        self.pairs: dict[tuple[int, int], set[int]] = {}  # flags by who sets and who waits
         self.ended = False
 
     def advance(self) -> int | None:
@@ -183,7 +191,7 @@ class _CoreRun:
         for step in steps:
             if step.op in (_WAIT, _SET):
                 seen = self.occurrences[step.pc] = self.occurrences.get(step.pc, -1) + 1
-                if (step.pc, seen) in self.check.skip:
+                if step.pc in self.check.without or (step.pc, seen) in self.check.skip:
                     continue
             if self.order.queued and step.pipe > 0:
                 self.heard[step.pipe].append(self.order.sequencer)
@@ -224,6 +232,10 @@ class _CoreRun:
     def _sync(self, step: Step) -> bool:
         """Execute set, wait, fence; False at a deadlock."""
         if step.op == _SET:
+            pending = self.order.flags.get(step.imm)
+            if pending and self.order.queued:
+                why = f"flag {step.imm} is set already and nobody has waited for it since: the hardware keeps one set"
+                self._report("twice", (pending[-1].pc, step.pc), why)
             self.order.set_flag(step.pc, step.pipe, step.imm)
         elif step.op == _PBAR:
             self.order.pipe_barrier(step.pipe)
@@ -250,11 +262,23 @@ class _CoreRun:
             why = f"flag {flag} is {have}, {count} needed, and nothing is dispatched past this wait; "
             self._report("deadlock", (step.pc,), why + self._setters(flag))
             return False
+        self._count_pairs(step, taken)
         stuck = next((item for item in taken if self.order.blocked(item)), None)
         if stuck is not None:
             why = "the set is queued behind an ldw for which the weight FIFO has no room until a later mm pops a tile"
             self._report("deadlock", (step.pc, stuck.pc), why)
         return stuck is None
+
+    def _count_pairs(self, step: Step, taken: list[FlagSet]) -> None:
+        """The hardware has so many flags from one pipe to another (core.flags_per_pair)."""
+        limit = self.check.machine.core.flags_per_pair
+        for item in taken if limit else ():
+            used = self.pairs.setdefault((item.pipe, step.pipe), set())
+            used.add(step.imm)
+            if len(used) > limit:
+                names = [self.check.params.pipes[max(pipe, 0)].label for pipe in (item.pipe, step.pipe)]
+                why = f"{len(used)} flags from {names[0]} to {names[1]}; there are {limit} (core.flags_per_pair)"
+                self._report("flags", (step.pc,), why)
 
     def _setters(self, flag: int) -> str:
         """Who could set a flag: instructions of the kernel, by index."""

@@ -109,7 +109,7 @@ def make_backend(machine: Machine, regions: Array | None = None, before: Backend
     """
     if machine.memory.l2 is None:
         return Backend(make_memory(machine, regions=regions), None)
-    shared = make_hierarchy(machine.memory, machine.cores, machine.clock_mhz, regions=regions)
+    shared = make_hierarchy(machine.memory, machine.all_cores, machine.clock_mhz, regions=regions)
     if before is not None and before.shared is not None:
         shared.caches = before.shared.caches
     return Backend(shared.memory, shared)

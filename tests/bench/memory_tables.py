@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from isa.cache import Cache
-from isa.chip import MemoryChip
+from isa.chip import MemoryChip, memory_chip
 from isa.loader import list_chips, load_chip, load_machine
 from isa.machine import Machine
 from isa.memory import Controller
@@ -237,16 +237,20 @@ GENERATORS: dict[str, dict[str, Callable[[MemoryChip], float]]] = {
 }  # fmt: skip
 
 
+def _requests_of(hw: str, settings: Sequence[str] = ()) -> MemoryChip:
+    """A chip of which only the memory is described, or a whole one as its memory sees it."""
+    chip = load_chip(hw, settings).chip
+    return chip if isinstance(chip, MemoryChip) else memory_chip(chip)
+
+
 def generators_table(hw: str) -> Iterator[str]:
     """GB/s that the generators of a chip move under changes of its memory, and the ratio to the chip as it is."""
-    base = load_chip(hw).chip
-    assert isinstance(base, MemoryChip)
+    base = _requests_of(hw)
     yield f"| {hw} | DRAM peak, GB/s | " + " | ".join(f"{what}, GB/s" for what in GENERATORS[hw]) + " |"
     yield "|---" * (len(GENERATORS[hw]) + 2) + "|"
     first: dict[str, float] = {}
     for change, settings in MEMORY_CHANGES.items():
-        chip = load_chip(hw, settings(base)).chip
-        assert isinstance(chip, MemoryChip)
+        chip = _requests_of(hw, settings(base))
         peak = chip.dram_bytes_per_second / 1e9
         cells = [f"{peak:,.0f} = {peak / first.setdefault('peak', peak):.2f}"]
         for what, measured in GENERATORS[hw].items():

@@ -34,7 +34,9 @@ def preset(name: str) -> Machine:
 
 
 def test_every_sample_is_tested() -> None:
-    assert SHIPPED == ["ascend_matmul", "ascend_pingpong", "gemm_4x4", "triangle", "vector_add"]
+    assert SHIPPED == [
+        "ascend_conv", "ascend_matmul", "ascend_pingpong", "ascend_softmax", "gemm_4x4", "triangle", "vector_add",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -55,6 +57,22 @@ def test_ascend_matmul() -> None:
     a, b = RNG.integers(-9, 9, (64, 128)).astype(np.float16), RNG.integers(-9, 9, (128, 64)).astype(np.float16)
     c = execute(sample("ascend_matmul"), preset("ascend_matmul"), {"a": a, "b": b}, no_host).tensors["c"]
     np.testing.assert_array_equal(c, (a.astype(np.float64) @ b).astype(np.float16))
+
+
+def test_ascend_softmax() -> None:
+    x = RNG.normal(size=(64, 96)).astype(np.float32)
+    y = execute(sample("ascend_softmax"), preset("ascend_softmax"), {"x": x}, no_host).tensors["y"]
+    powers = np.exp(x.astype(np.float64) - x.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(y, powers / powers.sum(axis=1, keepdims=True), rtol=2e-6)
+
+
+def test_ascend_conv() -> None:
+    x = RNG.integers(-4, 4, (8, 8, 16)).astype(np.float16)
+    w = RNG.integers(-4, 4, (3, 3, 16, 32)).astype(np.float16)
+    y = execute(sample("ascend_conv"), preset("ascend_conv"), {"x": x, "w": w}, no_host).tensors["y"]
+    around = np.pad(x.astype(np.float64), ((1, 1), (1, 1), (0, 0)))
+    sums = sum(around[i : i + 8, j : j + 8] @ w[i, j].astype(np.float64) for i in range(3) for j in range(3))
+    np.testing.assert_array_equal(y, np.maximum(sums, 0).astype(np.float16))
 
 
 def test_vector_add() -> None:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isa.chip import Copier, MemoryChip
+from isa.chip import Copier, MemoryChip, memory_chip
 from isa.errors import ConfigError
-from isa.loader import load_chip
+from isa.loader import load_chip, load_machine
 from npusim.memory.caches.mshr import mshr_next
 from npusim.memory.generator import patterns
 from npusim.memory.generator.backend import make_backend
@@ -266,8 +266,7 @@ def test_what_does_not_fit_a_core_is_refused() -> None:
             Pattern(patterns.stream("read", 32, 1, 32).rows, 63, 1), "core.warps.resident=64", "core.warps.schedulers=1"
         )
     with pytest.raises(ConfigError, match="have no warps"):
-        machine = load_chip("ascend-910b1").chip
-        assert isinstance(machine, MemoryChip)
+        machine = memory_chip(load_machine("ascend-910b1").machine)
         make_generator(machine, patterns.stream("read", 32, 1, 32))
 
 
@@ -454,8 +453,7 @@ def test_copies_over_a_network_are_the_same_in_windows_of_one_cycle_and_for_a_gr
 
 
 def test_every_engine_of_every_kind_of_core_is_found() -> None:
-    machine = load_chip("ascend-910b1").chip
-    assert isinstance(machine, MemoryChip)
+    machine = memory_chip(load_machine("ascend-910b1").machine)
     for direction in ("read", "write"):
         found = list(engines_of(machine, direction))
         assert [core for core, _ in found] == list(range(24 + 48))
