@@ -161,7 +161,8 @@ def test_far_lines_cost_a_plateau_of_their_own(tmp_path: Path) -> None:
     """Between one partition and the whole L2, half of the lines are far hits and half misses; with one partition all
     are hits."""
     text = CHASE + "a100_80,1410,35343,424.3,\n"
-    whole = run(tmp_path, "pointer_chase", text, "a100-80-pcie", settings=("memory.l2.partitions=1", "memory.l2.core_partitions=[]"))
+    one = ("memory.l2.partitions=1", "memory.l2.core_partitions=[]")
+    whole = run(tmp_path, "pointer_chase", text, "a100-80-pcie", settings=one)
     assert whole.lines[0].outcome.simulated < 220
 
 
