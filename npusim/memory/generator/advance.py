@@ -155,7 +155,7 @@ def _hand_over(
         targets[target, T_NEXT] = other[X_FREE_TARGET]
         other[X_FREE_TARGET] = target
         targets[access, N_PIECES] -= 1
-        if targets[access, N_PIECES] == 0:
+        if access and targets[access, N_PIECES] == 0:
             cores[c, C_ACCESSES] -= 1
             targets[access, T_NEXT] = target
             other[X_FREE_TARGET] = access

@@ -200,14 +200,14 @@ def _load(
         counters[K_HITS] += 1
         warps[w, W_DATA] = max(warps[w, W_DATA], cycle + params[P_HIT_CYCLES])
         return True
-    if access == 0:
+    if access == 0 and status != MERGED:  # what another load has asked for takes no place
         access, following = following, targets[following, T_NEXT]
         targets[access, N_PIECES] = 0
         warps[w, W_OPEN] = access
         cores[c, C_ACCESSES] += 1
     other[X_FREE_TARGET] = following
     targets[target, N_WARP], targets[target, N_ACCESS] = w, access
-    targets[access, N_PIECES] += 1
+    targets[access, N_PIECES] += 1  # of row 0 nobody asks
     warps[w, W_LOADS] += 1
     if status == MERGED:
         counters[K_MERGED] += 1
