@@ -41,12 +41,16 @@ class SharedCache(Cache):
     cycle, if the banks of its sectors are free.
 
     A core reaches its own partition at `hit_latency_cycles`; a line that lives in another partition costs
-    `far_latency_cycles` more and is kept in both (`replicate`).
+    `far_latency_cycles` more and is kept in both (`replicate`). Cores belong to partitions as `core_partitions` says,
+    again and again, or without it in equal shares of consecutive cores. Cores share `coalescers` in turn: a read that
+    finds another of the same sectors under way there waits for its answer and asks no slice.
     """
 
     slices: Count
     banks: Annotated[int, Field(gt=0, le=1024)] = 1
     partitions: Annotated[int, Field(gt=0, le=8)] = 1
+    coalescers: Annotated[int, Field(ge=0, le=4096)] = 0
+    core_partitions: list[Annotated[int, Field(ge=0, lt=8)]] = Field(default_factory=list)
     far_latency_cycles: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     far_bytes_per_cycle: Positive | None = None  # of the link between two partitions, each way
     replicate: bool = True
@@ -55,6 +59,12 @@ class SharedCache(Cache):
     fill_latency_cycles: Cycles = 1  # and back
     clock_mhz: Annotated[float, Field(ge=1, le=1e5)] | None = None  # default: the core clock
     label: str = "L2"
+
+    def partition_of(self, core: int, cores: int) -> int:
+        """The partition that a core, of so many, is attached to."""
+        if self.core_partitions:
+            return self.core_partitions[core % len(self.core_partitions)]
+        return core * self.partitions // cores
 
 
 MAX_SECTORS, MAX_PLRU_WAYS = 31, 32  # bits of the words that npusim.memory.caches keeps
@@ -92,6 +102,12 @@ def cache_faults(key: str, cache: Cache) -> Iterator[str]:
                 f"{key}.slices: {cache.slices} do not divide among {cache.partitions} partitions: set {key}.slices to "
                 f"a multiple of {cache.partitions}"
             )
+        for partition in cache.core_partitions:
+            if partition >= cache.partitions:
+                yield (
+                    f"{key}.core_partitions: {partition} is no partition of {cache.partitions}, which count from 0: "
+                    f"set {key}.partitions to {partition + 1}, or leave {partition} out"
+                )
         if cache.slice_bytes & (cache.slice_bytes - 1) or cache.slice_bytes < cache.line_bytes:
             yield (
                 f"{key}.slice_bytes: {cache.slice_bytes} is not a power of two of at least a line of "

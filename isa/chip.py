@@ -27,7 +27,8 @@ class LoadStore(Part):
     """How the memory instructions of a core reach its L1 and the port to the chip's memory.
 
     An instruction occupies the unit for `issue_cycles`, or as long as its bytes take at `bytes_per_cycle`. A result
-    can be used `use_cycles` after its data are back in the core. `stores` are written sectors without an answer yet.
+    can be used `use_cycles` after its data are back in the core. `stores` are written sectors without an answer yet,
+    `loads` instructions that wait for data which the L1 did not have (none: as many as its misses in flight allow).
     """
 
     bytes_per_cycle: Positive
@@ -35,6 +36,7 @@ class LoadStore(Part):
     use_cycles: Natural = 0
     port_bytes_per_cycle: Positive  # answers into the core; written data out of it
     stores: Count = 1024
+    loads: Count | None = None
 
 
 class Warps(Part):

@@ -1,9 +1,9 @@
 """Kind `cache_bandwidth`: bytes that reach the cores a second by data set, as gpu-benches measures them.
 
-`private_l1` (gpu-cache): a block of 256 threads a core, and all blocks read the same data over and over. Where each
-partition of the shared cache holds all of them, cores drift apart; else whoever is first fetches for those who follow,
-and the cores go in step. Of data a little larger than an L1 the fast warps keep theirs, until they have read all that
-they have to: there the whole kernel is simulated, in fewer sweeps.
+`private_l1` (gpu-cache): a block of 256 threads a core, and all blocks read the same data over and over, from the
+start in step. The kernel ends with its slowest core, so the rate is that of the slowest times all cores. Of data a
+little larger than an L1 the fast warps keep theirs, until they have read all that they have to: there the whole kernel
+is simulated, in fewer sweeps.
 
 `shared_l2` (gpu-l2-cache): blocks of 1024 threads read `kb_per_block` each, out of a data set that they share.
 """
@@ -13,15 +13,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
-from isa.chip import MemoryChip
+from isa.chip import REQUEST_LIMIT, Copier, MemoryChip
 from npusim.memory.generator import patterns
-from npusim.memory.generator.layout import K_BLOCKS, K_LOAD_BYTES, P_BLOCK_LIMIT
-from npusim.memory.generator.patterns import Pattern
+from npusim.memory.generator.layout import K_BLOCKS, K_LOAD_BYTES, P_BLOCK_LIMIT, W_LOOPS, W_REP
+from npusim.memory.generator.patterns import ROW_BYTES, ROW_COUNT, Pattern
 from npusim.memory.generator.run import Run
+from npusim.memory.generator.setup import Copy
 from npusim.validate.bench import Bench
-from npusim.validate.memory_run import cache_bytes, chip_of, giga_bytes_per_second, start_after, steady
+from npusim.validate.memory_run import cache_bytes, chip_of, giga_bytes_per_second, settle, start_after, steady
 from npusim.validate.summary import Outcome
 from npusim.validate.table import Column, Row, TableError
 
@@ -42,6 +44,7 @@ LEAST_BYTES = 24 << 20
 KEPT = 2  # L1s: of a larger data set no warp keeps anything
 SWEEPS = 24  # of a whole kernel, the first not timed
 WHOLE_STEP = 250  # cycles
+FILLER = Copier(request_bytes=REQUEST_LIMIT, outstanding=64, bytes_per_cycle=1024, direction="read")
 
 
 def name_of(row: Row) -> str:
@@ -60,17 +63,9 @@ def pattern_of(row: Row, chip: MemoryChip) -> Pattern:
     assert warps is not None  # chip_of has looked
     element = ELEMENT.get(warps.size, ELEMENT[32])[test]
     if test == "private_l1":
-        if in_part(size, chip):
-            return patterns.private_reads(size, element, warps.size, sweeps=SWEEPS)
-        phases = chip.cores if size <= near_bytes(chip) else 1
-        return patterns.private_reads(size, element, warps.size, phases=phases)
+        return patterns.private_reads(size, element, warps.size, sweeps=SWEEPS if in_part(size, chip) else 0)
     block = row.integer("kb_per_block") << 10
     return patterns.shared_reads(block, size, element, warps.size)
-
-
-def near_bytes(chip: MemoryChip) -> int:
-    """Bytes that every core can have in its own partition of the shared cache."""
-    return cache_bytes(chip) // chip.memory.l2.partitions if chip.memory.l2 is not None else 0
 
 
 def in_part(size: int, chip: MemoryChip) -> bool:
@@ -90,12 +85,13 @@ def roof(size: int, chip: MemoryChip, test: str) -> float:
     return chip.dram_bytes_per_second / (chip.clock_mhz * 1e6)
 
 
-def filler(size: int, chip: MemoryChip) -> Pattern:
-    """The cores of every partition read the data once together, the last that the shared cache holds: as it starts."""
+def filled(chip: MemoryChip, size: int, pattern: Pattern) -> Run:
+    """A generator of `pattern`, once every partition of the shared cache has read the last data that it can hold."""
     l2 = chip.memory.l2
-    assert chip.core.warps is not None  # chip_of has looked
-    cores = chip.cores // (l2.partitions if l2 is not None else 1)
-    return patterns.sweep(size, min(size, cache_bytes(chip) * 5 // 4), cores, chip.core.warps.size)
+    partitions = [0] if l2 is None else [l2.partition_of(core, chip.cores) for core in range(chip.cores)]
+    swept = min(size, cache_bytes(chip) * 5 // 4)
+    copies = [Copy(partitions.index(p), FILLER, size - swept, swept) for p in sorted(set(partitions))]
+    return start_after(chip, copies, pattern)
 
 
 def warmed(size: int, chip: MemoryChip, pattern: Pattern) -> Callable[[Array], bool]:
@@ -117,16 +113,27 @@ def whole(run: Run, once_bytes: int, blocks: int) -> tuple[int, int]:
     return int(counters[K_LOAD_BYTES] - before), run.cycle - first
 
 
+def loads_of(run: Run) -> Array:
+    """Bytes that each core has asked for, of a pattern that loads in its first row alone, for ever."""
+    (count, size), warps = run.state.program[0, [ROW_COUNT, ROW_BYTES]], run.state.warps
+    loads = warps[:, W_LOOPS] * count + warps[:, W_REP]
+    return np.asarray(loads.reshape(len(run.state.cores), -1).sum(axis=1) * size)
+
+
 def measure(row: Row, bench: Bench) -> Outcome:
     """Simulate the reads of a row."""
     chip = chip_of(row, bench)
     measured, pattern = row.positive("effective_gb_per_s"), pattern_of(row, chip)
     size = row.integer("data_set_kb") << 10
-    run = start_after(chip, filler(size, chip), pattern)
-    if row.text("test") == "private_l1" and in_part(size, chip):
+    run, private = filled(chip, size, pattern), row.text("test") == "private_l1"
+    if private and in_part(size, chip):
         loaded, cycles = whole(run, size * chip.cores, chip.cores)
     else:
-        loaded, cycles = steady(run, K_LOAD_BYTES, warm=warmed(size, chip, pattern), least=LEAST_BYTES, cycles=CYCLES)
+        settle(run, warmed(size, chip, pattern), CYCLES)
+        before = loads_of(run)
+        loaded, cycles = steady(run, K_LOAD_BYTES, least=LEAST_BYTES, cycles=CYCLES)
+        if private:
+            loaded = int((loads_of(run) - before).min()) * chip.cores
     simulated = giga_bytes_per_second(loaded, cycles, chip)
     peak = giga_bytes_per_second(int(1000 * roof(size, chip, row.text("test"))), 1000, chip)
     return Outcome(measured, simulated, "GB/s", roofline=peak)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +14,7 @@ from npusim.memory.generator.backend import make_backend
 from npusim.memory.generator.layout import K_READS, K_WRITES
 from npusim.memory.generator.patterns import Pattern
 from npusim.memory.generator.run import Run
-from npusim.memory.generator.setup import make_generator
+from npusim.memory.generator.setup import Copy, make_copiers, make_generator
 from npusim.validate.bench import Bench
 from npusim.validate.devices import preset_of
 from npusim.validate.table import Row, TableError
@@ -46,14 +46,19 @@ def start(chip: MemoryChip, pattern: Pattern) -> Run:
     return Run(state, l1, backend)
 
 
-def start_after(chip: MemoryChip, before: Pattern, pattern: Pattern) -> Run:
-    """The same, after one block of another pattern on as many cores has filled the caches and come to its end."""
+def start_after(chip: MemoryChip, before: Pattern | Sequence[Copy], pattern: Pattern) -> Run:
+    """The same, after copies, or one block of another pattern a core, have filled the caches and come to their end."""
     backend = make_backend(chip)
     ways = {"send_cycles": backend.send_cycles, "return_cycles": backend.return_cycles}
-    state, l1 = make_generator(chip, before, block_limit=before.cores or chip.cores, **ways)
-    run = Run(state, l1, backend)
+    if isinstance(before, Pattern):
+        run = Run(*make_generator(chip, before, block_limit=before.cores or chip.cores, **ways), backend)
+    else:
+        run = Run(*make_copiers(chip, before, **ways), backend)
     run.drain()
-    run.follow(make_generator(chip, pattern, first_cycle=run.cycle, **ways)[0])
+    state, l1 = make_generator(chip, pattern, first_cycle=run.cycle, **ways)
+    run.follow(state)
+    if not isinstance(before, Pattern):
+        run.l1 = l1
     return run
 
 
@@ -68,19 +73,26 @@ def moved(counters: Array) -> int:
     return int(counters[K_READS] + counters[K_WRITES])
 
 
-def steady(
-    run: Run, counter: int, *, warm: Callable[[Array], bool], least: int, cycles: tuple[int, int]
-) -> tuple[int, int]:
-    """Leave out the run until `warm` says that its counters show a steady state; then go on for at least `least`
-    counts of a counter and `cycles[0]` cycles, at most `cycles[1]`. Returns those counts and cycles."""
-    step = max(1, cycles[0] // 8)
-    counters = run.advance(step)
-    while not warm(counters):
-        counters = run.advance(step)
-    first, before = run.cycle, counters[counter]
+def settle(run: Run, warm: Callable[[Array], bool], cycles: tuple[int, int]) -> None:
+    """Leave out the run until `warm` says that its counters show a steady state; `cycles` are those of `steady`."""
+    while not warm(run.advance(_step(cycles))):
+        pass
+
+
+def steady(run: Run, counter: int, *, least: int, cycles: tuple[int, int]) -> tuple[int, int]:
+    """Go on for at least `least` counts of a counter and `cycles[0]` cycles, at most `cycles[1]`.
+
+    Returns those counts and cycles.
+    """
+    step, counters = _step(cycles), run.state.counters
+    first, before = run.cycle, int(counters[counter])
     while run.cycle - first < cycles[0] or (counters[counter] - before < least and run.cycle - first < cycles[1]):
         counters = run.advance(step)
     return int(counters[counter] - before), run.cycle - first
+
+
+def _step(cycles: tuple[int, int]) -> int:
+    return max(1, cycles[0] // 8)
 
 
 def giga_bytes_per_second(size_bytes: int, cycles: int, chip: MemoryChip) -> float:

@@ -11,7 +11,7 @@ from npusim.memory.generator import patterns
 from npusim.memory.generator.layout import K_CHASES
 from npusim.memory.generator.patterns import CHASE_BYTES
 from npusim.validate.bench import Bench
-from npusim.validate.memory_run import chip_of, start_after, steady
+from npusim.validate.memory_run import chip_of, settle, start_after, steady
 from npusim.validate.summary import Outcome
 from npusim.validate.table import Column, Row, TableError
 
@@ -25,6 +25,7 @@ COLUMNS = (
 )
 SEED = 1
 STEPS = 2000  # timed
+CYCLES = (1_000, 1 << 40)  # of the steady part
 
 
 def name_of(row: Row) -> str:
@@ -59,7 +60,8 @@ def measure(row: Row, bench: Bench) -> Outcome:
     pattern = patterns.chase(size, chip.core.warps.size, SEED, most_elements(chip))
     run = start_after(chip, patterns.gather(pattern.chain), pattern)
     fetched = STEPS * pattern.warps_per_block
-    chases, cycles = steady(run, K_CHASES, warm=lambda counters: True, least=fetched, cycles=(1000, 1 << 40))
+    settle(run, lambda counters: True, CYCLES)
+    chases, cycles = steady(run, K_CHASES, least=fetched, cycles=CYCLES)
     simulated = cycles / (chases / pattern.warps_per_block)
     ns = measured * 1000 / chip.clock_mhz
     return Outcome(measured, simulated, "cycles", ns / 1000, roofline=32 / _bytes_per_cycle(chip))

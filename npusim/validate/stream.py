@@ -14,7 +14,7 @@ from isa.chip import MemoryChip
 from npusim.memory.generator import patterns
 from npusim.memory.generator.layout import K_WARPS
 from npusim.validate.bench import Bench
-from npusim.validate.memory_run import cache_bytes, chip_of, giga_bytes_per_second, moved, start, steady
+from npusim.validate.memory_run import cache_bytes, chip_of, giga_bytes_per_second, moved, settle, start, steady
 from npusim.validate.summary import Outcome
 from npusim.validate.table import Column, Row, TableError
 
@@ -72,6 +72,7 @@ def measure(row: Row, bench: Bench) -> Outcome:
     def warm(counters: Array) -> bool:
         return bool(counters[K_WARPS] >= 2 * resident and moved(counters) >= filled)
 
-    warps, cycles = steady(run, K_WARPS, warm=warm, least=BYTES // of_warp, cycles=CYCLES)
+    settle(run, warm, CYCLES)
+    warps, cycles = steady(run, K_WARPS, least=BYTES // of_warp, cycles=CYCLES)
     simulated = giga_bytes_per_second(warps * of_warp, cycles, chip)
     return Outcome(measured, simulated, "GB/s", roofline=chip.dram_bytes_per_second / 1e9)

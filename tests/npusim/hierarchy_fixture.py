@@ -40,6 +40,7 @@ def chip(*changes: str) -> MemoryChip:
 
 IDEAL = ("memory.model=ideal", "memory.ideal_bytes_per_cycle=256")
 PARTS = ("memory.l2.partitions=2",)
+SHARED = (*PARTS, "memory.l2.coalescers=2", "memory.l2.core_partitions=[1, 0, 0]")
 TINY = ("memory.l2.mshrs=2", "memory.l2.mshr_targets=2", "memory.l2.size_bytes=4096", "memory.l2.ways=4")
 
 

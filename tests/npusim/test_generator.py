@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -162,6 +163,18 @@ def test_misses_in_flight_bound_the_bandwidth() -> None:
     assert 4 * 20 * 0.95 <= lines <= 4 * 20
 
 
+@pytest.mark.parametrize(("size", "lines"), [(128, 4), (256, 8), (512, 16)])
+def test_loads_in_flight_count_whole_loads(size: int, lines: int) -> None:
+    """Four loads a latency, of however many lines each; a load is over when its last line is there."""
+    body = {"op": OP_LOAD, "bytes": size, "warp_stride": 1 << 20, "count": 8, "step": size}
+    run = start(loads(body, {"op": OP_LOOP}, warps=4), "core.load_store.loads=4", "core.load_store.bytes_per_cycle=512")
+    run.advance(500)
+    before = run.state.counters[K_READS]
+    run.advance(20 * (HIT_CYCLES + WAY + 1 + BACK))
+    read = (run.state.counters[K_READS] - before) / 128
+    assert 20 * lines * 0.8 <= read <= 20 * lines
+
+
 # Few misses in flight, of which eight warps want 64 at once.
 CROWDED = {"op": OP_LOAD, "bytes": 128, "warp_stride": 1 << 20, "count": 8, "step": 128}
 
@@ -307,7 +320,7 @@ def test_private_reads_end_after_their_sweeps() -> None:
 
 def test_private_reads_begin_at_so_many_places() -> None:
     machine = chip()
-    state, _ = make_generator(machine, patterns.private_reads(1 << 20, 4, 32, phases=2))
+    state, _ = make_generator(machine, replace(patterns.private_reads(1 << 20, 4, 32), phases=2))
     assert state.warps[:, W_LOOPS].tolist() == [0] * 8 + [1] * 8
 
 

@@ -15,6 +15,7 @@ from hierarchy_fixture import (
     IDEAL,
     MISS,
     PARTS,
+    SHARED,
     TINY,
     Bench,
     bench,
@@ -120,7 +121,7 @@ def test_each_request_is_answered_once_and_bytes_are_conserved(changes: tuple[st
 @given(
     seed=st.integers(0, 1000), step_fs=st.integers(100_001, 40_000_000), window=st.integers(1, 80),
     gap_fs=st.sampled_from([300_000, 3_000_000, 100_000_000]),
-    parts=st.sampled_from([(), PARTS, ("memory.l2.banks=8", *PARTS)]),
+    parts=st.sampled_from([(), PARTS, ("memory.l2.banks=8", *PARTS), SHARED]),
     model=st.sampled_from([(), IDEAL]),
 )  # fmt: skip
 def test_no_cut_of_time_changes_an_answer(
@@ -130,6 +131,35 @@ def test_no_cut_of_time_changes_an_answer(
     whole, cut = bench(*TINY, *parts, *model), bench(*TINY, *parts, *model, window_cycles=window)
     assert whole.ask(rows) == cut.ask(rows, step_fs)
     assert whole.state.summary() == cut.state.summary()
+
+
+def test_cores_belong_to_partitions_as_they_are_listed() -> None:
+    found = bench(*PARTS, "memory.l2.core_partitions=[0, 1]")
+    assert home(found.state, 0) < 2
+    found.ask([(0, 0, 0, 128, 0)])
+    assert found.latency(10**10, 2, 0) == HIT * CYCLE_FS
+    assert found.latency(2 * 10**10, 1, 0) == (HIT + FAR) * CYCLE_FS
+    with pytest.raises(ConfigError, match="core_partitions: 2 is no partition of 2"):
+        bench(*PARTS, "memory.l2.core_partitions=[0, 2]")
+
+
+def test_answers_of_one_line_leave_one_after_the_other() -> None:
+    times = sorted(time for time, _ in bench().ask([(0, core, 0, 128, 0) for core in range(CORES)]).values())
+    assert np.diff(times).tolist() == [2 * CYCLE_FS] * (CORES - 1)
+
+
+def test_a_coalescer_asks_once_for_what_its_cores_read_at_the_same_time() -> None:
+    found = bench("memory.l2.coalescers=2")
+    rows = [(0, core, 0, size, 0) for core, size in ((0, 128), (1, 128), (2, 64), (3, 128))]
+    answers = found.ask(rows)
+    assert answers[0][0] == answers[2][0] and answers[1][0] == answers[3][0]
+    assert found.state.summary()["bytes"] == 2 * 128 and found.state.summary()["reads"] == 4
+    end = 10**10 + HIT * CYCLE_FS  # until then the answer is on its way back to the cores
+    answers = found.ask([(10**10, 0, 0, 128, 0), (end - CYCLE_FS, 2, 0, 128, 0), (end, 2, 0, 128, 0)])
+    assert answers[0][0] == answers[1][0] < answers[2][0]
+    assert found.state.summary()["bytes"] == 4 * 128
+    apart = found.ask([(2 * 10**10, 0, 0, 32, 0), (2 * 10**10, 2, 0, 64, 0)])  # the second wants more than the first
+    assert found.state.summary()["bytes"] == 4 * 128 + 96 and len(apart) == 2
 
 
 @pytest.mark.kernels

@@ -140,7 +140,7 @@ PLATEAUS = [
     ("cache_bandwidth", "v100", "v100,private_l1,,1576,2450.5", 8),
     # Beyond the near L2 what a core may have in flight decides, and of what an L1 keeps in part, how warps drift apart.
     ("cache_bandwidth", "a100", "a100_80,private_l1,,204,13549.4", 10),
-    ("cache_bandwidth", "a100", "a100_80,private_l1,,68320,2574.3", 24),
+    ("cache_bandwidth", "a100", "a100_80,private_l1,,68320,2574.3", 34),
     ("cache_bandwidth", "h100-pcie", "h100_pcie,private_l1,,42656,3663.8", 18),
     ("cache_bandwidth", "h100-pcie", "h100_pcie,shared_l2,512,5120,7122.9", 8),
     ("stream", "v100", "v100,init,1024,81920,100.0,895", 5), ("stream", "v100", "v100,read,1024,81920,100.0,866", 5),
@@ -161,7 +161,8 @@ def test_far_lines_cost_a_plateau_of_their_own(tmp_path: Path) -> None:
     """Between one partition and the whole L2, half of the lines are far hits and half misses; with one partition all
     are hits."""
     text = CHASE + "a100_80,1410,35343,424.3,\n"
-    whole = run(tmp_path, "pointer_chase", text, "a100-80-pcie", settings=("memory.l2.partitions=1",))
+    one = ("memory.l2.partitions=1", "memory.l2.core_partitions=[]")
+    whole = run(tmp_path, "pointer_chase", text, "a100-80-pcie", settings=one)
     assert whole.lines[0].outcome.simulated < 220
 
 

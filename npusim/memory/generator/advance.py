@@ -12,6 +12,7 @@ from npusim.memory.generator.copiers import copier_answer, copier_step
 from npusim.memory.generator.events import EV_CYCLE, EV_UNIT, event_pop
 from npusim.memory.generator.l1 import l1_arrive, l1_settle, sectors_of
 from npusim.memory.generator.layout import (
+    C_ACCESSES,
     C_IN_FREE,
     C_LOADS,
     C_STORES,
@@ -23,6 +24,8 @@ from npusim.memory.generator.layout import (
     F_NEXT,
     FULL,
     LOAD,
+    N_ACCESS,
+    N_PIECES,
     N_WARP,
     OK,
     P_CORES,
@@ -36,6 +39,7 @@ from npusim.memory.generator.layout import (
     P_WARPS,
     W_DATA,
     W_LOADS,
+    W_OPEN,
     W_PC,
     W_STATE,
     WAITING,
@@ -128,7 +132,10 @@ def _answer(
         sectors = sectors_of(address - line * params[P_LINE], size_bytes, params[P_SECTOR])
         entry = l1_arrive(geometry, tags, marks, links, sets, seeds, entries, heads, c, line, sectors)
         if entry >= 0:
-            _hand_over(program, warps, targets, events, size, other, counters, entries, entry, cycle, there - 1)
+            _hand_over(
+                program, warps, cores, targets, events, size, other, counters, entries, c, entry, cycle,
+                there - 1,
+            )  # fmt: skip
             l1_settle(entries, heads, c, entry)
     else:
         sector = params[P_SECTOR]
@@ -138,15 +145,22 @@ def _answer(
 
 @kernel
 def _hand_over(
-    program: Array, warps: Array, targets: Array, events: Array, size: Array, other: Array, counters: Array,
-    entries: Array, entry: int, cycle: int, there: int,
+    program: Array, warps: Array, cores: Array, targets: Array, events: Array, size: Array, other: Array,
+    counters: Array, entries: Array, c: int, entry: int, cycle: int, there: int,
 ) -> None:  # fmt: skip
     """Data are in the core at cycle `there`; warps that have all they wait for go on then."""
     target = mshr_next(entries, targets, entry)
     while target:
-        w = targets[target, N_WARP]
+        w, access = targets[target, N_WARP], targets[target, N_ACCESS]
         targets[target, T_NEXT] = other[X_FREE_TARGET]
         other[X_FREE_TARGET] = target
+        targets[access, N_PIECES] -= 1
+        if access and targets[access, N_PIECES] == 0:
+            cores[c, C_ACCESSES] -= 1
+            targets[access, T_NEXT] = target
+            other[X_FREE_TARGET] = access
+            if warps[w, W_OPEN] == access:
+                warps[w, W_OPEN] = 0
         warps[w, W_LOADS] -= 1
         warps[w, W_DATA] = max(warps[w, W_DATA], there)
         if warps[w, W_LOADS] == 0 and warps[w, W_STATE] == WAITING:

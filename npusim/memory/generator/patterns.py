@@ -102,11 +102,8 @@ UNROLL = 32  # loads of a thread in flight in gpu-cache
 L2_UNROLL = 8
 
 
-def private_reads(size_bytes: int, element_bytes: int, warp_size: int, *, sweeps: int = 0, phases: int = 1) -> Pattern:
-    """One block of 256 threads a core, all of which read the same `size_bytes` so many times (gpu-cache; 0: for ever).
-
-    The blocks begin at `phases` different places.
-    """
+def private_reads(size_bytes: int, element_bytes: int, warp_size: int, *, sweeps: int = 0) -> Pattern:
+    """One block of 256 threads a core, all of which read the same bytes so many times (gpu-cache; 0: for ever)."""
     step = CACHE_BLOCK * element_bytes
     loops = -(-sweeps * size_bytes // (step * UNROLL))
     rows = program(
@@ -116,7 +113,7 @@ def private_reads(size_bytes: int, element_bytes: int, warp_size: int, *, sweeps
         {"op": OP_LOOP, "base": 0, "count": loops},
         {"op": OP_END},
     )  # fmt: skip
-    return Pattern(rows, CACHE_BLOCK // warp_size, 1, phases=phases)
+    return Pattern(rows, CACHE_BLOCK // warp_size, 1)
 
 
 def shared_reads(block_bytes: int, data_bytes: int, element_bytes: int, warp_size: int) -> Pattern:
@@ -157,18 +154,3 @@ def gather(chain: Array) -> Pattern:
     """One warp on one core that loads all elements of a chain once, in order, as fast as it can: it fills caches."""
     rows = program({"op": OP_GATHER, "bytes": 8, "count": len(chain)}, {"op": OP_WAIT}, {"op": OP_END})
     return Pattern(rows, 1, 1, 1, chain, CHASE_BYTES)
-
-
-SWEEP_WARPS = 4
-
-
-def sweep(size_bytes: int, last_bytes: int, cores: int, warp_size: int) -> Pattern:
-    """A block on every core; together they read the last `last_bytes` of a buffer once, a line a load in turn."""
-    line = 4 * warp_size
-    lanes = cores * SWEEP_WARPS
-    count = max(1, -(-last_bytes // (line * lanes)))
-    swept = min(size_bytes, last_bytes)
-    first = size_bytes - swept
-    place = {"bytes": line, "block_stride": SWEEP_WARPS * line, "warp_stride": line, "size": swept}
-    rows = program({"op": OP_LOAD, "base": first, "count": count, "step": lanes * line, **place}, {"op": OP_END})
-    return Pattern(rows, SWEEP_WARPS, 1)

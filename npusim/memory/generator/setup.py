@@ -32,6 +32,7 @@ from npusim.memory.generator.layout import (
     K_COUNT,
     N_COLUMNS,
     NONE,
+    P_ACCESSES,
     P_BLOCK_CYCLES,
     P_BLOCK_LIMIT,
     P_CHAIN_BYTES,
@@ -181,6 +182,7 @@ def _params(chip: MemoryChip, core: RequestCore, cores: int, warps: int, pattern
     params[P_ISSUE_CYCLES], params[P_LOAD_RATE] = unit.issue_cycles, unit.bytes_per_cycle
     params[P_PORT_RATE], params[P_LINE], params[P_SECTOR] = unit.port_bytes_per_cycle, l1.line_bytes, l1.sector_bytes
     params[P_HIT_CYCLES], params[P_STORES], params[P_LOADS] = l1.hit_latency_cycles, unit.stores, l1.mshrs
+    params[P_ACCESSES] = unit.loads or MAX_WARPS
     params[P_CHAIN_BYTES] = pattern.chain_bytes
     params[P_Q], params[P_R], params[P_F] = clock_of(chip)
     return params
@@ -188,7 +190,7 @@ def _params(chip: MemoryChip, core: RequestCore, cores: int, warps: int, pattern
 
 def _arrays(params: Array, pages: Array, pattern: Pattern, copies: Sequence[Copy], flights: int) -> GeneratorState:
     warps, cores = int(params[P_WARPS]), int(params[P_CORES])
-    targets = 1 + 4 * max(1, flights)  # row 0 is nobody
+    targets = 2 + 5 * max(1, flights)  # row 0 is nobody
     state = GeneratorState(
         params=params,
         pages=pages,

@@ -18,6 +18,7 @@ from npusim.memory.caches.mshr import T_NEXT
 from npusim.memory.generator.events import event_push
 from npusim.memory.generator.l1 import HIT, MERGED, STALL, l1_load, l1_store, sectors_of
 from npusim.memory.generator.layout import (
+    C_ACCESSES,
     C_FREE,
     C_LOADS,
     C_STATE,
@@ -38,8 +39,11 @@ from npusim.memory.generator.layout import (
     K_STALLS,
     K_STORE_BYTES,
     LOAD,
+    N_ACCESS,
+    N_PIECES,
     N_WARP,
     NONE,
+    P_ACCESSES,
     P_CORE_WARPS,
     P_F,
     P_HIT_CYCLES,
@@ -65,6 +69,7 @@ from npusim.memory.generator.layout import (
     W_DATA,
     W_LEFT,
     W_LOADS,
+    W_OPEN,
     W_PC,
     W_REP,
     W_SCHEDULER,
@@ -182,7 +187,9 @@ def _load(
     target = other[X_FREE_TARGET]
     if cores[c, C_LOADS] >= params[P_LOADS] or other[X_FREE_FLIGHT] == NONE:
         target = 0
-    following = targets[target, T_NEXT]
+    following, access = targets[target, T_NEXT], warps[w, W_OPEN]
+    if access == 0 and (cores[c, C_ACCESSES] >= params[P_ACCESSES] or following == 0):
+        target = 0
     status, absent = l1_load(
         geometry, tags, marks, links, sets, limits, entries, heads, targets, c, line, wanted, target
     )
@@ -193,8 +200,14 @@ def _load(
         counters[K_HITS] += 1
         warps[w, W_DATA] = max(warps[w, W_DATA], cycle + params[P_HIT_CYCLES])
         return True
+    if access == 0 and status != MERGED:  # what another load has asked for takes no place
+        access, following = following, targets[following, T_NEXT]
+        targets[access, N_PIECES] = 0
+        warps[w, W_OPEN] = access
+        cores[c, C_ACCESSES] += 1
     other[X_FREE_TARGET] = following
-    targets[target, N_WARP] = w
+    targets[target, N_WARP], targets[target, N_ACCESS] = w, access
+    targets[access, N_PIECES] += 1  # of row 0 nobody asks
     warps[w, W_LOADS] += 1
     if status == MERGED:
         counters[K_MERGED] += 1

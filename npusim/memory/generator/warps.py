@@ -37,6 +37,7 @@ from npusim.memory.generator.layout import (
     W_LEFT,
     W_LOADS,
     W_LOOPS,
+    W_OPEN,
     W_PC,
     W_REP,
     W_SCHEDULER,
@@ -121,7 +122,7 @@ def _loop(program: Array, warps: Array, w: int, row: int) -> None:
 def aim(params: Array, program: Array, chain: Array, warps: Array, w: int) -> None:
     """Set the address and the bytes of the access that a warp does next."""
     row = warps[w, W_PC]
-    warps[w, W_LEFT] = program[row, ROW_BYTES]
+    warps[w, W_LEFT], warps[w, W_OPEN] = program[row, ROW_BYTES], 0
     if program[row, ROW_OP] == OP_CHASE or program[row, ROW_OP] == OP_GATHER:
         place = warps[w, W_CHAIN]
         warps[w, W_ADDRESS] = program[row, ROW_BASE] + chain[place] * params[P_CHAIN_BYTES]

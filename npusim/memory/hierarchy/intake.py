@@ -7,6 +7,7 @@ from typing import Any
 import numpy.typing as npt
 
 from npusim.jit import inlined
+from npusim.memory.hierarchy.answers import answer
 from npusim.memory.hierarchy.clock import row_of, schedule
 from npusim.memory.hierarchy.layout import (
     A_FINISH_FS,
@@ -20,20 +21,29 @@ from npusim.memory.hierarchy.layout import (
     BAD_REQUEST,
     C_READ_BYTES,
     C_READS,
+    CO_CYCLE,
+    CO_LINE,
+    CO_ROW,
+    CO_SECTORS,
+    CO_SLOTS,
+    CO_WORDS,
     FULL,
     GR_CORES,
     H_CAPACITY,
+    H_COALESCERS,
     H_CORES,
     H_GROUPS,
     H_LINE,
     H_MARGIN,
     H_NET,
+    H_OWN0,
     H_PARTS,
     H_PER,
     H_SECTOR,
     K_ARRIVE,
     N_ASKED_FREE,
     N_ASKED_LEFT,
+    N_COUNT,
     N_CYCLE,
     N_LEFT,
     N_OPEN,
@@ -42,12 +52,14 @@ from npusim.memory.hierarchy.layout import (
     OK,
     R_ASKED,
     R_BYTES,
+    R_FOLLOWER,
     R_HOME,
     R_KIND,
     R_LINE,
     R_OWN,
     R_SECTORS,
     R_SLICE,
+    R_SLOT,
     R_WAIT,
     R_WHOLE,
     R_WRITE,
@@ -107,23 +119,26 @@ def take_request(
     for line in range(first, last + 1):
         begin = max(address - (line << bits), 0)
         end = min(address + size - (line << bits), 1 << bits)
-        _send(
-            params, now, slices, wheel, rows, net, routes, out_links, out_counters, request, line, begin, end, write,
-            core,
-        )  # fmt: skip
+        row = _piece(params, now, rows, request, line, begin, end, write, core)
+        if write or params[H_COALESCERS] == 0 or not _follows(
+            params, now, rows, asked, counters, responses, heap, row, line, core
+        ):  # fmt: skip
+            _send(
+                params, now, slices, wheel, rows, net, routes, out_links, out_counters, row, core,
+                end - begin if write else 0,
+            )  # fmt: skip
     return OK
 
 
 @inlined
-def _send(
-    params: Array, now: Array, slices: Array, wheel: Array, rows: Array, net: Array, routes: Array, out_links: Array,
-    out_counters: Array, request: int, line: int, begin: int, end: int, write: int, core: int,
-) -> None:  # fmt: skip
-    """Send the piece of a request that lies in bytes [begin, end) of a line to the slice of its own partition."""
+def _piece(
+    params: Array, now: Array, rows: Array, request: int, line: int, begin: int, end: int, write: int, core: int
+) -> int:
+    """A row for the piece of a request that lies in bytes [begin, end) of a line."""
     home, name = home_of(params, line)
     own = home
     if params[H_PARTS] > 1:
-        own = core * params[H_PARTS] // params[H_CORES] * params[H_PER] + home % params[H_PER]
+        own = params[H_OWN0 + core] + home % params[H_PER]
     bits = params[H_SECTOR]
     first, last = begin >> bits, (end - 1) >> bits
     sectors = (1 << (last + 1)) - (1 << first)
@@ -134,13 +149,48 @@ def _send(
     row = row_of(now, rows)
     rows[row, R_KIND], rows[row, R_LINE], rows[row, R_SECTORS], rows[row, R_WHOLE] = K_ARRIVE, name, sectors, whole
     rows[row, R_WRITE], rows[row, R_SLICE], rows[row, R_HOME], rows[row, R_OWN] = write, own, home, own
-    rows[row, R_ASKED], rows[row, R_WAIT] = request, 0
+    rows[row, R_ASKED], rows[row, R_WAIT], rows[row, R_SLOT], rows[row, R_FOLLOWER] = request, 0, 0, 0
     rows[row, R_BYTES] = (last - first + 1) << bits
+    return int(row)
+
+
+@inlined
+def _follows(
+    params: Array, now: Array, rows: Array, asked: Array, counters: Array, responses: Array, heap: Array, row: int,
+    line: int, core: int,
+) -> bool:  # fmt: skip
+    """Whether the coalescer of a core has a read of the same sectors under way, which brings the answer of this too.
+
+    Else this is the one that others follow. An answer on its way back to the cores can still be shared.
+    """
+    slot = N_COUNT + (core % params[H_COALESCERS] * CO_SLOTS + line % CO_SLOTS) * CO_WORDS
+    leader, sectors = now[slot + CO_ROW], rows[row, R_SECTORS]
+    if now[slot + CO_LINE] == line and sectors & ~now[slot + CO_SECTORS] == 0:
+        if leader:
+            rows[row, R_FOLLOWER] = rows[leader, R_FOLLOWER]
+            rows[leader, R_FOLLOWER] = row
+            return True
+        if now[slot + CO_CYCLE] > now[N_CYCLE]:
+            answer(params, now, rows, asked, counters, responses, heap, row, now[slot + CO_CYCLE])
+            return True
+    if leader:
+        rows[leader, R_SLOT] = 0
+    now[slot + CO_LINE], now[slot + CO_SECTORS], now[slot + CO_ROW] = line, sectors, row
+    rows[row, R_SLOT] = slot
+    return False
+
+
+@inlined
+def _send(
+    params: Array, now: Array, slices: Array, wheel: Array, rows: Array, net: Array, routes: Array, out_links: Array,
+    out_counters: Array, row: int, core: int, data_bytes: int,
+) -> None:  # fmt: skip
+    """Send a piece to the slice of its own partition."""
     if params[H_NET] == NET_NONE:
         arrive(now, slices, wheel, rows, row, 0, now[N_CYCLE])
         return
     arrival, rows[row, R_WAIT] = travel(
-        params, net, routes, out_links, out_counters, now[N_CYCLE], core, net[P_SLICE_BASE] + own,
-        end - begin if write else 0,
+        params, net, routes, out_links, out_counters, now[N_CYCLE], core, net[P_SLICE_BASE] + rows[row, R_OWN],
+        data_bytes,
     )  # fmt: skip
     schedule(now, wheel, rows, row, arrival)

@@ -29,17 +29,24 @@ DRAM_HEAP = 6  # no room in the DRAM's heap: grow it
  H_MARGIN,                                        # rows of a table that one event may need
  H_NET, H_NET_Q, H_NET_R,                         # NET_*; a cycle of the network, as Q and R
  H_GROUPS,                                        # groups of cores: ports from H_CORES on
- H_BANKS, H_COUNT) = range(31)                    # of a slice
+ H_BANKS, H_COALESCERS, H_COUNT) = range(32)                    # of a slice
+H_OWN0 = H_COUNT  # behind the others: of each core, the first slice of its own partition
 NET_NONE, NET_CORES, NET_ALL = range(3)  # what a network links: nothing; cores and slices; memory controllers too
 
 # Words of `now`.
 (N_CYCLE, N_ORDER, N_FREE, N_LEFT, N_ASKED_FREE, N_ASKED_LEFT, N_OPEN, N_EVENTS, N_CURSOR, N_WRITES, N_LAST_FS,
  N_COUNT) = range(12)
+# Behind them, CO_SLOTS x CO_WORDS for each coalescer: of the read that it saw last in each slot line and sectors, the
+# row until it has been answered, then 0, and the cycle of its answer.
+CO_LINE, CO_SECTORS, CO_ROW, CO_CYCLE, CO_WORDS = range(5)
+CO_SLOTS = 1 << 10
 
 # Columns of `slices`. Queues: 0 from the cores, 1 from other partitions, so that neither waits for the other.
 (S_FIRST0, S_FIRST1, S_LAST0, S_LAST1, S_TURN, S_BUSY, S_AWAKE, S_BLOCKED, S_SINCE, S_WRITES,
  S_HITS, S_MISSES, S_MERGED, S_FILLS, S_WRITE_BACKS, S_STALLS, S_STALL_CYCLES, S_BYTES, S_FAR, S_CONFLICT_CYCLES,
- S_RATE_FREE, S_COUNT) = range(22)  # RATE_FREE: from then on the rate alone would let it go on (where there are banks)
+ S_RATE_FREE, S_OUT, S_COUNT) = range(23)
+# RATE_FREE: from then on the rate alone would let it go on (where there are banks); OUT: the way from the slice to its
+# cores is free at OUT / H_RATE cycles.
 S_BANK0 = S_COUNT  # behind the others: the cycle from which each bank is free
 SLICE_COUNTERS = {"hits": S_HITS, "misses": S_MISSES, "merged": S_MERGED, "fills": S_FILLS,
                   "write_backs": S_WRITE_BACKS, "stalls": S_STALLS, "stall_cycles": S_STALL_CYCLES,
@@ -48,7 +55,7 @@ SLICE_COUNTERS = {"hits": S_HITS, "misses": S_MISSES, "merged": S_MERGED, "fills
 # Columns of `rows`; the first two are those of a target of caches.mshr.
 R_NEXT, R_NEED = T_NEXT, T_NEED
 (R_KIND, R_TIME, R_LINE, R_SECTORS, R_WHOLE, R_WRITE, R_SLICE, R_HOME, R_OWN, R_ASKED, R_ENTRY, R_SINCE, R_WAIT,
- R_BYTES, R_COUNT) = range(2, 17)
+ R_BYTES, R_SLOT, R_FOLLOWER, R_COUNT) = range(2, 19)  # SLOT, FOLLOWER: of a read at a coalescer, or 0
 # Kinds of events.
 K_WAKE = 0  # the slice's next lookup
 K_ARRIVE = 1  # a piece arrives at the slice of its own partition

@@ -112,6 +112,7 @@ def serve_next(
                 continue
         after, since = rows[row, R_NEXT], rows[row, R_SINCE]
         size, line, sectors = rows[row, R_BYTES], rows[row, R_LINE], rows[row, R_SECTORS]
+        write = rows[row, R_WRITE]
         if not _serve(
             geometry, tags, marks, links, sets, seeds, limits, entries, heads, params, now, slices, wheel, rows,
             asked, far, counters, requests, ring, responses, heap, s, row, cycle, (cycle - since) * params[H_Q],
@@ -125,10 +126,12 @@ def serve_next(
             rate_free = max(slices[s, S_RATE_FREE], cycle) * params[H_RATE] + size
             slices[s, S_RATE_FREE] = (rate_free + params[H_RATE] - 1) // params[H_RATE]
             cycle += 1
-        else:
+        elif write:
             while size > 0:  # a few times: faster than a division
                 size -= params[H_RATE]
                 cycle += 1
+        else:
+            cycle += 1
         slices[s, S_BUSY] = cycle
         wake(now, slices, wheel, rows, s, cycle)
         return

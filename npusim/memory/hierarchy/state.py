@@ -112,7 +112,7 @@ def make_hierarchy(
     if cores < 1:
         raise ConfigError(f"a hierarchy for {cores} cores: at least one is needed")
     shared = memory.l2
-    params = np.zeros(at.H_COUNT, np.int64)
+    params = np.zeros(at.H_OWN0 + cores, np.int64)
     params[at.H_DIRECT], params[at.H_CAPACITY], params[at.H_CORES] = shared is None, memory.capacity_bytes, cores
     send, back = memory.request_latency_cycles, memory.response_latency_cycles
     caches = shared or Cache(size_bytes=128, ways=1, hit_latency_cycles=1, bytes_per_cycle=1, mshrs=1)
@@ -129,7 +129,10 @@ def make_hierarchy(
         params[at.H_NET] = at.NET_ALL if everything else at.NET_CORES
         params[at.H_NET_Q], params[at.H_NET_R] = _period(networks.clock_mhz)
     params[at.H_GROUPS] = len(groups)
-    now = np.zeros(at.N_COUNT, np.int64)
+    coalescers = shared.coalescers if shared is not None and not groups else 0  # what goes to a group has its own way
+    params[at.H_COALESCERS] = coalescers
+    now = np.zeros(at.N_COUNT + coalescers * at.CO_SLOTS * at.CO_WORDS, np.int64)
+    now[at.N_COUNT + at.CO_LINE :: at.CO_WORDS] = -1
     rows = np.zeros((FIRST_ROWS * (1 + slices // 256), at.R_COUNT), np.int64)
     asked = np.zeros((FIRST_ROWS, at.A_COUNT), np.int64)
     rows[1 + slices : -1, at.R_NEXT] = np.arange(2 + slices, len(rows))
@@ -173,6 +176,8 @@ def _fill_shared(params: Array, memory: Memory, clock_mhz: float) -> None:
     }  # fmt: skip
     for word, value in figures.items():
         params[word] = value
+    cores = len(params) - at.H_OWN0
+    params[at.H_OWN0 :] = [shared.partition_of(core, cores) * params[at.H_PER] for core in range(cores)]
 
 
 def _period(clock_mhz: float) -> tuple[int, int]:
