@@ -25,7 +25,7 @@ BLOCK_CYCLES = 20  # scalar work of one block, as the code generator emits it
 STEP_CYCLES = 60  # and of one step of the loop over tiles
 LOAD_SLOTS = (3, 2)  # of tiles in L1 that change: with three, loads lead the step (compiler.codegen)
 MISS_NS = 60  # of a DRAM access, about: activation, column access, burst
-DEPTHS, SPLITS = 3, 4  # of the best by a simple measure, how many are looked at
+DEPTHS, SPLITS = 2, 3  # of the best by a simple measure, how many are looked at
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,17 @@ def _search(key: _Key) -> Tiling:
     for tiling in candidates(spec, machine, budget, key.tile):
         if feed_block(spec, tiling, machine) is None:
             continue
+        work = work_of(spec, tiling, machine)
+        if best is not None and work.product_cycles >= best[0]:
+            continue
         for slots in LOAD_SLOTS:
-            cost = estimate(spec, tiling, machine, slots)
-            if smallest is None or sum(cost.need.values()) < sum(smallest.values()):
-                smallest = cost.need
-            if all(need <= budget[space] for space, need in cost.need.items()):
-                if best is None or cost.cycles < best[0]:
-                    best = (cost.cycles, tiling)
+            need = work.need(slots)
+            if smallest is None or sum(need.values()) < sum(smallest.values()):
+                smallest = need
+            if all(size <= budget[space] for space, size in need.items()):
+                cycles = work.cycles(slots)
+                if best is None or cycles < best[0]:
+                    best = (cycles, tiling)
                 break
     if best is not None:
         return best[1]
@@ -82,9 +86,9 @@ def _search(key: _Key) -> Tiling:
             f"{what}: not even one fractal of K for {spec.w} columns of results fits {matrix.operand_space} or "
             f"{matrix.operand_b_space} twice: enlarge core.spaces, or lower the resolution"
         )
-    need = ", ".join(f"{v} bytes of {k} ({budget[k]} are free)" for k, v in smallest.items() if v > budget[k])
+    lacking = ", ".join(f"{v} bytes of {k} ({budget[k]} are free)" for k, v in smallest.items() if v > budget[k])
     remedy = "enlarge core.spaces, or lower the resolution or batch"
-    raise CapacityError(f"{what}: its smallest tiling needs {need}: {remedy}")
+    raise CapacityError(f"{what}: its smallest tiling needs {lacking}: {remedy}")
 
 
 def candidates(
@@ -141,6 +145,12 @@ def _splits(counts: Mapping[str, int], cores: int) -> list[tuple[tuple[str, int]
 
 def estimate(spec: Contraction, tiling: Tiling, machine: Machine, load_slots: int) -> Cost:
     """Closed-form cost of a tiling that feeds L0; `load_slots` copies of changing tiles in L1 are kept."""
+    work = work_of(spec, tiling, machine)
+    return Cost(work.cycles(load_slots), work.need(load_slots))
+
+
+def work_of(spec: Contraction, tiling: Tiling, machine: Machine) -> _Work:
+    """The terms of a tiling's cost; it must fit the cube's buffers (`feed_block`)."""
     totals = {"x": spec.x, "y": spec.y, "h": spec.h, "n": spec.n, "c": spec.c}
     tiles = {"x": 1, "y": 1, "h": min(tiling.h, spec.h), "n": min(tiling.n, spec.n), "c": min(tiling.c, spec.c)}
     counts = {k: -(-totals[k] // tiles[k]) for k in totals}
@@ -148,8 +158,68 @@ def estimate(spec: Contraction, tiling: Tiling, machine: Machine, load_slots: in
     for letter, parts in tiling.split:
         mine[letter] = -(-counts[letter] // parts)
         active *= -(-counts[letter] // mine[letter])
-    work = _Work(spec, tiling, machine, tiles, counts, mine, active)
-    return Cost(work.cycles(load_slots), work.need(load_slots))
+    return _Work(spec, tiling, machine, tiles, counts, mine, active)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """A path as the cost sees it: bytes a cycle, start-up, requests in flight and their size."""
+
+    rate: float
+    startup: int
+    outstanding: int
+    request_bytes: int
+
+    def cycles(self, size_bytes: int, run_bytes: int, share: float, latency: float) -> float:
+        """Cycles of a copy in runs of `run_bytes`, at most at the rate `share`."""
+        flying = self.outstanding * min(run_bytes, self.request_bytes) / latency
+        return self.startup + size_bytes / min(share, self.rate, flying)
+
+
+@dataclass(frozen=True)
+class _Chip:
+    """What the cost asks of a machine, looked up once."""
+
+    load: _Way
+    out: _Way
+    feeds: tuple[_Way | None, _Way | None]
+    chip_rate: float  # bytes a cycle from DRAM, or the shared cache, to all cores
+    latency: float
+    drains_itself: bool
+
+    @staticmethod
+    @lru_cache(maxsize=64)
+    def of(key: _MachineKey) -> _Chip:
+        machine = key.machine
+        matrix, staging = machine.core.matrix, machine.staging_space
+        drains = machine.drain_engine is not None
+        rate = DRAM_EFFICIENCY * machine.dram_bytes_per_second / (machine.clock_mhz * 1e6)
+        if machine.memory.l2 is not None:
+            rate = float(shared_bytes_per_cycle(machine))
+        load, out = _way(machine, "dram", staging), _way(
+            machine, matrix.acc_space if drains else machine.scratch_space, "dram")
+        if load is None or out is None:
+            raise CapacityError(f"{machine.name}: no path from dram to {staging}, or none back")
+        feeds = (_way(machine, staging, matrix.operand_space), _way(machine, staging, matrix.operand_b_space or ""))
+        return _Chip(load, out, feeds, rate, _round_trip(machine), drains)
+
+
+@dataclass(frozen=True)
+class _MachineKey:
+    """A machine as the key of a cache: machines are compared whole, and hashed by name."""
+
+    machine: Machine
+
+    def __hash__(self) -> int:
+        return hash(self.machine.name)
+
+
+def _way(machine: Machine, src: str, dst: str) -> _Way | None:
+    path = machine.path(src, dst)
+    if path is None:
+        return None
+    engine = machine.core.dma[path.pipe]
+    return _Way(path.bytes_per_cycle, engine.startup_cycles, engine.outstanding, engine.request_bytes)
 
 
 class _Work:
@@ -167,8 +237,16 @@ class _Work:
         self.in_rows = min(reach, spec.in_h)
         size = {k: dtype(getattr(spec, k).dtype).size_bytes for k in self.letters}
         self.size = size
-        self.latency = _round_trip(machine)
-        self.leaves_from = machine.scratch_space if machine.drain_engine is None else machine.core.matrix.acc_space
+        self.chip = _Chip.of(_MachineKey(machine))
+        self.matrix = machine.core.matrix
+        self.rows = -(-tiles["h"] * spec.w // self.matrix.rows)
+        self.cols = -(-tiles["n"] // self.matrix.cols)
+        high, wide, channels = block
+        self.blocks = -(-spec.kh // high) * -(-spec.kw // wide) * -(-tiles["c"] // channels)
+        k_blocks = -(-high * wide * channels // self.matrix.depth(spec.operand_dtype))
+        self.block_cycles = self.rows * self.cols * k_blocks * self.matrix.passes[spec.operand_dtype]
+        self.steps = math.prod(mine.values())
+        self.product_cycles = self.steps * self.blocks * self.block_cycles  # of the array, on the busiest core
         self.bytes = {
             "a": self.in_rows * spec.in_w * tiles["c"] * size["a"],
             "weight": spec.kh * spec.kw * tiles["c"] * tiles["n"] * size["weight"],
@@ -177,29 +255,24 @@ class _Work:
 
     def cycles(self, load_slots: int) -> float:
         """Cycles of the core with most work."""
-        spec, machine, matrix = self.s, self.machine, self.machine.core.matrix
+        spec, matrix, chip = self.s, self.matrix, self.chip
         loads = {name: loads_of(letters, self.t.order, self.mine) for name, letters in self.letters.items()}
         high, wide, channels = self.block
-        blocks = -(-spec.kh // high) * -(-spec.kw // wide) * -(-self.tiles["c"] // channels)
-        steps = math.prod(self.mine.values()) * blocks
-        depth = matrix.depth(spec.operand_dtype)
-        rows = -(-self.tiles["h"] * spec.w // matrix.rows)
-        cols = -(-self.tiles["n"] // matrix.cols)
-        k_blocks = -(-high * wide * channels // depth)
-        product_cycles = rows * cols * k_blocks * matrix.passes[spec.operand_dtype]
         fed = high * wide * channels * self.size["a"]
-        feed = _path_cycles(machine, machine.staging_space, matrix.operand_space, rows * matrix.rows * fed)
-        feed += _path_cycles(machine, machine.staging_space, matrix.operand_b_space or "", cols * matrix.cols * fed)
+        feed = sum(
+            way.startup + span * fed / way.rate
+            for way, span in zip(chip.feeds, (self.rows * matrix.rows, self.cols * matrix.cols)) if way is not None
+        ) * is_fed(self.machine)
         moved = {k: self._away(k) for k in self.bytes}
-        extra = len(spec.epilogue.operands)
-        latency = self.latency
+        extra, latency = len(spec.epilogue.operands), chip.latency
         load = sum(loads[k] * max(moved[k], (latency + moved[k]) / load_slots) for k in ("a", "weight"))
         load += extra * loads["out"] * moved["out"]
-        ways = self._way_out(loads["out"])
-        sums = loads["out"] * (product_cycles * blocks * self.mine["c"])
+        ways = self._way_out(loads["out"], moved["out"])
         serial = 0.0 if self.t.acc_slots > 1 else ways["drain"]
-        scalar = steps * BLOCK_CYCLES + math.prod(self.mine.values()) * STEP_CYCLES
-        busiest = max(sums + serial, steps * feed, load, *ways.values(), loads["out"] * moved["out"], scalar)
+        steps = self.steps * self.blocks
+        scalar = steps * BLOCK_CYCLES + self.steps * STEP_CYCLES
+        stored = loads["out"] * moved["out"]
+        busiest = max(self.product_cycles + serial, steps * feed, load, *ways.values(), stored, scalar)
         ends = sum(moved.values()) + latency + feed + ways["drain"] / max(1, loads["out"])
         return float(busiest + ends)
 
@@ -218,7 +291,7 @@ class _Work:
         found[machine.staging_space] += staged["a"]
         found[weights] += staged["weight"]
         found[matrix.acc_space] += acc
-        if machine.drain_engine is not None:
+        if self.chip.drains_itself:
             found[machine.staging_space] += vectors
             return found
         extra = len(spec.epilogue.operands)
@@ -235,26 +308,17 @@ class _Work:
         """Cycles of the copy of one tile between DRAM and the core; short rows leave fewer bytes in flight."""
         cols, total = {"a": ("c", self.s.c), "out": ("n", self.s.n)}.get(name, ("", 0))
         size = run = self.bytes[name]
-        machine = self.machine
         if cols and self.tiles[cols] < total:
-            size = bus_bytes(size, self.tiles[cols], total, self.size[name], machine)
+            size = bus_bytes(size, self.tiles[cols], total, self.size[name], self.machine)
             run = self.tiles[cols] * self.size[name]
-        chip = DRAM_EFFICIENCY * machine.dram_bytes_per_second / (machine.clock_mhz * 1e6) / self.active
-        if machine.memory.l2 is not None:
-            chip = float(shared_bytes_per_cycle(machine)) / self.active
-        ends = (self.leaves_from, "dram") if name == "out" else ("dram", machine.staging_space)
-        path = machine.path(*ends)
-        if path is None:
-            return math.inf
-        engine = machine.core.dma[path.pipe]
-        flying = engine.outstanding * min(run, engine.request_bytes) / self.latency
-        return engine.startup_cycles + size / min(chip, path.bytes_per_cycle, flying)
+        way = self.chip.out if name == "out" else self.chip.load
+        return way.cycles(size, run, self.chip.chip_rate / self.active, self.chip.latency)
 
-    def _way_out(self, tiles: int) -> dict[str, float]:
+    def _way_out(self, tiles: int, stored: float) -> dict[str, float]:
         """Cycles of the drain and of the operations behind it."""
         machine, epilogue = self.machine, self.s.epilogue
-        if machine.drain_engine is not None:
-            return {"drain": tiles * self._away("out")}
+        if self.chip.drains_itself:
+            return {"drain": tiles * stored}
         elements = self.tiles["h"] * self.s.w * self.tiles["n"]
         drain, vector = machine.core.drain, machine.core.vector
         lanes = vector.lanes * vector.sublanes if vector else 1
@@ -270,10 +334,3 @@ def _round_trip(machine: Machine) -> float:
     if memory.l2 is not None:
         return cycles + memory.l2.hit_latency_cycles * machine.clock_mhz / (memory.l2.clock_mhz or machine.clock_mhz)
     return cycles + MISS_NS * machine.clock_mhz * 1e-3
-
-
-def _path_cycles(machine: Machine, src: str, dst: str, size_bytes: int) -> float:
-    path = machine.path(src, dst)
-    return size_bytes / path.bytes_per_cycle + machine.core.dma[path.pipe].startup_cycles if path else 0.0
-
-
