@@ -106,7 +106,7 @@ def test_analytic_streams_as_the_engine_does(compiled, hw):
     program, machine = compiled("add:1024x1024", hw)
     found = estimate(program, machine, "analytic").total_cycles
     cycle = api.simulate_program(program, machine, machine.default_dtype).record
-    assert found == pytest.approx(cycle.total_cycles, rel=0.1)
+    assert found == pytest.approx(cycle.total_cycles, rel=0.05)
 
 
 def test_ideal_memory_is_fully_efficient():
