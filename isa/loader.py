@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from isa.chip import MemoryChip
 from isa.errors import ConfigError
 from isa.machine import Machine
+from isa.memory import Memory, idle_reason
 from isa.schema import CONFIDENCES, close_match, describe, error_text, machine_schema, root_of, unknown_key, valid_keys
 from isa.yaml12 import MAX_BYTES, Branch, Fault, Items, Leaf, Position, Tree, parse, plain
 
@@ -87,7 +88,10 @@ def load_chip(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedChip:
     base = tree if overrides else None
     for text in overrides:
         tree = _override(tree, text, faults)
-    return _validate(tree, faults, base, overrides)
+    loaded = _validate(tree, faults, base, overrides)
+    if idle := _idle(loaded.chip.memory, overrides):
+        raise _combined(idle)
+    return loaded
 
 
 def list_machines() -> list[tuple[str, str]]:
@@ -333,6 +337,22 @@ def _override(tree: Tree, text: str, faults: list[Fault]) -> Tree:
     for key in reversed(keys):
         delta = Branch({key: delta}, place)
     return _merge(tree, _expand_parts(delta, None, faults))
+
+
+def _idle(memory: Memory, overrides: Sequence[str]) -> list[Fault]:
+    """The figures of overrides that change nothing, unless the switch because of which they do not is an override too:
+    whoever states it toggles it. A file may hold figures for another choice."""
+    given: dict[str, str] = {}  # the last override of each key path
+    for text in overrides:
+        path, _, value = text.partition("=")
+        for key, leaf in _leaves(parse(value, "value")[0], ".".join(part.strip() for part in path.split("."))):
+            if leaf.value is not None:
+                given[key] = text
+    found = [(key, text, idle_reason(memory, key)) for key, text in given.items()]
+    return [
+        Fault(Position(f"override {text!r}"), key, f"does nothing: {idle[1]}")
+        for key, text, idle in found if idle is not None and idle[0] not in given
+    ]  # fmt: skip
 
 
 def _wrong_key(tree: Tree, keys: Sequence[str], place: Position) -> list[Fault]:

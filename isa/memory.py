@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -143,7 +144,13 @@ class Memory(Part):
 
 def memory_faults(memory: Memory, cores: int) -> Iterator[str]:
     """What one field of the memory of a chip of `cores` alone cannot show: each fault is "key.path: what is wrong"."""
+    organisation = [*_organisation_faults(memory.dram)]
+    yield from organisation
     yield from _dram_faults(memory)
+    yield from _refresh_faults(memory)
+    yield from _controller_faults(memory)
+    if not organisation:
+        yield from _mapping_faults(memory)
     if memory.l2 is not None:
         yield from cache_faults("memory.l2", memory.l2)
         total = memory.l2.size_bytes * memory.l2.slices
@@ -151,6 +158,12 @@ def memory_faults(memory: Memory, cores: int) -> Iterator[str]:
             yield (
                 f"memory.l2.size_bytes: {memory.l2.slices} slices hold {total} bytes, more than memory.capacity_bytes "
                 f"{memory.capacity_bytes}: set memory.l2.size_bytes, of a slice, to less"
+            )
+        sector = memory.l2.sector_bytes
+        if memory.capacity_bytes % sector:
+            yield (
+                f"memory.capacity_bytes: {memory.capacity_bytes} is not a whole number of sectors of {sector} bytes "
+                f"(memory.l2.sector_bytes): set it to {memory.capacity_bytes // sector * sector}"
             )
     if memory.network is not None:
         slices = memory.l2.slices if memory.l2 is not None else 0
@@ -192,8 +205,6 @@ def _dram_faults(memory: Memory) -> Iterator[str]:
     if timing.nRC < timing.nRAS + timing.nRP:
         least = timing.nRAS + timing.nRP
         yield f"memory.dram.timing.nRC: {timing.nRC} is less than nRAS + nRP = {least}: set it to {least} or more"
-    if timing.nREFI <= timing.nRFC:
-        yield f"memory.dram.timing.nREFI: {timing.nREFI} is not more than nRFC = {timing.nRFC}: nothing else runs"
     total = memory.channels * part.banks * part.rows * part.page_bytes
     if memory.capacity_bytes > total:
         yield (
@@ -201,3 +212,141 @@ def _dram_faults(memory: Memory) -> Iterator[str]:
             f"hold ({total}): set memory.capacity_bytes to {total} or less (--set memory.capacity_bytes={total}), or "
             "memory.channels to more"
         )
+
+
+MAX_BANKS, MAX_BY_BANK, MAX_PIECES = 1024, 62, 12  # what npusim.memory.controller keeps
+FIELDS = ("Co", "Pc", "Si", "Bg", "Ba", "Ro")
+_PIECE = re.compile(rf"({'|'.join(FIELDS)})([0-9]{{0,2}})")
+
+
+def _log2(value: int) -> int:
+    return value.bit_length() - 1
+
+
+def _organisation_faults(part: DramPart) -> Iterator[str]:
+    """Addresses are cut into whole bits, and columns come as fast as bursts leave the bus."""
+    for name in ("bank_groups", "banks_per_group", "stack_ids", "pseudo_channels"):
+        value: int = getattr(part, name)
+        if value & (value - 1):
+            yield f"memory.dram.{name}: {value} is not a power of two: set it to {1 << _log2(value)}"
+    burst = part.burst_bytes
+    if burst & (burst - 1):
+        yield (
+            f"memory.dram.burst_length: {part.burst_length} transfers of {part.bus_bits} bits are a burst of {burst} "
+            "bytes, which is not a power of two: change it or memory.dram.bus_bits"
+        )
+    elif part.page_bytes % burst == 0 and (pages := part.page_bytes // burst) & (pages - 1):
+        yield (
+            f"memory.dram.page_bytes: {part.page_bytes} is not a power of two of bursts of {burst} bytes: set it to "
+            f"{burst << _log2(pages)}"
+        )
+    if part.banks > MAX_BANKS:
+        yield (
+            f"memory.dram: a channel of {part.banks} banks; at most {MAX_BANKS} are simulated: use fewer "
+            "pseudo_channels, stack_ids, bank_groups or banks_per_group"
+        )
+    columns, cycles = part.timing.nCCD_S, part.burst_length / part.data_rate
+    if cycles % 1 or cycles < columns:  # the bus would stand still after every burst
+        whole = columns * part.data_rate
+        ways = [f"memory.dram.burst_length to {whole}"] if whole & (whole - 1) == 0 else []
+        ways += [f"memory.dram.timing.nCCD_S to {cycles:g}"] if cycles >= 1 and cycles % 1 == 0 else []
+        ways += ["memory.dram.tck_ps, the clock, for another speed of the same part"]
+        yield (
+            f"memory.dram.data_rate: at {part.data_rate} transfers a cycle a burst of {part.burst_length} holds the "
+            f"bus for {cycles:g} cycles, but columns follow each other every nCCD_S = {columns}, so the rate is never "
+            f"reached: set {', or '.join(ways)}"
+        )
+
+
+def _refresh_faults(memory: Memory) -> Iterator[str]:
+    part, options, timing = memory.dram, memory.controller, memory.dram.timing
+    if options.refresh == "per_bank" and not (timing.nRFCpb and part.banks <= MAX_BY_BANK):
+        yield (
+            f"memory.controller.refresh: per_bank needs memory.dram.timing.nRFCpb and at most {MAX_BY_BANK} banks a "
+            f"channel, the part has {part.banks}: set memory.controller.refresh to auto"
+        )
+    by_bank = options.refresh in ("auto", "per_bank") and timing.nRFCpb is not None and part.banks <= MAX_BY_BANK
+    least = {"nRFC + nRP": timing.nRFC + timing.nRP}
+    if options.refresh in ("auto", "per_bank") and timing.nRFCpb:
+        least["nRFCpb + nRP"] = timing.nRFCpb + timing.nRP
+    if by_bank:
+        least[f"nRREFD x {part.banks} banks"] = part.banks * timing.nRREFD
+    name = max(least, key=lambda key: least[key])
+    if timing.nREFI <= least[name]:
+        yield (
+            f"memory.dram.timing.nREFI: {timing.nREFI} is not more than {name} = {least[name]}: nothing but refreshes "
+            f"would run; set it to {least[name] + 1} or more"
+            + (", or memory.controller.refresh to all_bank" if "banks" in name else "")
+        )
+
+
+def _controller_faults(memory: Memory) -> Iterator[str]:
+    options = memory.controller
+    if options.write_low > options.write_high:
+        yield (
+            f"memory.controller.write_low: {options.write_low} is above write_high {options.write_high}: set it to "
+            f"{options.write_high} or less"
+        )
+    if not options.write_when_idle and options.age_limit_ns is None:
+        yield (
+            "memory.controller.age_limit_ns: without it, and with write_when_idle false, the last writes would never "
+            "be written: set it to 2000 or so"
+        )
+    span, unit = options.granule_bytes // memory.interleave_bytes, memory.interleave_bytes
+    if options.hashing == "random" and (
+        options.granule_bytes % unit or span & (span - 1) or memory.channels % max(1, span)
+    ):
+        yield (
+            f"memory.controller.granule_bytes: {options.granule_bytes} is not a power of two of "
+            f"memory.interleave_bytes {unit} that divides the {memory.channels} channels: set it to {unit}"
+        )
+
+
+def _mapping_faults(memory: Memory) -> Iterator[str]:
+    """A map names every field of the part's addresses, whole, and the row first."""
+    mapping, part = memory.controller.mapping, memory.dram
+    if mapping == "auto":
+        return
+    sizes = {"Co": max(1, part.page_bytes // part.burst_bytes), "Pc": part.pseudo_channels, "Si": part.stack_ids,
+             "Bg": part.bank_groups, "Ba": part.banks_per_group}  # fmt: skip
+    left = {**{name: _log2(size) for name, size in sizes.items()}, "Ro": 62}
+    example = "Ro" + "".join(name for name in ("Pc", "Si", "Ba", "Bg", "Co") if left[name])
+    remedy = f"set it to {example}, or to auto"
+    found = list(_PIECE.finditer(mapping))
+    if "".join(m.group(0) for m in found) != mapping or not found:
+        yield (
+            f"memory.controller.mapping: {mapping!r:.80} is not a row of {', '.join(FIELDS)} (with a number of bits, "
+            f"or none for all that are left), highest first: {remedy}"
+        )
+        return
+    pieces = []
+    for match in reversed(found):
+        name, count = match.group(1), match.group(2)
+        size = int(count) if count else left[name]
+        if size > left[name]:
+            yield f"memory.controller.mapping: {mapping!r:.80} takes {size} of {left[name]} bits of {name}: {remedy}"
+            return
+        left[name] -= size
+        pieces += [name] if size else []
+    missing = [name for name, bits in left.items() if bits and name != "Ro"]
+    if missing:
+        yield f"memory.controller.mapping: {mapping!r:.80} leaves out bits of {', '.join(missing)}: {remedy}"
+    elif not pieces or pieces[-1] != "Ro":
+        yield f"memory.controller.mapping: {mapping!r:.80} does not begin with Ro, the row: {remedy}"
+    elif len(pieces) > MAX_PIECES:
+        yield f"memory.controller.mapping: {mapping!r:.80} has more than {MAX_PIECES} pieces: {remedy}"
+
+
+def idle_reason(memory: Memory, key: str) -> tuple[str, str] | None:
+    """The switch (a key path) because of which the figure at a key path (`memory.controller.granule_bytes`) changes
+    nothing, and what to do; None where it does change something."""
+    options = memory.controller
+    if key == "memory.ideal_bytes_per_cycle" and memory.model != "ideal":
+        return "memory.model", "only memory.model ideal reads it: set that too, or memory.dram.tck_ps instead"
+    if key in ("memory.controller.granule_bytes", "memory.controller.window_granules") and options.hashing != "random":
+        switch = "memory.controller.hashing"
+        return switch, f"{switch} {options.hashing} does not read it: set that to random, or leave it out"
+    if key in ("memory.controller.refresh_postpone", "memory.controller.refresh_blocks") and options.refresh == "none":
+        switch = "memory.controller.refresh"
+        return switch, f"{switch} none does not read it: set that to auto, or leave it out"
+    return None

@@ -95,10 +95,20 @@ def network_faults(network: Network, cores: int, slices: int, channels: int) -> 
         for i, router in enumerate(stated):
             if router >= columns * rows:
                 yield (
-                    f"memory.network.{key}[{i}]: router {router} is not among the {where} (0 to {columns * rows - 1})"
+                    f"memory.network.{key}[{i}]: router {router} is not among the {where} (0 to {columns * rows - 1}): "
+                    f"name one of these, or {_more_routers(network, router + 1)}"
                 )
                 break
     yield from _size_faults(network, columns * rows, cores + slices + channels)
+
+
+def _more_routers(network: Network, routers: int) -> str:
+    """How to have so many routers."""
+    if network.topology == "ring":
+        return f"set memory.network.stops to {routers} or more"
+    if network.topology == "crossbar":
+        return "set memory.network.topology to ring or mesh: a crossbar is one router"
+    return f"set memory.network.rows to {-(-routers // (network.columns or 1))} or more"
 
 
 def shared_network_faults(network: Network, cores: int, slices: int, channels: int) -> Iterator[str]:

@@ -349,7 +349,8 @@ def _drain(use: Use, machine: Machine) -> Iterator[str]:
     activation = ACTIVATIONS[use.imm]
     offered = machine.drain_activations
     if activation != "none" and offered is not None and activation not in offered:
-        where = "core.vector.operations" if unit is None else "activations of the unit that drains"
+        where = "core.vector.operations" if unit is None else (
+            "core.drain.activations" if core.drain is not None else f"activations of {unit.label}")
         yield f"activation {activation} is not offered; {where} has {', '.join(offered) or 'nothing'}"
 
 

@@ -2,8 +2,9 @@
 
 `roofline`: a launch takes the longest of MACs at peak, bytes at DRAM peak and bytes over the host link at the peak of
 its path, plus the launch cost. `analytic` adds what the hardware cannot avoid: MACs of padding, the cores a launch
-really uses, vector work, what DRAM loses on streams (read off the cycle level, npusim.memory.efficiency), the rate of
-the copy paths, and once a launch the fill and drain (latency of the first bytes, of the array, of the last write).
+really uses, vector work, what DRAM loses on streams of the cores' requests (read off the cycle level,
+npusim.memory.efficiency), the rate of the copy paths, and once a launch the fill and drain (latency of the first bytes,
+of the array, of the last write).
 Units overlap perfectly: a launch is as long as its busiest unit. Bytes are each tensor once; what tiling reads again is
 seen only by `cycle`. A shared cache, which is empty at the start, carries all bytes, the DRAM behind it what surely is
 not there: weights and inputs of the model where they are first read, else what is read or written beyond what it holds.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -191,13 +192,33 @@ def _shared_cycles(work: Work, machine: Machine) -> int:
     return max(cycles, math.ceil(max(work.read_bytes, work.write_bytes) / links) if links else 0)
 
 
-def dram_efficiency(machine: Machine, read_bytes: int = 1, write_bytes: int = 0) -> Fraction:
-    """The share of DRAM peak that streams of these sizes reach at once, as the cycle level measures it."""
+def dram_efficiency(machine: Machine, read_bytes: int = 1, write_bytes: int = 0, cores: int = 0) -> Fraction:
+    """The share of DRAM peak that streams of these sizes on so many cores (0: all) reach at once, as the cycle level
+    measures it: requests of the size of the copy engines', as many in flight as they may have.
+
+    Behind a shared cache, which holds requests of its own in flight, they come as fast as the DRAM can take them.
+    """
     from npusim.memory.efficiency import Pattern, efficiency
 
-    request = max((engine.request_bytes for engine in machine.core.dma.values()), default=512)
+    read, write = (_engine(machine, path) for path in _dram_paths(machine))
+    request = max(read[0], write[0])
     share = read_bytes / max(1, read_bytes + write_bytes)
-    return Fraction(efficiency(machine, Pattern("stream", request, share))).limit_denominator(10**6)
+    pattern = Pattern("stream", request, share)
+    if machine.memory.l2 is None:
+        most = [max(1, in_flight * size // request) for size, in_flight in (read, write)]
+        pattern = replace(pattern, streams=cores or machine.cores, reads=most[0], writes=most[1])
+    return Fraction(efficiency(machine, pattern)).limit_denominator(10**6)
+
+
+def _engine(machine: Machine, path: Path | None) -> tuple[int, int]:
+    """Bytes a request, and the requests that all engines of a path and core may have in flight."""
+    matrix = machine.core.matrix
+    if path is None:
+        return 1, 1
+    if path.pipe == "weights":
+        return matrix.weight_request_bytes, matrix.weight_outstanding * matrix.count
+    engine = machine.core.dma[path.pipe]
+    return engine.request_bytes, engine.outstanding * engine.count
 
 
 def access_cycles(machine: Machine) -> int:
@@ -219,7 +240,7 @@ def analytic_cycles(work: Work, machine: Machine) -> Busy:
     core, matrix, vector = machine.core, machine.core.matrix, machine.core.vector
     streams = ceil_div(work.streams, work.cores * matrix.count)
     lanes = vector.lanes * vector.sublanes * vector.alus * work.cores if vector else work.cores
-    reached = dram_efficiency(machine, *work.dram_bytes)
+    reached = dram_efficiency(machine, *work.dram_bytes, work.cores)
     dma = math.ceil(sum(work.dram_bytes) / (dram_bytes_per_cycle(machine) * reached))
     dma = max(dma, _shared_cycles(work, machine), _host_cycles(work, machine))
     fill = 0

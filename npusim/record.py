@@ -107,7 +107,8 @@ class Record:
     end cycle; `path_bytes` int64 [launches, paths] bytes moved over each `machine.core.paths` entry; `dram_bytes` int64
     [launches, 2] read and written; `macs` int64 [launches] executed by the arrays, padding included; `issued` int64
     [launches, 8] instructions by pipe class; `dram_counters` names the memory kernel's totals (row hits, ...);
-    `series` float64 [2, bins] DRAM bytes read and written per bin of `series_bin_cycles`.
+    `series` float64 [2, bins] DRAM bytes read and written per bin of `series_bin_cycles`, as the memory notes them: a
+    bin may hold a few per cent more than the DRAM's peak (`dram_over_time`).
     """
 
     pipes: tuple[PipeInfo, ...]
@@ -126,6 +127,52 @@ class Record:
     engine_cpu_s: float
     waits: Array = field(default_factory=lambda: np.zeros(0, WAIT))  # machines with flags, inside the trace window
     memory: MemoryRecord | None = None  # None: ideal memory, closed forms
+
+    def dram_over_time(self, peak: float) -> tuple[Array, Array]:
+        """The core cycle at which each bin of `series` starts, and bytes read and written in it [2, bins], none above
+        `peak` bytes a cycle.
+
+        The last bin ends with the run; less than half a bin there is taken with the bin before it.
+        """
+        width = self.series_bin_cycles
+        if width <= 0 or self.total_cycles <= 0:
+            return np.zeros(0), np.zeros((2, 0))
+        count = min(int(np.ceil(self.total_cycles / width)), self.series.shape[1])
+        starts = np.arange(count) * width
+        if count > 1 and self.total_cycles - starts[-1] < width / 2:
+            starts = starts[:-1]
+        moved = np.add.reduceat(self.series, np.arange(len(starts)), axis=1)
+        return starts, within_peak(moved, np.floor(np.diff(starts, append=self.total_cycles) * peak))
+
+
+def dram_bytes_per_cycle(machine: Machine) -> float:
+    """Peak DRAM bandwidth in bytes a core cycle: the part's, or the stated one of the ideal model."""
+    memory = machine.memory
+    if memory.model == "ideal" and memory.ideal_bytes_per_cycle is not None:
+        return memory.ideal_bytes_per_cycle
+    return machine.dram_bytes_per_second / (machine.clock_mhz * 1e6)
+
+
+def within_peak(series: Array, room: Array) -> Array:
+    """Series [2, bins] of whole bytes with at most `room` [bins] in a bin, what is too much in the bins before.
+
+    The memory notes a run of bursts as if they had followed each other up to its end; where they had not, some were
+    earlier, so that is where bytes beyond a bin's room belong. All bytes read and all written are kept; only where the
+    bins before have no room, as for reads that were answered out of a write queue and on no bus, the next ones take
+    them, and the last one what nobody has room for.
+    """
+    found = np.asarray(series, np.float64).round().astype(np.int64)
+    bins = found.shape[1]
+    for order in (range(bins - 1, 0, -1), range(bins - 1)):
+        step = -1 if order.step < 0 else 1
+        for i in order:
+            total = int(found[:, i].sum())
+            over = total - int(room[i])
+            if over > 0:
+                read = over * int(found[0, i]) // total
+                found[:, i] -= (read, over - read)
+                found[:, i + step] += (read, over - read)
+    return found.astype(np.float64)
 
 
 @dataclass(frozen=True)

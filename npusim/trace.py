@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isa.table import BY_CODE
-from npusim.record import EVENT, Result
+from npusim.record import EVENT, Result, dram_bytes_per_cycle
 
 Array = npt.NDArray[Any]
 
@@ -116,18 +116,9 @@ def _counters(result: Result, clock: _Clock) -> Iterator[str]:
 
 
 def _bandwidth(result: Result) -> tuple[Array, Array]:
-    """The core cycle at which each bin of the series starts, and GB/s read and written in it [bins, 2].
-
-    Bins that start after the run's end hold nothing; less than half a bin at the end is taken with the bin before it.
-    """
+    """The core cycle at which each bin of the series starts, and GB/s read and written in it [bins, 2]."""
     record = result.record
-    if record.series_bin_cycles <= 0 or record.total_cycles <= 0:
-        return np.zeros(0), np.zeros((0, 2))
-    count = min(int(np.ceil(record.total_cycles / record.series_bin_cycles)), record.series.shape[1])
-    starts = np.arange(count) * record.series_bin_cycles
-    if count > 1 and record.total_cycles - starts[-1] < record.series_bin_cycles / 2:
-        starts = starts[:-1]
-    moved = np.add.reduceat(record.series, np.arange(len(starts)), axis=1)
+    starts, moved = record.dram_over_time(dram_bytes_per_cycle(result.machine))
     seconds = np.diff(starts, append=record.total_cycles) / (result.machine.clock_mhz * 1e6)
     return starts, (moved / seconds / 1e9).T.round(3)
 

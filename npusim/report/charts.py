@@ -186,14 +186,13 @@ def _array_use(profile: Profile, left: float, width: float, base: float, height:
 
 def _dram_use(profile: Profile, left: float, width: float, base: float, height: float) -> str:
     """DRAM bytes read and, on top, written in each bin, against the peak."""
-    record = profile.result.record
-    peak = profile.levels[0].peak * record.series_bin_cycles
-    if not peak or not record.series.shape[1]:
+    record, peak = profile.result.record, profile.levels[0].peak
+    starts, moved = record.dram_over_time(peak)
+    if not peak or not len(starts):
         return ""
-    bins = record.series.shape[1]
-    end = max(1.0, float(profile.total_cycles))
-    edges = [min(1.0, i * record.series_bin_cycles / end) for i in range(bins + 1)]
-    read, written = (row / peak for row in record.series)
+    ends = np.append(starts, record.total_cycles)
+    edges = [float(end) / max(1, profile.total_cycles) for end in ends]
+    read, written = moved / (np.diff(ends) * peak)
     both = _steps((read + written).tolist(), edges, left, width, base, height)
     lower = _steps(read.tolist(), edges, left, width, base, height)
     above = svg.element("path", svg.title("DRAM written"), d=both, fill=colour("purple"), fill_opacity=0.75)

@@ -14,7 +14,7 @@ from isa.cost import network_bytes_per_cycle, shared_bytes_per_cycle
 from isa.dtypes import DTYPES, dtype
 from isa.machine import CHIP_SPACES, Machine, Path
 from isa.program import LAUNCH_HOST, Program
-from npusim.record import Result
+from npusim.record import Result, dram_bytes_per_cycle
 
 HOST_LINK = "host_link"  # key of the level of a machine without a path to its host
 SHARED = "l2"  # key of the level of the shared cache
@@ -37,14 +37,6 @@ class Level:
 def clock_hz(machine: Machine) -> float:
     """Core clock in Hz."""
     return machine.clock_mhz * 1e6
-
-
-def dram_bytes_per_cycle(machine: Machine) -> float:
-    """Peak DRAM bandwidth in bytes a core cycle: the part's, or the stated one of the ideal model."""
-    memory = machine.memory
-    if memory.model == "ideal" and memory.ideal_bytes_per_cycle is not None:
-        return memory.ideal_bytes_per_cycle
-    return machine.dram_bytes_per_second / clock_hz(machine)
 
 
 def vector_flops_per_cycle(machine: Machine) -> float:

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from npusim.record import MemoryRecord, SharedRecord, percentile
-from npusim.report.bounds import BOUND_SHARE
 from npusim.report.profile import Profile
 from npusim.report.text import size
+from npusim.report.what_if import BANDWIDTH, what_if
 
-WHAT_IF = 1.2  # the bandwidth of the hint, against the machine's
 SHOWN_REGIONS = 12
 SHARED_COUNTERS = (
     "reads", "writes", "read_bytes", "write_bytes", "hits", "misses", "merged", "fills", "write_backs", "stalls",
@@ -93,33 +92,6 @@ def _rate(memory: MemoryRecord, channel: int) -> float:
     return hits / (hits + misses + conflicts) if hits + misses + conflicts else 0.0
 
 
-def what_if(profile: Profile, bandwidth: float = WHAT_IF) -> dict[str, float]:
-    """What more DRAM bandwidth would bring, to first order.
-
-    Of an operator that memory bounds, the time that its bytes need at the DRAM's peak shrinks by `bandwidth`, if its
-    copies are in use for so long; the rest stays. `time_share` is the new time over the old, `memory_bound_share` the
-    share of the new time spent in operators that memory still bounds, beside the present one.
-    """
-    before = after = bound_before = bound_after = 0.0
-    peak = profile.machine.dram_bytes_per_second
-    for row in profile.rows:
-        cycles, share = float(row.cycles), 0.0
-        if row.bound_by == "memory":
-            share = min(row.bound_share, row.dram_bytes / (profile.seconds(cycles) * peak))
-            bound_before += cycles
-        shrunk = cycles * (1 - share + share / bandwidth)
-        before, after = before + cycles, after + shrunk
-        # Copies that the DRAM does not limit go on as long as before.
-        if share and cycles * row.bound_share - (cycles - shrunk) >= BOUND_SHARE * shrunk:
-            bound_after += shrunk
-    return {
-        "bandwidth": bandwidth,
-        "time_share": after / before if before else 1.0,
-        "memory_bound_share": bound_after / after if after else 0.0,
-        "memory_bound_share_now": bound_before / before if before else 0.0,
-    }
-
-
 def memory_rows(summary: Mapping[str, Any], channels: int) -> list[tuple[str, str]]:
     """The memory in words, (what, figure), from the object of `memory_summary`."""
     used, latency, hint = np.array(summary["channels"]["utilization"]), summary["latency_ns"], summary["what_if"]
@@ -132,7 +104,7 @@ def memory_rows(summary: Mapping[str, Any], channels: int) -> list[tuple[str, st
         ("bus turnarounds", f"{summary['turnarounds']:,}"),
         ("refresh", f"{summary['refresh_share']:.2%} of the banks' time"),
         (f"with {hint['bandwidth'] - 1:.0%} more bandwidth",
-         f"{1 - hint['time_share']:.1%} less time; memory bounds {hint['memory_bound_share']:.0%} of it "
+         f"{1 - hint['time_share']:.1%} less time{_limit(hint)}; memory bounds {hint['memory_bound_share']:.0%} of it "
          f"(now {hint['memory_bound_share_now']:.0%})"),
     ]  # fmt: skip
     if "l2" in summary:
@@ -141,6 +113,12 @@ def memory_rows(summary: Mapping[str, Any], channels: int) -> list[tuple[str, st
     if worst:
         rows.append(("row conflicts", ", ".join(f"{c['tensor']} {c['row_conflicts']:,}" for c in worst)))
     return rows
+
+
+def _limit(hint: Mapping[str, Any]) -> str:
+    """What stands in the way of a larger gain, in words; nothing where bandwidth does, or nothing is to gain."""
+    named = str(hint.get("limit", BANDWIDTH))
+    return "" if named == BANDWIDTH or not hint["memory_bound_share_now"] else f", then {named} limit"
 
 
 def _shared_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from typing import Any
 from isa.machine import Machine
 
 _TIMING = {
-    "nCL": 4, "nCWL": 4, "nRCDRD": 4, "nRCDWR": 4, "nRP": 4, "nRAS": 4, "nRC": 8, "nWR": 4, "nRTP": 4, "nCCD_S": 4,
+    "nCL": 4, "nCWL": 4, "nRCDRD": 4, "nRCDWR": 4, "nRP": 4, "nRAS": 4, "nRC": 8, "nWR": 4, "nRTP": 4, "nCCD_S": 2,
     "nCCD_L": 4, "nRRD_S": 4, "nRRD_L": 4, "nFAW": 4, "nWTR_S": 4, "nWTR_L": 4, "nRFC": 4, "nREFI": 1000,
 }  # fmt: skip
 _DRAM = {

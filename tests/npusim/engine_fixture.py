@@ -25,7 +25,7 @@ ALL_OPS = {"exp": 2.5, "div": 3}
 
 def small_machine(issue: str = "vliw", **changes: Any) -> Machine:
     """A machine on which a few cycles matter; `changes` by dotted key (`core.matrix.rows`, `memory.model`)."""
-    timing = dict.fromkeys(DramTiming.model_fields, 3) | {"nRC": 6, "nRAS": 3, "nREFI": 400, "nRFC": 20}
+    timing = dict.fromkeys(DramTiming.model_fields, 3) | {"nRC": 6, "nRAS": 3, "nREFI": 400, "nRFC": 20, "nCCD_S": 2}
     tree: dict[str, Any] = {
         "name": "small", "issue": issue, "default_dtype": "fp32", "clock_mhz": 700, "cores": 1, "launch_cycles": 7,
         "core": {

@@ -17,7 +17,7 @@ DRAM_BYTES = 1 << 24
 
 def machine(dataflow: str = "ws", issue: str = "vliw", cores: int = 1, drain: bool = False) -> Machine:
     """A test machine: 2 matrix units, vector, cross-lane, a load and a store engine, a second load engine."""
-    timing = dict.fromkeys(DramTiming.model_fields, 4) | {"nRC": 8, "nREFI": 1000}
+    timing = dict.fromkeys(DramTiming.model_fields, 4) | {"nRC": 8, "nREFI": 1000, "nCCD_S": 2}
     dram = {"tck_ps": 1000, "bus_bits": 64, "data_rate": 2, "burst_length": 4, "bank_groups": 1, "banks_per_group": 4,
             "page_bytes": 1024, "rows": 8192, "timing": timing}  # fmt: skip
     core: dict[str, Any] = {

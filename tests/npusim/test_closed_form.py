@@ -86,6 +86,29 @@ def test_analytic_pays_padding_and_refresh():
     assert access_cycles(machine) > 2 * machine.memory.request_latency_cycles
 
 
+def test_analytic_asks_the_memory_as_the_copy_engines_do():
+    """Little's law: requests in flight over the time of one; turns of channels that few requests reach at once."""
+    few = load_machine("tpu-v3", ["core.dma.dma_in.outstanding=4"]).machine
+    per_core = 4 * 512 / (access_cycles(few) / 940e6)
+    assert float(dram_efficiency(few)) == pytest.approx(2 * per_core / few.dram_bytes_per_second, rel=0.1)
+    assert float(dram_efficiency(few, cores=1)) == pytest.approx(per_core / few.dram_bytes_per_second, rel=0.1)
+    coarse = load_machine("tpu-v3", ["memory.interleave_bytes=65536"]).machine
+    assert dram_efficiency(coarse) < 0.3 < 0.95 < dram_efficiency(load_machine("tpu-v3").machine)
+    posted, unposted = (
+        dram_efficiency(load_machine("tiny", [f"memory.controller.posted_writes={word}"]).machine, 2, 1)
+        for word in ("true", "false")
+    )
+    assert unposted < 0.9 * posted
+
+
+@pytest.mark.parametrize("hw", ["tpu-v3", "gemmini-16x16", "tiny"])
+def test_analytic_streams_as_the_engine_does(compiled, hw):
+    program, machine = compiled("add:1024x1024", hw)
+    found = estimate(program, machine, "analytic").total_cycles
+    cycle = api.simulate_program(program, machine, machine.default_dtype).record
+    assert found == pytest.approx(cycle.total_cycles, rel=0.05)
+
+
 def test_ideal_memory_is_fully_efficient():
     machine = load_machine("tpu-v3", ["memory.model=ideal"]).machine
     assert dram_efficiency(machine) == 1

@@ -182,6 +182,7 @@ for old, new in (
 HEAD, END = STAGES.split("  set vector, 0")[0], "  halt\n.end\n.launch pingpong args=[&x, &y, 1]\n"
 EQUAL = (  # every stage takes 8 cycles, and the sequencer none
     "core.scalar.cycles=0", "core.vector.latency_cycles=0", "core.vector.op_cycles.exp=2",
+    "core.dma.mte3.startup_cycles=0",
     *(f"core.paths.{i}.latency_cycles=0" for i in (4, 6)),
 )  # fmt: skip
 
