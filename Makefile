@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help test kernels lint type bench docs full clean
+.PHONY: help test kernels lint type bench docs matrix full clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -30,7 +30,10 @@ docs:  ## write the generated pages and pictures again
 	$(PYTHON) -m npusim run resnet50 --hw tpu-v3 -q -o out/docs
 	cp out/docs/roofline.png docs/img/resnet50-tpu-v3.png
 
-full:  ## everything that CI runs, in a fresh environment
+matrix:  ## every model on every chip: cycles, hazards, values; writes docs/matrix.md (hours)
+	$(PYTHON) tests/bench/matrix.py --write
+
+full: matrix  ## everything that CI runs, in a fresh environment, and the matrix before it
 	.ci/run
 
 clean:  ## delete what building and testing leave behind
