@@ -190,3 +190,22 @@ def test_pipes_that_a_kind_of_core_lacks_are_not_accounted_for() -> None:
     machine = load_machine("ascend-910b2").machine
     assert machine.cores_with(["l0c"]) == range(24) and machine.cores_with(["ub"]) == range(24, 72)
     assert len(machine.cores_with(["ub", "l1"])) == 0
+
+
+def test_a_convolution_fetches_its_map_once_and_writes_the_im2col_matrix_to_l0a_alone() -> None:
+    """3 x 3 taps multiply what goes into L0A by nine, not what comes from memory: there is no im2col buffer."""
+    result = npusim.run(conv(), "ascend-310", settings=["run.cores=1"])
+    moved = {(p.src, p.dst): int(n) for p, n in zip(result.machine.core.paths, result.record.path_bytes.sum(axis=0))}
+    feature_map, weights = 6 * 6 * 16 * 2, 9 * 16 * 32 * 2
+    assert moved["dram", "l1"] == feature_map + weights
+    assert moved["l1", "l0b"] == weights
+    assert moved["l1", "l0a"] == 9 * feature_map
+
+
+def test_int8_doubles_the_depth_of_the_cube() -> None:
+    cycles = {
+        kind: npusim.run("gemm:256x256x1024", "ascend-310", dtype=kind, settings=["memory.model=ideal", "run.cores=1"])
+        .record.states[:, 0, :, 0].sum(axis=0) for kind in ("fp16", "int8")
+    }  # fmt: skip
+    cube = resolve(load_machine("ascend-310").machine)["matrix_pipe"]
+    assert cycles["fp16"][cube] == 16 * 16 * 64 and cycles["int8"][cube] == 16 * 16 * 32
