@@ -47,10 +47,11 @@ def row(hw: str, model: str) -> str:
     except NpuError as error:
         return f"| {hw} | {model} | {str(error).splitlines()[0][:120]} | | | | | |"
     summary = result.summary
+    peak = result.machine.macs_per_cycle(result.dtype)
     estimated = sum(o.approximated for o in result.program.operators)
     cells = (
         hw, model, f"{summary['total_cycles']:,}", f"{summary['time_us']:,.0f}",
-        f"{100 * summary['utilization']:.1f} %", hazards, values, estimated or "",
+        f"{100 * summary['macs'] / peak / max(1, summary['total_cycles']):.1f} %", hazards, values, estimated or "",
     )  # fmt: skip
     return f"| {' | '.join(map(str, cells))} |"
 
