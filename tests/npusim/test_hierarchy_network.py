@@ -174,7 +174,7 @@ def test_no_cut_of_time_changes_an_answer(
     (("memory.l2.write=through",), [15626747061720, 15518446500000, 77085, 178656, 104800]),
 ], ids=str)  # fmt: skip
 def test_without_a_network_nothing_has_changed(changes: tuple[str, ...], expected: list[int]) -> None:
-    """Figures as first measured; taken anew when slices began to send answers and writes one after the other (2026-11-29)."""
+    """Figures as first measured; taken anew when a slice began to send its bytes one after the other (2026-11-29)."""
     found = bench(*TINY, *IDEAL, *changes)
     found.ask(traffic(7, 1500, 40_000, 200_000))
     counts = found.state.summary()
