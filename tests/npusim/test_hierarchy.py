@@ -148,6 +148,16 @@ def test_answers_of_one_line_leave_one_after_the_other() -> None:
     assert np.diff(times).tolist() == [2 * CYCLE_FS] * (CORES - 1)
 
 
+def test_reads_and_writes_share_the_rate_of_a_slice() -> None:
+    """A write takes the place of its bytes among the answers: two cycles of 64 bytes a line."""
+    found = bench()
+    found.latency(0, 0, 0, 128)
+    writes = (0, 0, 1, 1, 0)
+    answers = found.ask([(10**10, i % CORES, 0, 128, write) for i, write in enumerate(writes)])
+    after = [answers[i][0] - 10**10 - HIT * CYCLE_FS for i in range(len(writes))]
+    assert after == [2 * i * CYCLE_FS for i in range(len(writes))]
+
+
 def test_a_coalescer_asks_once_for_what_its_cores_read_at_the_same_time() -> None:
     found = bench("memory.l2.coalescers=2")
     rows = [(0, core, 0, size, 0) for core, size in ((0, 128), (1, 128), (2, 64), (3, 128))]

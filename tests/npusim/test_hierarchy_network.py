@@ -169,12 +169,12 @@ def test_no_cut_of_time_changes_an_answer(
 
 
 @pytest.mark.parametrize(("changes", "expected"), [
-    ((), [15325183061720, 15216813500000, 76516, 178560, 97248]),
-    (PARTS, [17561382061720, 17418827875000, 85410, 180544, 99936]),
-    (("memory.l2.write=through",), [15558705061720, 15450390375000, 77394, 178592, 104800]),
+    ((), [15429663061720, 15321343125000, 76239, 178528, 97248]),
+    (PARTS, [17577730061720, 17435283000000, 84829, 180672, 99840]),
+    (("memory.l2.write=through",), [15626747061720, 15518446500000, 77085, 178656, 104800]),
 ], ids=str)  # fmt: skip
 def test_without_a_network_nothing_has_changed(changes: tuple[str, ...], expected: list[int]) -> None:
-    """Figures as first measured; taken anew when slices began to send answers one after the other (2026-11-29)."""
+    """Figures as first measured; taken anew when a slice began to send its bytes one after the other (2026-11-29)."""
     found = bench(*TINY, *IDEAL, *changes)
     found.ask(traffic(7, 1500, 40_000, 200_000))
     counts = found.state.summary()

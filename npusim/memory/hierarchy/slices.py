@@ -51,6 +51,7 @@ from npusim.memory.hierarchy.layout import (
     S_LAST0,
     S_MERGED,
     S_MISSES,
+    S_OUT,
     S_RATE_FREE,
     S_SINCE,
     S_STALL_CYCLES,
@@ -113,6 +114,11 @@ def serve_next(
         after, since = rows[row, R_NEXT], rows[row, R_SINCE]
         size, line, sectors = rows[row, R_BYTES], rows[row, R_LINE], rows[row, R_SECTORS]
         write = rows[row, R_WRITE]
+        if write and params[H_BANKS] == 1 and slices[s, S_OUT] >= (cycle + 1) * params[H_RATE]:
+            # Answers that leave have the port of the data; no lookup passes the write, or it might wait for ever.
+            slices[s, S_AWAKE] = 1
+            schedule(now, wheel, rows, 1 + s, slices[s, S_OUT] // params[H_RATE])
+            return
         if not _serve(
             geometry, tags, marks, links, sets, seeds, limits, entries, heads, params, now, slices, wheel, rows,
             asked, far, counters, requests, ring, responses, heap, s, row, cycle, (cycle - since) * params[H_Q],
@@ -127,9 +133,8 @@ def serve_next(
             slices[s, S_RATE_FREE] = (rate_free + params[H_RATE] - 1) // params[H_RATE]
             cycle += 1
         elif write:
-            while size > 0:  # a few times: faster than a division
-                size -= params[H_RATE]
-                cycle += 1
+            slices[s, S_OUT] = max(slices[s, S_OUT], cycle * params[H_RATE]) + size
+            cycle = max(cycle + 1, slices[s, S_OUT] // params[H_RATE])
         else:
             cycle += 1
         slices[s, S_BUSY] = cycle
