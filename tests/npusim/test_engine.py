@@ -87,7 +87,7 @@ def test_calls_may_be_cut_anywhere(budget: int, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_one_specialisation() -> None:
-    """One for the channels alone, and one with a shared cache before them, if a test before this one had such a chip."""
+    """One for the channels alone, and one with a shared cache before them, if an earlier test had such a chip."""
     from npusim.engine.loop import run_launch
 
     found = set()
