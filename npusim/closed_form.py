@@ -130,7 +130,8 @@ def work_of(
     operator = program.operators[index]
     macs = max(operator.macs, operator.padded_macs) if padded else operator.macs
     # An operand type that the array does not know is converted first, at best to its fastest one.
-    passes = matrix.passes.get(operator.dtype, min(matrix.passes.values()))
+    kind = operator.dtype if operator.dtype in matrix.passes else min(matrix.passes, key=lambda k: matrix.passes[k])
+    passes = Fraction(str(matrix.passes[kind])) / matrix.depth(kind)  # a cube does a depth of products at once
     read, written, fresh = _dram_bytes(operator, tensors, seen)
     flops = max(0, operator.flops - 2 * operator.macs)
     names = (operator.inputs, operator.outputs)
@@ -139,7 +140,7 @@ def work_of(
     sent, returned = (sum(t.size_bytes for t in side) if once else 0 for side in sides)
     streams = ceil_div(macs, matrix.rows * matrix.cols)
     behind = _behind(machine, read, written, fresh)
-    return Work(macs, streams, Fraction(str(passes)), flops, read, written, cores, (sent, returned), behind)
+    return Work(macs, streams, passes, flops, read, written, cores, (sent, returned), behind)
 
 
 def _behind(machine: Machine, read_bytes: int, write_bytes: int, fresh_bytes: int) -> tuple[int, int]:
