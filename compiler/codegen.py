@@ -179,11 +179,15 @@ class _Generator:
                     e.put("mov", dst=registers[i], a=registers[i - 1])
         e.put("addi", dst=self.left[0], a=self.left[0], imm=-1)
         e.put("maxi", dst=self.left[0], a=self.left[0], imm=0)
-        exits = []
-        for loop in reversed(self.moving):
-            register = self.pos[loop.name][0]
+        self._count_on(self.moving, {x.name: self.pos[x.name][0] for x in self.moving})
+
+    def _count_on(self, loops: list[Loop], registers: Mapping[str, int]) -> None:
+        """Move positions to the next tile, innermost loop first; the outermost one only counts up."""
+        e, exits = self.e, []
+        for loop in reversed(loops):
+            register = registers[loop.name]
             e.put("addi", dst=register, a=register, imm=loop.tile)
-            if loop is self.moving[0]:
+            if loop is loops[0]:
                 break
             e.open()
             high = self._high(loop)
@@ -231,13 +235,8 @@ class _Generator:
     def _inner_loop(self, items: list[Item]) -> None:
         """The inner loops as one, around what they repeat; what does not change in it is computed before."""
         e = self.e
-        names = {x.name for x in self.inner}
         for body in (x.body for x in items if isinstance(x.body, (Stmt, SubLoop))):
-            for value in _values(body):
-                steady = isinstance(value, Expr) and not any(k == "pos" and n in names for k, n in leaves(value))
-                if steady and e.free_registers > SPARE_REGISTERS:
-                    e.register(value)
-                    e.unpin()
+            self._hoist(_values(body), {("pos", x.name) for x in self.inner})
         e.open()
         for register in self.inner_pos.values():
             e.put("li", dst=register, imm=0)
@@ -245,21 +244,18 @@ class _Generator:
         e.open()
         self._grouped(items, self.inner)
         e.close()
-        exits = []
-        for loop in reversed(self.inner):
-            register = self.inner_pos[loop.name]
-            e.put("addi", dst=register, a=register, imm=loop.tile)
-            if loop is not self.inner[0]:
-                e.open()
-                e.put("slti", dst=(more := e.scratch()), a=register, imm=loop.total)
-                exits.append(e.put("bnz", a=more))
-                e.close()
-                e.put("li", dst=register, imm=0)
-        for place in exits:
-            e.target(place)
+        self._count_on(self.inner, self.inner_pos)
         e.put("endl")
         e.target(address)
         e.close()
+
+    def _hoist(self, values: Sequence[Expr | int], varying: set[tuple[str, str]]) -> None:
+        """Compute before a loop what does not vary in it, while registers last (loop-invariant code motion)."""
+        for value in values:
+            steady = isinstance(value, Expr) and not varying & set(leaves(value))
+            if steady and self.e.free_registers > SPARE_REGISTERS:
+                self.e.register(value)
+                self.e.unpin()
 
     def _grouped(self, items: Sequence[Item], moving: list[Loop]) -> None:
         """Items in order, those under the same condition on the `moving` loops together."""
@@ -332,12 +328,7 @@ class _Generator:
             e.bind[Expr("var", (loop.var,))] = Expr("const", (0,))
             self._body(loop)
             return
-        inner = _inner_vars(loop)
-        for value in _values(loop):  # loop-invariant code motion: what does not vary inside is computed before
-            invariant = isinstance(value, Expr) and not any(k == "var" and n in inner for k, n in leaves(value))
-            if invariant and e.free_registers > SPARE_REGISTERS:
-                e.register(value)
-                e.unpin()
+        self._hoist(_values(loop), {("var", name) for name in _inner_vars(loop)})
         e.open()
         variable = e.scratch()
         e.put("li", dst=variable, imm=0)

@@ -91,7 +91,7 @@ class SyncPlan:
 def pipe_of(stmt: Stmt, nest: Nest, params: Params) -> PipeId:
     """The pipe (class, unit) that executes a statement on this machine; raises CompileError for an illegal path."""
     op = BY_NAME[stmt.op]
-    if op.pipe == DMA or (op.pipe == DRAIN and params.machine.drain_engine is not None):
+    if op.pipe == DMA or (op.pipe == DRAIN and params["drain_engine"]):
         assert stmt.dst is not None and stmt.srcs[0] is not None
         src, dst = space_of(stmt.srcs[0], nest), space_of(stmt.dst, nest)
         row = int(params.path_of[SPACE_ID[src], SPACE_ID[dst]])

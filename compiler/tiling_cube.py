@@ -28,14 +28,6 @@ MISS_NS = 60  # of a DRAM access, about: activation, column access, burst
 DEPTHS, SPLITS = 2, 3  # of the best by a simple measure, how many are looked at
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Estimated cycles of the core with most work, and the bytes that a tiling takes in each space."""
-
-    cycles: float
-    need: Mapping[str, int]
-
-
 def search(
     spec: Contraction, machine: Machine, budget: Mapping[str, int], tile: tuple[int, int, int] | None = None
 ) -> Tiling:
@@ -62,10 +54,12 @@ def _search(key: _Key) -> Tiling:
     spec, machine, budget = key.spec, key.machine, dict(key.budget)
     best: tuple[float, Tiling] | None = None
     smallest: Mapping[str, int] | None = None
+    chip = _chip(machine)
     for tiling in candidates(spec, machine, budget, key.tile):
-        if feed_block(spec, tiling, machine) is None:
+        block = feed_block(spec, tiling, machine)
+        if block is None:
             continue
-        work = work_of(spec, tiling, machine)
+        work = _Work(spec, tiling, machine, chip, block)
         if best is not None and work.product_cycles >= best[0]:
             continue
         for slots in LOAD_SLOTS:
@@ -143,24 +137,6 @@ def _splits(counts: Mapping[str, int], cores: int) -> list[tuple[tuple[str, int]
     return sorted(ways, key=most)[:SPLITS] or [()]
 
 
-def estimate(spec: Contraction, tiling: Tiling, machine: Machine, load_slots: int) -> Cost:
-    """Closed-form cost of a tiling that feeds L0; `load_slots` copies of changing tiles in L1 are kept."""
-    work = work_of(spec, tiling, machine)
-    return Cost(work.cycles(load_slots), work.need(load_slots))
-
-
-def work_of(spec: Contraction, tiling: Tiling, machine: Machine) -> _Work:
-    """The terms of a tiling's cost; it must fit the cube's buffers (`feed_block`)."""
-    totals = {"x": spec.x, "y": spec.y, "h": spec.h, "n": spec.n, "c": spec.c}
-    tiles = {"x": 1, "y": 1, "h": min(tiling.h, spec.h), "n": min(tiling.n, spec.n), "c": min(tiling.c, spec.c)}
-    counts = {k: -(-totals[k] // tiles[k]) for k in totals}
-    mine, active = dict(counts), 1  # tiles of the core that has most, cores that have any
-    for letter, parts in tiling.split:
-        mine[letter] = -(-counts[letter] // parts)
-        active *= -(-counts[letter] // mine[letter])
-    return _Work(spec, tiling, machine, tiles, counts, mine, active)
-
-
 @dataclass(frozen=True)
 class _Way:
     """A path as the cost sees it: bytes a cycle, start-up, requests in flight and their size."""
@@ -187,31 +163,20 @@ class _Chip:
     latency: float
     drains_itself: bool
 
-    @staticmethod
-    @lru_cache(maxsize=64)
-    def of(key: _MachineKey) -> _Chip:
-        machine = key.machine
-        matrix, staging = machine.core.matrix, machine.staging_space
-        drains = machine.drain_engine is not None
-        rate = DRAM_EFFICIENCY * machine.dram_bytes_per_second / (machine.clock_mhz * 1e6)
-        if machine.memory.l2 is not None:
-            rate = float(shared_bytes_per_cycle(machine))
-        load, out = _way(machine, "dram", staging), _way(
-            machine, matrix.acc_space if drains else machine.scratch_space, "dram")
-        if load is None or out is None:
-            raise CapacityError(f"{machine.name}: no path from dram to {staging}, or none back")
-        feeds = (_way(machine, staging, matrix.operand_space), _way(machine, staging, matrix.operand_b_space or ""))
-        return _Chip(load, out, feeds, rate, _round_trip(machine), drains)
 
-
-@dataclass(frozen=True)
-class _MachineKey:
-    """A machine as the key of a cache: machines are compared whole, and hashed by name."""
-
-    machine: Machine
-
-    def __hash__(self) -> int:
-        return hash(self.machine.name)
+def _chip(machine: Machine) -> _Chip:
+    """Raises CapacityError when tiles cannot get to the array and back."""
+    matrix, staging = machine.core.matrix, machine.staging_space
+    drains = machine.drain_engine is not None
+    rate = DRAM_EFFICIENCY * machine.dram_bytes_per_second / (machine.clock_mhz * 1e6)
+    if machine.memory.l2 is not None:
+        rate = float(shared_bytes_per_cycle(machine))
+    load = _way(machine, "dram", staging)
+    out = _way(machine, matrix.acc_space if drains else machine.scratch_space, "dram")
+    if load is None or out is None:
+        raise CapacityError(f"{machine.name}: no path from dram to {staging}, or none back")
+    feeds = (_way(machine, staging, matrix.operand_space), _way(machine, staging, matrix.operand_b_space or ""))
+    return _Chip(load, out, feeds, rate, _round_trip(machine), drains)
 
 
 def _way(machine: Machine, src: str, dst: str) -> _Way | None:
@@ -225,19 +190,22 @@ def _way(machine: Machine, src: str, dst: str) -> _Way | None:
 class _Work:
     """The terms of one tiling's cost."""
 
-    def __init__(self, spec: Contraction, tiling: Tiling, machine: Machine, tiles: dict[str, int],
-                 counts: dict[str, int], mine: dict[str, int], active: int) -> None:
-        self.s, self.t, self.machine, self.tiles, self.counts = spec, tiling, machine, tiles, counts
-        self.mine, self.active = mine, active
-        block = feed_block(spec, tiling, machine)
-        assert block is not None
-        self.block = block
+    def __init__(
+        self, spec: Contraction, tiling: Tiling, machine: Machine, chip: _Chip, block: tuple[int, int, int]
+    ) -> None:  # fmt: skip
+        self.s, self.t, self.machine, self.chip, self.block = spec, tiling, machine, chip, block
+        totals = {"x": spec.x, "y": spec.y, "h": spec.h, "n": spec.n, "c": spec.c}
+        tiles = {"x": 1, "y": 1, "h": min(tiling.h, spec.h), "n": min(tiling.n, spec.n), "c": min(tiling.c, spec.c)}
+        self.tiles, self.counts = tiles, {k: -(-totals[k] // tiles[k]) for k in totals}
+        self.mine, self.active = dict(self.counts), 1  # tiles of the core that has most, cores that have any
+        for letter, parts in tiling.split:
+            self.mine[letter] = -(-self.counts[letter] // parts)
+            self.active *= -(-self.counts[letter] // self.mine[letter])
         self.letters = {"a": spec.a.letters("hc"), "weight": spec.weight.letters("cn"), "out": "xyhn"}
         reach = (tiles["h"] - 1) * spec.stride[0] + (spec.kh - 1) * spec.dilation[0] + 1
         self.in_rows = min(reach, spec.in_h)
         size = {k: dtype(getattr(spec, k).dtype).size_bytes for k in self.letters}
         self.size = size
-        self.chip = _Chip.of(_MachineKey(machine))
         self.matrix = machine.core.matrix
         self.rows = -(-tiles["h"] * spec.w // self.matrix.rows)
         self.cols = -(-tiles["n"] // self.matrix.cols)
@@ -245,7 +213,7 @@ class _Work:
         self.blocks = -(-spec.kh // high) * -(-spec.kw // wide) * -(-tiles["c"] // channels)
         k_blocks = -(-high * wide * channels // self.matrix.depth(spec.operand_dtype))
         self.block_cycles = self.rows * self.cols * k_blocks * self.matrix.passes[spec.operand_dtype]
-        self.steps = math.prod(mine.values())
+        self.steps = math.prod(self.mine.values())
         self.product_cycles = self.steps * self.blocks * self.block_cycles  # of the array, on the busiest core
         self.bytes = {
             "a": self.in_rows * spec.in_w * tiles["c"] * size["a"],

@@ -254,15 +254,15 @@ class Machine(Part):
     @property
     def drain_activations(self) -> list[str] | None:
         """Activations of whatever brings accumulators out, the vector unit's operations; None: it has all."""
-        engine = self.drain_engine
-        if self.core.drain is not None or engine is not None:
-            return list((self.core.drain or engine).activations)  # type: ignore[union-attr]
+        unit = self.core.drain or self.drain_engine
+        if unit is not None:
+            return list(unit.activations)
         return list(self.core.vector.operations) if self.core.vector and self.core.vector.operations else None
 
     @property
     def drain_engine(self) -> DmaEngine | None:
         """The copy engine that brings accumulators straight to DRAM; None where a drain or vector unit reads them."""
-        path = self.path(self.core.matrix.acc_space, "dram")
+        path = self.path(self.core.matrix.acc_space, "dram") if self.core.drain is None else None
         engine = self.core.dma.get(path.pipe) if path is not None else None
         return engine if engine is not None and engine.activations else None
 

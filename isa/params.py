@@ -37,7 +37,8 @@ DATAFLOW_ID = {"ws": 0, "is": 1, "os": 2, "cube": 3}
 # fmt: off
 NAMES = (
     "cores", "pipes", "vliw", "interlock", "queues", "scalar_cycles", "scalar_slots", "registers", "window", "flags",
-    "weights_pipe", "matrix_pipe", "vector_pipe", "cross_lane_pipe", "drain_pipe", "dma_pipe", "matrix_count",
+    "weights_pipe", "matrix_pipe", "vector_pipe", "cross_lane_pipe", "drain_pipe", "drain_engine", "dma_pipe",
+    "matrix_count",
     "rows", "cols", "dataflow", "load_cycles", "double_buffer", "fold_overlap", "psum_hop", "input_register",
     "drain_counted", "cube_latency", "fifo_tiles", "weight_request", "weight_outstanding", "operand_space", "acc_space",
     "lanes", "sublanes", "alus", "load_ports", "store_ports", "vector_latency",
@@ -146,7 +147,7 @@ def resolve(machine: Machine) -> Params:
         "weights_pipe": first[WEIGHTS], "matrix_pipe": first[MATRIX], "vector_pipe": first[VECTOR],
         "cross_lane_pipe": first[CROSS_LANE] if cross else first[VECTOR],
         "drain_pipe": first[DRAIN] if drain else first[VECTOR],
-        "dma_pipe": first[DMA], "matrix_count": matrix.count,
+        "drain_engine": int(machine.drain_engine is not None), "dma_pipe": first[DMA], "matrix_count": matrix.count,
         "rows": matrix.rows, "cols": matrix.cols, "dataflow": DATAFLOW_ID[matrix.dataflow],
         "load_cycles": matrix.rows if matrix.weight_load_cycles is None else matrix.weight_load_cycles,
         "double_buffer": int(matrix.weight_double_buffer), "fold_overlap": int(matrix.fold_overlap),

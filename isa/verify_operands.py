@@ -326,7 +326,7 @@ def _vector(use: Use, machine: Machine) -> Iterator[str]:
         yield from _drain(use, machine)
     elif core.vector is not None and core.vector.operations and op.name[2:] not in core.vector.operations:
         yield f"{op.name} is not offered; core.vector.operations has {', '.join(core.vector.operations)}"
-    drained = op.pipe == DRAIN and (core.drain is not None or machine.drain_engine is not None)
+    drained = op.pipe == DRAIN and (core.drain or machine.drain_engine) is not None
     if core.vector is not None and core.vector.dtypes and not drained:
         for x in use.operands.values():
             if x.dtype not in core.vector.dtypes:

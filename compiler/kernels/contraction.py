@@ -205,15 +205,14 @@ class TileBuilder:
         self.acc_row = self.most["n"] * self.acc_size
         acc_bytes = self.most["h"] * self.s.w * self.acc_row
         self.buffers.append(Buffer("acc", self.machine.core.matrix.acc_space, self.s.acc_dtype, acc_bytes, acc_level))
-        stages = [Stage("load", tuple(self.loads)), *self.work(a, weight), *self._drain(acc_level)]
+        stages = [*self.work(a, weight), *self._drain(acc_level)]
         named = (("a", self.s.a), ("weight", self.s.weight), ("out", self.s.out))
         tensors = [TensorArg(name, operand.space) for name, operand in named]
         for letter, present in (("bias", self.s.epilogue.bias), ("scales", self.s.epilogue.scales)):
             if present:
                 tensors.append(TensorArg(letter, self.vector_home))
         tensors += [TensorArg(f"e{i}", o.space) for i, o in enumerate(self.s.epilogue.operands)]
-        stages[0] = Stage("load", tuple(self.loads))  # with what the way out needs
-        return self.nest(tuple(tensors), stages)
+        return self.nest(tuple(tensors), [Stage("load", tuple(self.loads)), *stages])
 
     def work(self, a: Ref, weight: Ref) -> list[Stage]:
         """The stages that turn tiles into sums."""
@@ -294,14 +293,18 @@ class TileBuilder:
 
     # The way out
 
+    def results(self) -> tuple[tuple[tuple[Expr | int, int], ...], Ref, Ref]:
+        """(extents, sums, place in the output) of the present tile of results."""
+        out = self.s.out
+        extents = ((self.extent["h"], self.most["h"]), (self.s.w, self.s.w), (self.extent["n"], self.most["n"]))
+        dims = tuple(Dim(x, m, out.bytes_of(k)) for (x, m), k in zip(extents, "hwn"))
+        target = Ref("out", out.dtype, dims, self.origin(out, "xyhn"), scale=out.scale, zero_point=out.zero_point)
+        return extents, dense("acc", self.s.acc_dtype, self.acc_size, extents), target
+
     def _drain(self, level: int) -> list[Stage]:
         s, e = self.s, self.s.epilogue
         out_direct = s.out.space == self.scratch
-        extents = ((self.extent["h"], self.most["h"]), (s.w, s.w), (self.extent["n"], self.most["n"]))
-        acc = dense("acc", s.acc_dtype, self.acc_size, extents)
-        target = Ref("out", s.out.dtype, tuple(
-            Dim(x, m, s.out.bytes_of(k)) for (x, m), k in zip(extents, "hwn")), self.origin(s.out, "xyhn"),
-            scale=s.out.scale, zero_point=s.out.zero_point)
+        extents, acc, target = self.results()
         tile_bytes = self.most["h"] * s.w * self.most["n"] * self.out_size
         if not out_direct or e.after:
             self.buffers.append(Buffer("O", self.scratch, s.out.dtype, tile_bytes, level))

@@ -1,8 +1,8 @@
 """The contraction on a cube: tiles wait in L1, blocks of them are fed to L0A and L0B, the cube adds up in L0C.
 
 Blocks are innermost loops of the nest over taps and channels, and L0A and L0B are double-buffered like every other
-buffer. A convolution's block leaves L1 through a
-window of the feature map, padding included (img2col on the way): the map is fetched once, and no im2col buffer exists.
+buffer. A convolution's block leaves L1 through a window of the feature map, padding included (img2col on the way): the
+map is fetched once, and no im2col buffer exists.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import replace
 from compiler.expr import Expr, emax, emin, pos
 from compiler.kernels.contraction import Contraction, TileBuilder, Tiling
 from compiler.kernels.dataflow import Block, Span, result_operand, row_operand, weight_operand
-from compiler.nest import Buffer, Dim, Loop, Nest, Placed, Ref, Stage, Stmt, TensorArg, dense
+from compiler.nest import Buffer, Loop, Nest, Placed, Ref, Stage, Stmt, TensorArg, dense
 from isa.dtypes import dtype
 from isa.machine import Machine
 
@@ -103,12 +103,8 @@ class _CubeBuilder(TileBuilder):
         """The way out: straight to DRAM where a copy engine drains, else as on other machines."""
         if self.machine.drain_engine is None:
             return super()._drain(level)
-        s, e = self.s, self.s.epilogue
-        extents = ((self.extent["h"], self.most["h"]), (s.w, s.w), (self.extent["n"], self.most["n"]))
-        acc = dense("acc", s.acc_dtype, self.acc_size, extents)
-        dims = tuple(Dim(x, m, s.out.bytes_of(k)) for (x, m), k in zip(extents, "hwn"))
-        target = Ref("out", s.out.dtype, dims, self.origin(s.out, "xyhn"), scale=s.out.scale,
-                     zero_point=s.out.zero_point)  # fmt: skip
+        e = self.s.epilogue
+        _, acc, target = self.results()
         vectors = [self._vector(k, p) for k, p in (("bias", e.bias), ("scales", e.scales))]
         fix = Stmt("fix", target, (acc, *vectors), act=e.act, f0=e.f0, f1=e.f1)
         return [Stage("drain", (Placed(fix, level, "post"),))]

@@ -335,7 +335,7 @@ def _require(context: Context, op: str, drained: bool) -> None:
     machine, vector = context.machine, context.machine.core.vector
     if not drained and machine.drain_engine is not None:
         raise NoKernel(f"behind the array of {machine.name} results go to memory; {op} is for other cores")
-    if drained and (machine.core.drain is not None or machine.drain_engine is not None):
+    if drained and (machine.core.drain or machine.drain_engine) is not None:
         offered = machine.drain_activations
     else:
         offered = [] if vector is None else vector.operations or None

@@ -88,6 +88,7 @@ from npusim.jit import inlined, kernel
 WEIGHTS_PIPE, MATRIX_PIPE, VECTOR_PIPE = INDEX["weights_pipe"], INDEX["matrix_pipe"], INDEX["vector_pipe"]
 LOAD_CYCLES = INDEX["load_cycles"]
 CROSS_PIPE, DRAIN_PIPE, INTERLOCK = INDEX["cross_lane_pipe"], INDEX["drain_pipe"], INDEX["interlock"]
+DRAIN_ENGINE = INDEX["drain_engine"]  # whether a copy engine drains: fix then goes by its path
 FIFO_SPACE, DRAM_SPACE = SPACE_ID["wfifo"], SPACE_ID["dram"]
 GATHER, TRANSPOSE = code("cpg"), code("v.transpose")
 MISSING = -1
@@ -106,9 +107,9 @@ def pipe_of(v, code, desc, pc):
         return v[VECTOR_PIPE]
     if wanted == CROSS_LANE:
         return v[CROSS_PIPE]
-    path = path_of(v, code, desc, pc)
-    if wanted == DRAIN and path < 0:
+    if wanted == DRAIN and not v[DRAIN_ENGINE]:
         return v[DRAIN_PIPE]
+    path = path_of(v, code, desc, pc)
     engine = v[V_PATHS + 3 * path + PATH_DMA]
     return v[V_DMA + 5 * engine + 0] + unit % v[V_DMA + 5 * engine + 1]
 
@@ -165,7 +166,7 @@ def resolve_timing(v, code, desc, cores, ops, c, slot, pc, p):
         occupy, latency = matrix_cycles(v, stream, v[V_PASSES + desc[code[pc, I_A], D_DTYPE]])
         ops[c, slot, O_NEXT_TILE] = 1 if code[pc, I_FLAGS] & NEXT_TILE else 0
         ops[c, slot, O_MACS] = stream * v[V_DEPTH + desc[code[pc, I_A], D_DTYPE]] if cube else stream
-    elif wanted == WEIGHTS or wanted >= DMA or (wanted == DRAIN and p != v[DRAIN_PIPE]):
+    elif wanted == WEIGHTS or wanted >= DMA or (wanted == DRAIN and v[DRAIN_ENGINE]):
         return resolve_copy(v, code, desc, cores, ops, c, slot, pc, wanted)
     elif p == v[VECTOR_PIPE]:
         occupy, latency = vector_cycles(v, code, desc, cores, c, pc, v[V_OP_LANES + op])

@@ -87,11 +87,9 @@ def pipe_of(instr: Any, descs: Any, params: Params) -> int:
         return _exact_pipe(params, int(instr["dst"]), unit)
     if op.pipe == SYNC:
         return NO_PIPE
-    if op.pipe in (DMA, DRAIN):
+    if op.pipe == DMA or (op.pipe == DRAIN and params["drain_engine"]):
         src, dst = int(descs[int(instr["a"])]["space"]), int(descs[int(instr["dst"])]["space"])
         path = int(params.path_of[src, dst])
-        if op.pipe == DRAIN and path < 0:
-            return _exact_pipe(params, DRAIN, 0)
         engine = int(params.paths[path, 0]) if path >= 0 else -1
         if engine < 0:
             raise SimulationError(f"{params.machine.name} has no copy path {SPACES[src]} -> {SPACES[dst]}")

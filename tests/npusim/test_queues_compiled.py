@@ -209,3 +209,14 @@ def test_int8_doubles_the_depth_of_the_cube() -> None:
     }  # fmt: skip
     cube = resolve(load_machine("ascend-310").machine)["matrix_pipe"]
     assert cycles["fp16"][cube] == 16 * 16 * 64 and cycles["int8"][cube] == 16 * 16 * 32
+
+
+def test_a_copy_path_out_of_the_accumulators_does_not_make_its_engine_the_drain() -> None:
+    """Only an engine with `activations` executes fix; on a chip with a drain unit it never does."""
+    compilation, machine = compiled("matmul", "ascend-310")
+    paths = [*machine.core.paths, machine.core.paths[0].model_copy(update={"src": "l0c", "dst": "ub", "pipe": "mte1"})]
+    wider = machine.model_copy(update={"core": machine.core.model_copy(update={"paths": paths})})
+    assert check_hazards(compilation.built.program, wider) == []
+    record = run(compilation.built.program, resolve(wider))
+    fixes = [e for e in record.events if compilation.built.program.instrs[e["instr"]]["op"] == code("fix")]
+    assert fixes and {record.pipes[e["pipe"]].label for e in fixes} == {"FIXP"}
