@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from compiler import lower
 from compiler.bundle import pack
-from compiler.codegen import Compiled, generate, pipelined
+from compiler.codegen import Compiled, generate, parameters, pipelined
 from compiler.emit import DescriptorPool
 from compiler.graph import Constant, Graph, Node, printable
 from compiler.lower.context import RULES, Call, Choices, Context, NoKernel, narrows, row_major
@@ -281,7 +281,7 @@ class _Builder:
         else:
             rate = self.machine.dram_bytes_per_second / clock
             vector = self.machine.core.vector
-            lanes = (vector.lanes * vector.sublanes if vector else 1) * self.machine.vector_cores
+            lanes = (vector.register_elements() if vector else 1) * self.machine.vector_cores
             cycles = int(max(size / rate, operator.flops / lanes)) + self.machine.memory.request_latency_cycles
             self.assumptions.append(f"{label(group.anchor)} is estimated: {printable(reason)}")
         names = tuple(n.name for n in group.nodes)
@@ -351,8 +351,11 @@ class _Builder:
                 space = self.homes[name]
                 addresses[name] = top[space]
                 top[space] += -(-max(1, constants[name].type.size_bytes) // ALIGN_BYTES) * ALIGN_BYTES
+        for name, kind in self.context.workspaces.items():
+            addresses[name] = top["dram"]
+            top["dram"] += -(-kind.size_bytes // ALIGN_BYTES) * ALIGN_BYTES
         for space in ("dram", "host"):
-            names = sorted(n for n in used if n not in constants and self.homes[n] == space)
+            names = sorted(n for n in used - addresses.keys() if self.homes[n] == space)
             chosen = plan(self._lifetimes(names), ALIGN_BYTES)
             addresses |= {n: top[space] + a for n, a in chosen.addresses.items()}
             top[space] += chosen.peak_bytes
@@ -392,8 +395,7 @@ class _Builder:
                 continue
             assert launch.nest is not None
             kernel = kernels[launch.kernel]
-            available = len(self.params.cores_of(kernel))
-            cores = core_arguments(launch.nest, launch.bind, addresses, kernel.params, available)
+            cores = launch_arguments(launch.nest, launch.bind, addresses, kernel, self.params)
             row["kernel"], row["grid"], row["nargs"] = order[launch.kernel], len(cores), len(kernel.params)
             args += [value for core in cores for value in core]
         return table, np.array(args, np.int64), host_ops
@@ -403,7 +405,8 @@ class _Builder:
         rows = []
         outputs = {self.root(o) for o in self.graph.outputs}
         for name, address in addresses.items():
-            kind = constants[name].type if name in constants else self.graph.tensors[name]
+            kind = constants[name].type if name in constants else (
+                self.context.workspaces.get(name) or self.graph.tensors[name])
             role = "weight" if name in constants else "input" if name in self.graph.inputs else (
                 "output" if name in outputs else "temp")
             rows.append(
@@ -412,19 +415,34 @@ class _Builder:
         return tuple(rows)
 
 
+def launch_arguments(nest: Nest, bind: Mapping[str, tuple[str, int]], addresses: Mapping[str, int], kernel: Kernel,
+                     params: Params) -> list[list[int]]:
+    """Argument rows of a launch, one a core; where two kinds of cores take part all of both, those without work too."""
+    cores = params.cores_of(kernel)
+    if nest.partner is None:
+        return core_arguments(nest, bind, addresses, kernel.params, len(cores))
+    rows = []
+    for kind, half in enumerate((nest, nest.partner)):
+        count = len(params.machine.kind_cores(kind))
+        busy = core_arguments(half, bind, addresses, kernel.params, count)
+        idle = [0 if name == "steps" else value for name, value in zip(kernel.params, busy[0])]
+        rows += [*busy, *[idle] * (count - len(busy))]
+    return rows
+
+
 def core_arguments(nest: Nest, bind: Mapping[str, tuple[str, int]], addresses: Mapping[str, int],
                    params: Sequence[str], cores: int) -> list[list[int]]:
     """Argument rows, one a core that has work: tensor addresses, steps, and the core's range of the split loop."""
     inner = math.prod(loop.count for loop in nest.outer_loops if not loop.split)
     ranges = [_ranges(loop, min(loop.split, cores)) for loop in nest.outer_loops if loop.split]
-    rows = []
+    rows, mine = [], parameters(nest)
     for parts in product(*ranges):
         values = {k: addresses[name] + offset for k, (name, offset) in bind.items()}
         values["steps"] = inner
         for loop, low, high in parts:
             values |= {f"lo_{loop.name}": low, f"hi_{loop.name}": high}
             values["steps"] *= -(-(high - low) // loop.tile)
-        rows.append([values[p] for p in params])
+        rows.append([values[p] if p in mine else 0 for p in params])
     return rows
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from compiler.emit import DescriptorPool, Emitter
 from compiler.expr import Expr, leaves, param, pos
 from compiler.nest import Buffer, Loop, Nest, Placed, Ref, Stmt, SubLoop, statements
-from compiler.sync import Advance, Item, Set, SyncPlan, Wait, pipe_of, plan, space_of
+from compiler.sync import Advance, Item, Set, Signal, SyncPlan, Wait, partners, pipe_of, plan, space_of
 from isa.errors import CapacityError
 from isa.params import Params
 from isa.table import ACTIVATIONS
@@ -43,8 +43,8 @@ def pipeline_slots(nest: Nest, ahead: bool = False) -> dict[str, int]:
 
     `ahead`: one more for what the load stage fills, because it then leads the step (see `generate`).
     """
-    slots = {}
-    for buffer in nest.buffers:
+    slots = {b.name: b.slots for b in nest.buffers if b.channel >= 0}
+    for buffer in (b for b in nest.buffers if b.channel < 0):
         users = [i for i, s in enumerate(nest.stages)
                  if any(_mentions(p, buffer.name) for p in s.placed)]
         varies = any(x.count > 1 for x in nest.loops[: buffer.level])
@@ -63,6 +63,8 @@ def pipelined(nest: Nest, params: Params, budget: Mapping[str, int]) -> Nest:
 
     With queues they always do: it is not the sequencer that waits for a slot to be free.
     """
+    if nest.partner is not None:
+        nest = replace(nest, partner=pipelined(nest.partner, params, budget))
     leading = nest.with_slots(pipeline_slots(nest, True), True)
     try:
         place(leading, params, budget)
@@ -76,7 +78,7 @@ def place(nest: Nest, params: Params, budget: Mapping[str, int]) -> tuple[dict[s
     """Give every buffer an address (from 0 up in its space); raises CapacityError when `budget` bytes are exceeded."""
     addresses: dict[str, int] = {}
     used: dict[str, int] = {}
-    for buffer in nest.buffers:
+    for buffer in (b for b in nest.buffers if b.channel < 0):
         align = max(params.machine.core.spaces[buffer.space].align_bytes, 64)
         start = -(-used.get(buffer.space, 0) // align) * align
         addresses[buffer.name] = start
@@ -97,13 +99,27 @@ def slot_bytes(buffer: Buffer, align: int = 64) -> int:
 
 
 def generate(nest: Nest, params: Params, pool: DescriptorPool, budget: Mapping[str, int]) -> Compiled:
-    """Generate the kernel of a nest; its buffers have the slots of `pipelined`."""
-    addresses, used = place(nest, params, budget)
-    sync = plan(nest, params)
-    names = parameters(nest)
+    """Generate the kernel of a nest, and of its partner behind it; their buffers have the slots of `pipelined`."""
+    partner = nest.partner
+    names = parameters(nest) if partner is None else tuple(dict.fromkeys((*parameters(nest), *parameters(partner))))
     emitter = Emitter(nest.name, names, params["registers"], pool)
-    _Generator(nest, params, sync, emitter, addresses).run()
-    return Compiled(emitter, names, used)
+    if partner is None:
+        return Compiled(emitter, names, _generate(nest, params, emitter, budget))
+    emitter.open()
+    emitter.put("csr", dst=(kind := emitter.scratch()), imm=2)
+    other = emitter.put("bnz", a=kind)
+    emitter.close()
+    used = _generate(nest, params, emitter, budget)
+    emitter.target(other)
+    behind = Emitter(nest.name, names, params["registers"], pool, emitter.code)
+    return Compiled(emitter, names, {**used, **_generate(partner, params, behind, budget)})
+
+
+def _generate(nest: Nest, params: Params, emitter: Emitter, budget: Mapping[str, int]) -> dict[str, int]:
+    """Emit the code of one kind of cores; returns the bytes that it takes by space."""
+    addresses, used = place(nest, params, budget)
+    _Generator(nest, params, plan(nest, params), emitter, addresses).run()
+    return used
 
 
 class _Generator:
@@ -117,6 +133,7 @@ class _Generator:
         self.lags = range(len(nest.stages))
         self.pos = {x.name: [emitter.allocate() for _ in range(self._last_use(x) + 1)] for x in self.moving}
         self.left = [emitter.allocate() for _ in self.lags]  # [0]: steps left to load; [i]: the same i steps ago
+        self.peers = [emitter.allocate() for _ in range(partners(nest, params))] if sync.channels else []
         self.parity = {
             (item.body.buffers, i): emitter.allocate()
             for i, items in enumerate(sync.stages) for item in items if isinstance(item.body, Advance)
@@ -150,14 +167,44 @@ class _Generator:
         for credit in self.sync.credits:
             for slot in range(credit.slots):
                 self._wait(credit.waiter, imm=credit.flag + slot, b=credit.count)
+        for channel in self.sync.channels:
+            for slot in range(channel.buffer.slots if channel.fills else 0):
+                self._wait(channel.pipe, "await", imm=channel.buffer.channel + slot, b=len(self.peers))
         e.put("halt")
 
-    def _wait(self, pipe: tuple[int, int] | None, **fields: int) -> None:
+    def _wait(self, pipe: tuple[int, int] | None, name: str = "wait", **fields: int) -> None:
         held = {} if pipe is None else {"dst": pipe[0], "unit": pipe[1]}
-        self.e.put("wait", **held, **fields)
+        self.e.put(name, **held, **fields)
+
+    def _signal(self, pipe: tuple[int, int], flag: int, slot: int = -1) -> None:
+        for peer in self.peers:
+            self.e.put("signal", dst=pipe[0], unit=pipe[1], imm=flag, b=peer, a=slot)
+
+    def _meet(self) -> None:
+        """Numbers of the cores that this one works with, its own slots of every workspace, and the free ones."""
+        e, cubes = self.e, self.params.machine.cores
+        count = len(self.params.machine.kind_cores(1)) // cubes
+        e.open()
+        e.put("csr", dst=(pair := e.scratch()), imm=0)
+        if self.nest.kind:
+            e.put("addi", dst=pair, a=pair, imm=-cubes)
+            e.put("divi", dst=pair, a=pair, imm=count)
+            e.put("mov", dst=self.peers[0], a=pair)
+        for i, peer in enumerate(self.peers if self.nest.kind == 0 else ()):
+            e.put("muli", dst=peer, a=pair, imm=count)
+            e.put("addi", dst=peer, a=peer, imm=cubes + i)
+        for channel in self.sync.channels:
+            base = e.param_reg[channel.buffer.name]
+            e.put("muli", dst=(start := e.scratch()), a=pair, imm=channel.buffer.slots * channel.buffer.size_bytes)
+            e.put("add", dst=base, a=base, b=start)
+            for slot in range(0 if channel.fills else channel.buffer.slots):
+                self._signal(channel.pipe, channel.buffer.channel + slot)
+        e.close()
 
     def _prologue(self) -> None:
         e = self.e
+        if self.sync.channels:
+            self._meet()
         for loop in self.moving:
             start = self._low(loop)
             e.put("mov", dst=self.pos[loop.name][0], a=e.register(start)) if isinstance(start, Expr) else e.put(
@@ -304,7 +351,10 @@ class _Generator:
         e, body = self.e, item.body
         e.unpin()
         if isinstance(body, Wait):
-            self._wait(body.pipe, imm=body.flag, a=self._slot(body.buffer), b=body.count)
+            name = "await" if body.crosses else "wait"
+            self._wait(body.pipe, name, imm=body.flag, a=self._slot(body.buffer), b=body.count)
+        elif isinstance(body, Signal):
+            self._signal(body.pipe, body.flag, self._slot(body.buffer))
         elif isinstance(body, Set):
             for pipe_class, unit in body.pipes:
                 e.put("set", dst=pipe_class, unit=unit, imm=body.flag, a=self._slot(body.buffer))
@@ -365,8 +415,8 @@ class _Generator:
 
     def _operand(self, ref: Ref) -> int:
         buffer = self.nest.buffer(ref.base)
-        if buffer is None:
-            return self.e.operand(ref, space_of(ref, self.nest), 0, 0)
+        if buffer is None or buffer.channel >= 0:
+            return self.e.operand(ref, space_of(ref, self.nest), 0, buffer.size_bytes if buffer is not None else 0)
         align = max(self.params.machine.core.spaces[buffer.space].align_bytes, 64)
         size = slot_bytes(buffer, align) if buffer.slots > 1 else 0
         return self.e.operand(ref, buffer.space, self.addresses[buffer.name], size)

@@ -43,7 +43,7 @@ def slow_lanes(machine: Machine) -> bool:
     if core.cross_lane is None or core.vector is None:
         return False
     rate = core.cross_lane.reduce_elements_per_cycle or core.cross_lane.elements_per_cycle
-    return rate < core.vector.lanes * core.vector.sublanes
+    return rate < core.vector.register_elements()
 
 
 def compile_graph(

@@ -50,11 +50,14 @@ class DescriptorPool:
 class Emitter:
     """Instructions of one kernel, in order, with kernel-relative code addresses until `finish`."""
 
-    def __init__(self, kernel: str, params: tuple[str, ...], registers: int, pool: DescriptorPool) -> None:
+    def __init__(
+        self, kernel: str, params: tuple[str, ...], registers: int, pool: DescriptorPool,
+        code: list[Array] | None = None,
+    ) -> None:  # fmt: skip
         self.kernel = kernel
         self.registers = registers
         self.pool = pool
-        self.code: list[Array] = []
+        self.code: list[Array] = [] if code is None else code  # behind that of other cores
         self.param_reg = {name: i for i, name in enumerate(params)}
         self._free = list(range(registers - 1, len(params) - 1, -1))
         self._scopes: list[dict[Expr, int]] = [{}]
@@ -191,7 +194,7 @@ class Emitter:
         offset = ref.offset
         if ref.base in self.param_reg:
             offset = Expr("param", (ref.base,)) + offset
-        elif slot_bytes:
+        if slot_bytes:
             offset = Expr("parity", (ref.base,)) * slot_bytes + offset
         constant = 0
         if isinstance(offset, int):

@@ -35,7 +35,8 @@ class Loop:
 class Buffer:
     """Storage for one tile in a core's space; `level` loops determine its content; `slots` copies for overlap.
 
-    `least_slots` are needed for the overlap of pipes within a stage.
+    `least_slots` are needed for the overlap of pipes within a stage. With a `channel` it is in memory between cores of
+    two kinds, at the parameter `name`, and that is the first of the flags, one a slot, by which they signal each other.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Buffer:
     level: int
     slots: int = 2
     least_slots: int = 1
+    channel: int = -1
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ class Nest:
     """A whole kernel before scheduling.
 
     Its `inner` innermost loops run inside a step, in the stages behind the load stage; steps are those of the others.
+    A `partner` is what cores of another `kind` do in the same launch; the two meet at buffers with a channel.
     """
 
     name: str
@@ -148,6 +151,8 @@ class Nest:
     ahead: bool = False  # the load stage leads each step, one slot further ahead, instead of ending it
     notes: tuple[str, ...] = field(default_factory=tuple)
     inner: int = 0
+    kind: int = 0
+    partner: Nest | None = None
 
     @property
     def outer_loops(self) -> tuple[Loop, ...]:
@@ -194,7 +199,8 @@ def render(nest: Nest) -> str:
         lines.append(f"  stage {stage.name}")
         for placed in stage.placed:
             lines += _render_body(placed.body, f"    @{placed.level}{placed.when} ")
-    return "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n"
+    return text if nest.partner is None else f"{text}with {render(nest.partner)}"
 
 
 def _render_body(body: Stmt | SubLoop, indent: str) -> list[str]:

@@ -26,12 +26,14 @@ PipeId = tuple[int, int]  # class, unit
 
 @dataclass(frozen=True)
 class Wait:
-    """Hold `pipe` (None: the sequencer) until flag `flag` + slot of `buffer` counts `count`."""
+    """Hold `pipe` (None: the sequencer) until flag `flag` + slot of `buffer` counts `count`; the flag may be one that
+    other cores signal (`crosses`)."""
 
     buffer: str
     flag: int
     count: int
     pipe: PipeId | None = None
+    crosses: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,15 @@ class Set:
     buffer: str
     flag: int
     pipes: tuple[PipeId, ...]
+
+
+@dataclass(frozen=True)
+class Signal:
+    """Let `pipe` signal flag `flag` + slot of `buffer` of every core that it works with, after its work so far."""
+
+    buffer: str
+    flag: int
+    pipe: PipeId
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,7 @@ class Group:
 class Item:
     """One step of a stage: what, and under which loop condition (level, pre or post)."""
 
-    body: Stmt | SubLoop | Wait | Set | Advance
+    body: Stmt | SubLoop | Wait | Set | Signal | Advance
     level: int
     when: str
 
@@ -80,12 +91,28 @@ class Credit:
 
 
 @dataclass(frozen=True)
+class Channel:
+    """A buffer between cores: whose slots `pipe` fills, or reads and gives free at the start."""
+
+    buffer: Buffer
+    pipe: PipeId
+    fills: bool
+
+
+@dataclass(frozen=True)
 class SyncPlan:
     """The stages with synchronisation in them, and the flags that do not start at zero."""
 
     stages: tuple[tuple[Item, ...], ...]
     credits: tuple[Credit, ...]
     flags_used: int
+    channels: tuple[Channel, ...] = ()
+
+
+def partners(nest: Nest, params: Params) -> int:
+    """Cores of the other kind that a core of a nest's kind works with."""
+    machine = params.machine
+    return len(machine.kind_cores(1)) // machine.cores if nest.kind == 0 else 1
 
 
 def pipe_of(stmt: Stmt, nest: Nest, params: Params) -> PipeId:
@@ -121,9 +148,13 @@ def plan(nest: Nest, params: Params) -> SyncPlan:
     next_flag = 0
     credits: list[Credit] = []
     group_slots: dict[int, int] = {}
+    channels: list[Channel] = []
     for group in _alike(nest, params):
         users = [i for i, s in enumerate(nest.stages) if _touches(s.placed, group.names[0])]
-        if insert is not None:
+        buffer = next(b for b in nest.buffers if b.name == group.names[0])
+        if buffer.channel >= 0:
+            channels.append(_insert_channel(nest, params, buffer, group, stages[users[0]]))
+        elif insert is not None:
             begin = next_flag
             next_flag = insert(nest, params, group, users, stages, next_flag, credits)
             group_slots |= dict.fromkeys(range(begin, next_flag), group.slots)
@@ -133,14 +164,24 @@ def plan(nest: Nest, params: Params) -> SyncPlan:
     _check_pairs(nest, params, stages, group_slots)
     if next_flag > params["flags"]:
         raise CompileError(f"{nest.name}: needs {next_flag} flags, the machine has {params['flags']}")
-    return SyncPlan(tuple(tuple(s) for s in stages), tuple(credits), next_flag)
+    return SyncPlan(tuple(tuple(s) for s in stages), tuple(credits), next_flag, tuple(channels))
+
+
+def _insert_channel(nest: Nest, params: Params, buffer: Buffer, group: Group, items: list[Item]) -> Channel:
+    """Let the one pipe that fills or reads a buffer between cores wait for the others, and signal them."""
+    found = [s for x in items if isinstance(x.body, (Stmt, SubLoop)) for s in statements(x.body) if
+             _uses(s, buffer.name)]  # fmt: skip
+    pipe, fills = pipe_of(found[0], nest, params), _uses(found[0], buffer.name, writes=True)
+    wait = Wait(buffer.name, buffer.channel, partners(nest, params) if fills else 1, pipe, crosses=True)
+    _around(items, group, _users(group.names), wait, Signal(buffer.name, buffer.channel, pipe))
+    return Channel(buffer, pipe, fills)
 
 
 def _check_pairs(nest: Nest, params: Params, stages: list[list[Item]], slots: dict[int, int]) -> None:
     """Raise CapacityError when one pipe waits for another by more flags than the hardware has for the two."""
     limit = params.machine.core.flags_per_pair
     bodies = [item.body for items in stages for item in items]
-    waiter = {body.flag: body.pipe for body in bodies if isinstance(body, Wait)}
+    waiter = {body.flag: body.pipe for body in bodies if isinstance(body, Wait) and not body.crosses}
     used: Counter[tuple[PipeId, PipeId | None]] = Counter()
     for body in bodies:
         if isinstance(body, Set):
@@ -157,10 +198,11 @@ def _alike(nest: Nest, params: Params) -> list[Group]:
         users = [s for s in nest.stages if _touches(s.placed, buffer.name)]
         if not users:
             continue
-        if not _touches(users[0].placed, buffer.name, writes=True):
+        if buffer.channel < 0 and not _touches(users[0].placed, buffer.name, writes=True):
             raise CompileError(f"{nest.name}: buffer {buffer.name} is read before it is written")
         uses = tuple((s.name, *_uses_of(s, (buffer.name,), nest, params)) for s in nest.stages)
-        found.setdefault((buffer.level, buffer.slots, uses) if params["queues"] else buffer.name, []).append(buffer)
+        alone = not params["queues"] or buffer.channel >= 0
+        found.setdefault(buffer.name if alone else (buffer.level, buffer.slots, uses), []).append(buffer)
     return [Group(tuple(b.name for b in alike), alike[0].level, alike[0].slots) for alike in found.values()]
 
 
@@ -216,7 +258,7 @@ def _insert_queued(nest: Nest, params: Params, group: Group, users: list[int],
 
 
 def _around(items: list[Item], group: Group, chosen: Callable[[Stmt], bool], before: Wait | None,
-            after: Set | None) -> None:
+            after: Set | Signal | None) -> None:
     """Put `before` ahead of the first and `after` behind the last item with a chosen statement."""
     touching = [i for i, x in enumerate(items)
                 if isinstance(x.body, (Stmt, SubLoop)) and any(chosen(s) for s in statements(x.body))]

@@ -297,4 +297,4 @@ def _drain_cycles(spec: Contraction, machine: Machine) -> float:
     if machine.core.drain is not None:
         return elements / machine.core.drain.elements_per_cycle
     vector = machine.core.vector
-    return elements / (vector.lanes * vector.sublanes) if vector else 0.0
+    return elements / vector.register_elements() if vector else 0.0

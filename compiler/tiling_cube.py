@@ -289,7 +289,7 @@ class _Work:
             return {"drain": tiles * stored}
         elements = self.tiles["h"] * self.s.w * self.tiles["n"]
         drain, vector = machine.core.drain, machine.core.vector
-        lanes = vector.lanes * vector.sublanes if vector else 1
+        lanes = vector.register_elements() if vector else 1
         rate = drain.elements_per_cycle if drain is not None else lanes
         after = len(epilogue.after) + 2 * epilogue.gated
         return {"drain": tiles * elements / rate, "epilogue": tiles * after * elements / lanes}

@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
+from isa.dtypes import DTYPES
 from isa.machine import Machine, MatrixUnit, VectorUnit
 
 _MILLI = 1000
@@ -97,6 +98,28 @@ def cube_blocks(matrix: MatrixUnit, m: int, n: int, k: int, dtype: str) -> int:
     return ceil_div(m, matrix.rows) * ceil_div(n, matrix.cols) * ceil_div(k, matrix.depth(dtype))
 
 
+def vector_registers(vector: VectorUnit, rows: int, run: int, widest_bytes: int) -> int:
+    """Return the vector registers of `rows` runs of contiguous elements: each run starts a new row of lanes, or a new
+    register if it fills one."""
+    row = vector.row_elements(widest_bytes)
+    whole = row * vector.sublanes
+    if rows == 1 or run >= whole:
+        return rows * ceil_div(run, whole)
+    return ceil_div(rows * ceil_div(run, row), vector.sublanes)
+
+
+def bank_ways(blocks: int, rows: int, stride_bytes: int, groups: int, block_bytes: int) -> int:
+    """Return the cycles in which the banks give a register its `rows` of so many adjacent blocks, `stride_bytes` apart:
+    the most blocks in one of `groups` groups, to which blocks of `block_bytes` go in turn (0: no conflicts)."""
+    if groups == 0:
+        return 1
+    found = [0] * groups
+    for row in range(rows):
+        for block in range(blocks):
+            found[(row * stride_bytes // block_bytes + block) % groups] += 1
+    return max(found)
+
+
 def vector_cycles(
     vector: VectorUnit, rows: int, cols: int, loads: int, stores: int, op_name: str, contiguous: bool = False,
     dtype: str = "fp32",
@@ -109,13 +132,9 @@ def vector_cycles(
     """
     if rows <= 0 or cols <= 0:
         return 0
-    whole = vector.lanes * vector.sublanes
     if contiguous:
         rows, cols = 1, rows * cols
-    if rows == 1 or cols >= whole:
-        registers = rows * ceil_div(cols, whole)
-    else:
-        registers = ceil_div(rows * ceil_div(cols, vector.lanes), vector.sublanes)
+    registers = vector_registers(vector, rows, cols, DTYPES[dtype].size_bytes)
     op_milli = round(vector.op_cycles.get(op_name, 1) * _MILLI)
     op_milli += loads * round(vector.unpack_ops.get(dtype, 0) * _MILLI)
     op_milli += stores * round(vector.pack_ops.get(dtype, 0) * _MILLI)

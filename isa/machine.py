@@ -35,10 +35,14 @@ class Scalar(Part):
 
 
 class Space(Part):
-    """One on-chip memory of a core. A pipe takes one of its `ports` while it works on it; more wait."""
+    """One on-chip memory of a core. A pipe takes one of its `ports` while it works on it; more wait.
+
+    Blocks of `bank_bytes` go to `bank_groups` in turn, and each gives a vector register one block a cycle.
+    """
 
     size_bytes: Annotated[int, Field(gt=0, le=1 << 32)]
-    banks: Count = 1
+    bank_groups: Annotated[int, Field(ge=0, le=64)] = 0  # 0: no two accesses of a register conflict
+    bank_bytes: Count = 32
     ports: Count = 8
     align_bytes: Count = 1
     label: str = ""
@@ -96,12 +100,15 @@ class MatrixUnit(Part):
 class VectorUnit(Part):
     """A vector unit of lanes x sublanes elements a cycle an ALU; `op_cycles` multiplies the cost of slow operations.
 
+    With `lane_bytes` a lane holds so many bytes, not an element: the widest operand of an instruction sets its elements
+    a register. Rows of lanes are what strides address: a register gathers `sublanes` of them from anywhere.
     `unpack_ops` and `pack_ops` are the ALU operations that a register of a dtype costs, on its way in and out, where
     the ALUs do not have that dtype and software widens and narrows it.
     """
 
     lanes: Count
     sublanes: Count = 1
+    lane_bytes: Annotated[int, Field(ge=0, le=64)] = 0
     alus: Count = 1
     load_ports: Count = 1
     store_ports: Count = 1
@@ -113,6 +120,14 @@ class VectorUnit(Part):
     dtypes: list[str] = Field(default_factory=list)  # empty: every dtype
     queue_depth: Count = 8
     label: str = "VPU"
+
+    def row_elements(self, widest_bytes: int) -> int:
+        """Elements in a row of lanes, when an instruction's widest operand has elements of `widest_bytes`."""
+        return max(1, self.lanes * self.lane_bytes // widest_bytes) if self.lane_bytes else self.lanes
+
+    def register_elements(self, widest_bytes: int = 4) -> int:
+        """Elements of a vector register, which an ALU takes in a cycle."""
+        return self.row_elements(widest_bytes) * self.sublanes
 
 
 class CrossLaneUnit(Part):
@@ -171,6 +186,8 @@ class Core(Part):
     window: Annotated[int, Field(gt=0, le=62)] = 32  # instructions in flight (inorder: the interlock's reach)
     flags: Annotated[int, Field(ge=0, le=65536)] = 64
     flags_per_pair: Natural = 0  # queues: flags from one pipe to another that a kernel may use; 0: any number
+    cross_flags: Annotated[int, Field(ge=0, le=1024)] = 0  # of each core, that other cores signal
+    signal_cycles: Annotated[int, Field(ge=1, le=65536)] = 1  # until a signal has reached the other core
     spaces: dict[str, Space]
     matrix: MatrixUnit
     vector: VectorUnit | None = None
@@ -211,6 +228,7 @@ class Machine(Part):
     clock_mhz: Annotated[float, Field(ge=1, le=1e5)]  # core clock
     cores: Annotated[int, Field(gt=0, le=4096)] = 1
     launch_cycles: Natural = 0  # core cycles between one kernel's end and the next one's start
+    block_cycles: Natural = 0  # core cycles between the end of a block and the start of the next one on that core
     share_from_bytes: Natural = 0  # operators on smaller tensors, products and convolutions apart, run on one core
     activation_space: Literal["dram", "spm"] = "dram"  # where tensors live between kernels
     core: Core
@@ -236,15 +254,36 @@ class Machine(Part):
 
     def cores_with(self, spaces: Iterable[str]) -> range:
         """Numbers of the cores that own all of `spaces`; an empty range when no kind of core does."""
-        wanted, first = set(spaces) - set(CHIP_SPACES), self.cores
-        elsewhere = {name for group in self.other_cores.values() for name in group.spaces}
-        if not wanted & elsewhere:
-            return range(self.cores)
-        for group in self.other_cores.values():
-            if wanted <= set(group.spaces):
-                return range(first, first + group.count)
-            first += group.count
-        return range(0)
+        wanted = set(spaces) - set(CHIP_SPACES)
+        others = range(1, 1 + len(self.other_cores))
+        if not any(wanted & self.spaces_of(kind) for kind in others):
+            return self.kind_cores(0)
+        return next((self.kind_cores(kind) for kind in others if wanted <= self.spaces_of(kind)), range(0))
+
+    def cores_for(self, spaces: Iterable[str]) -> range:
+        """Numbers of the cores that a kernel which uses `spaces` runs on: one kind that has them all, else every kind
+        that it takes to have them."""
+        wanted = set(spaces)
+        alone = self.cores_with(wanted)
+        if alone:
+            return alone
+        kinds = [kind for kind in range(1 + len(self.other_cores)) if wanted & self.spaces_of(kind)]
+        return range(self.kind_cores(kinds[0]).start, self.kind_cores(kinds[-1]).stop) if kinds else range(0)
+
+    def spaces_of(self, kind: int) -> set[str]:
+        """Spaces that a core of a kind owns: 0 the first kind, then those of `other_cores` in their order."""
+        others = [set(group.spaces) for group in self.other_cores.values()]
+        return others[kind - 1] if kind else set(self.core.spaces).difference(*others)
+
+    def kind_cores(self, kind: int) -> range:
+        """Numbers of the cores of a kind."""
+        counts = [self.cores, *(group.count for group in self.other_cores.values())]
+        first = sum(counts[:kind])
+        return range(first, first + counts[kind])
+
+    def kind_of(self, core: int) -> int:
+        """The kind of a core by its number."""
+        return next(kind for kind in range(1 + len(self.other_cores)) if core in self.kind_cores(kind))
 
     @property
     def vector_cores(self) -> int:

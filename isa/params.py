@@ -37,11 +37,12 @@ DATAFLOW_ID = {"ws": 0, "is": 1, "os": 2, "cube": 3}
 # fmt: off
 NAMES = (
     "cores", "pipes", "vliw", "interlock", "queues", "scalar_cycles", "scalar_slots", "registers", "window", "flags",
+    "cross_flags", "signal_cycles", "block_cycles",
     "weights_pipe", "matrix_pipe", "vector_pipe", "cross_lane_pipe", "drain_pipe", "drain_engine", "dma_pipe",
     "matrix_count",
     "rows", "cols", "dataflow", "load_cycles", "double_buffer", "fold_overlap", "psum_hop", "input_register",
     "drain_counted", "cube_latency", "fifo_tiles", "weight_request", "weight_outstanding", "operand_space", "acc_space",
-    "lanes", "sublanes", "alus", "load_ports", "store_ports", "vector_latency",
+    "lanes", "sublanes", "lane_bytes", "alus", "load_ports", "store_ports", "vector_latency",
     "cross_milli", "cross_reduce_milli", "cross_latency", "drain_milli", "drain_latency",
     "request_latency", "response_latency", "core_khz",
 )
@@ -77,7 +78,8 @@ class Params:
     `dma` int64 [engines, 5]: first pipe, count, outstanding, request_bytes, startup_cycles;
     `passes_milli` int64 by dtype code (0: not offered); `op_milli` int64 by opcode, vector cost factor;
     `convert_milli` int64 [2, dtypes]: ALU operations to unpack a source register, to pack a destination register;
-    `space_ports`, `space_bytes` int64 by space id (0: absent; dram and host: unbounded).
+    `space_ports`, `space_bytes` int64 by space id (0: absent; dram and host: unbounded);
+    `space_banks` int64 [spaces, 2]: bank groups (0: none), bytes of a block.
     `present` bool [cores, pipes]: a core has the pipes that work on its spaces.
     """
 
@@ -93,6 +95,7 @@ class Params:
     convert_milli: Array
     space_ports: Array
     space_bytes: Array
+    space_banks: Array
     dtype_bytes: Array
     present: Array
 
@@ -100,8 +103,8 @@ class Params:
         return int(self.values[INDEX[name]])
 
     def cores_of(self, kernel: Kernel) -> range:
-        """Numbers of the cores that a kernel may run on: those with all the spaces that it uses."""
-        return self.machine.cores_with(kernel.scratch_bytes)
+        """Numbers of the cores that a kernel may run on."""
+        return self.machine.cores_for(kernel.scratch_bytes)
 
     def pipe_index(self, pipe_class: int, unit: int) -> int:
         """Index of a pipe; classes the machine lacks fall back to the vector unit."""
@@ -143,7 +146,8 @@ def resolve(machine: Machine) -> Params:
         "cores": machine.all_cores, "pipes": len(pipes), "vliw": int(machine.issue == "vliw"),
         "interlock": int(machine.issue == "inorder"), "queues": int(machine.issue == "queues"),
         "scalar_cycles": core.scalar.cycles, "scalar_slots": core.scalar.slots, "registers": core.scalar.registers,
-        "window": core.window, "flags": max(1, core.flags),
+        "window": core.window, "flags": max(1, core.flags), "cross_flags": core.cross_flags,
+        "signal_cycles": core.signal_cycles, "block_cycles": machine.block_cycles,
         "weights_pipe": first[WEIGHTS], "matrix_pipe": first[MATRIX], "vector_pipe": first[VECTOR],
         "cross_lane_pipe": first[CROSS_LANE] if cross else first[VECTOR],
         "drain_pipe": first[DRAIN] if drain else first[VECTOR],
@@ -161,8 +165,8 @@ def resolve(machine: Machine) -> Params:
         "core_khz": round(machine.clock_mhz * 1000),
     }
     if vector is not None:
-        figures |= {"lanes": vector.lanes, "sublanes": vector.sublanes, "alus": vector.alus,
-                    "load_ports": vector.load_ports,
+        figures |= {"lanes": vector.lanes, "sublanes": vector.sublanes, "lane_bytes": vector.lane_bytes,
+                    "alus": vector.alus, "load_ports": vector.load_ports,
                     "store_ports": vector.store_ports, "vector_latency": vector.latency_cycles}
     if cross is not None:
         reduce_rate = cross.reduce_elements_per_cycle or cross.elements_per_cycle
@@ -231,10 +235,13 @@ def _costs(machine: Machine) -> tuple[Array, Array, Array, Array]:
     return passes, depth, factors, convert
 
 
-def _spaces(machine: Machine) -> tuple[Array, Array, Array]:
+def _spaces(machine: Machine) -> tuple[Array, Array, Array, Array]:
     ports, sizes = np.zeros(len(SPACES), np.int64), np.zeros(len(SPACES), np.int64)
+    banks = np.zeros((len(SPACES), 2), np.int64)
     for name, space in machine.core.spaces.items():
         ports[SPACE_ID[name]], sizes[SPACE_ID[name]] = space.ports, space.size_bytes
+        banks[SPACE_ID[name]] = space.bank_groups, space.bank_bytes
     sizes[SPACE_ID["dram"]] = machine.memory.capacity_bytes
     sizes[SPACE_ID["host"]] = 1 << 46
-    return ports, sizes, np.array([d.size_bytes for d in sorted(DTYPES.values(), key=lambda d: d.code)], np.int64)
+    widths = np.array([d.size_bytes for d in sorted(DTYPES.values(), key=lambda d: d.code)], np.int64)
+    return ports, sizes, banks, widths

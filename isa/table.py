@@ -59,7 +59,7 @@ _SCALAR = [
     ("seq",   "rd ra rb",  "rd = 1 if ra == rb else 0"),
     ("seqi",  "rd ra imm", "rd = 1 if ra == imm else 0"),
     ("and",   "rd ra rb",  "rd = ra & rb"),
-    ("csr",   "rd imm",    "rd = special register imm: 0 core index, 1 number of cores of the launch"),
+    ("csr",   "rd imm",    "rd = special register imm: 0 block index, 1 number of blocks of the launch, 2 kind of the core (0: the first)"),
 ]
 _CONTROL = [
     ("br",    "to",        "go to an address of the same kernel"),
@@ -122,9 +122,11 @@ def _build() -> list[Op]:
     put(640, "sync", SYNC, [
         ("set", "pipe imm ra?", "add 1 to flag imm + ra when all earlier instructions of the pipe have completed"),
         ("wait", "pipe? imm ra? count", "hold the pipe (or the sequencer) until flag imm + ra is at least count, then subtract count"),
-        ("barrier", "", "wait until every core of the launch is here and its pipes are drained"),
+        ("barrier", "", "wait until every block of the launch is here and its pipes are drained"),
         ("fence", "", "wait until all earlier instructions of this core have completed"),
         ("pbar", "pipe", "hold the pipe until all of its earlier instructions have completed"),
+        ("signal", "pipe imm rb ra?", "add 1 to cross-core flag imm + ra of block rb when all earlier instructions of the pipe have completed"),
+        ("await", "pipe? imm ra? count", "hold the pipe (or the sequencer) until cross-core flag imm + ra is at least count, then subtract count"),
     ])
     # 704.. is kept for SIMT (setp, ssy, shfl, ...), 768.. for communication (send, recv, put, allreduce).
     return ops

@@ -39,6 +39,7 @@ from isa.verify_operands import Use, descriptor_faults, operand, space_sizes, us
 Array = npt.NDArray[Any]
 MAX_FAULTS = 20
 MAX_LOOP_DEPTH = 16
+MAX_BLOCKS = 1 << 20
 ROLES = ("input", "output", "weight", "temp")
 
 # Of an instruction field: not used, a register, a descriptor, or a number; + OPTIONAL when it may be absent.
@@ -47,7 +48,9 @@ _OPTIONAL = 4
 _REFERENCES = ("dst", "a", "b", "c")
 _CONTROL = [code(name) for name in ("br", "bz", "bnz", "loop", "endl", "halt")]
 _SEQUENCED = [op.code for op in TABLE if op.pipe in (SCALAR, SYNC)]  # executed by the sequencer, in no queue
-_LOOP, _ENDL, _HALT, _SET = code("loop"), code("endl"), code("halt"), code("set")
+_TOGETHER = [code(name) for name in ("barrier", "signal", "await")]  # need all blocks of a launch at once
+_SETS = [code("set"), code("signal")]
+_LOOP, _ENDL, _HALT = code("loop"), code("endl"), code("halt")
 
 
 def _field_kinds() -> tuple[Array, Array]:
@@ -161,12 +164,14 @@ def _immediate_faults(program: Program, machine: Machine, known: Array) -> Itera
             yield int(index), f"{what.format(imm[index])}; there are {count}"
 
     yield from outside(("set", "wait"), machine.core.flags, "flag {} does not exist (core.flags)")
-    yield from outside(("csr",), 2, "special register {} does not exist")
+    cross = "cross-core flag {} does not exist (core.cross_flags)"
+    yield from outside(("signal", "await"), machine.core.cross_flags, cross)
+    yield from outside(("csr",), 3, "special register {} does not exist")
     yield from outside(("mark",), len(program.names), "row {} of the name table does not exist")
     yield from outside(("fix",), len(ACTIVATIONS), "activation {} does not exist")
     for index in np.flatnonzero(np.isin(ops, [code("divi"), code("modi")]) & (imm == 0)):
         yield int(index), "division by 0"
-    for index in np.flatnonzero((ops == code("wait")) & (program.instrs["b"] < 1)):
+    for index in np.flatnonzero(np.isin(ops, [code("wait"), code("await")]) & (program.instrs["b"] < 1)):
         yield int(index), f"count is {program.instrs['b'][index]}; a wait takes at least 1"
 
 
@@ -275,7 +280,7 @@ def _queue_faults(program: Program, kernel: Kernel, sound: Array, machine: Machi
     bounds = np.concatenate(([0], 1 + np.flatnonzero(part["flags"][:-1] & STOP), [len(part)]))
     # What cannot be too much for any queue is passed over at one look.
     most = min(machine.core.window, MAX_SETS, *(pipe.queue_depth for pipe in params.pipes[1:]))
-    counted = np.concatenate(([0], np.cumsum(~np.isin(part["op"], _SEQUENCED) | (part["op"] == _SET))))
+    counted = np.concatenate(([0], np.cumsum(~np.isin(part["op"], _SEQUENCED) | np.isin(part["op"], _SETS))))
     many = counted[bounds[1:]] - counted[bounds[:-1]] > most
     for first, end in zip((start + bounds[:-1][many]).tolist(), (start + bounds[1:][many]).tolist()):
         if not sound[first:end].all():
@@ -285,7 +290,7 @@ def _queue_faults(program: Program, kernel: Kernel, sound: Array, machine: Machi
             if count > pipe.queue_depth:
                 depth = f"the queue of {pipe.label} holds {pipe.queue_depth} (queue_depth)"
                 yield first, f"{count} instructions of {pipe.label} in a bundle; {depth}: split the bundle"
-        sets = int((instrs["op"][first:end] == _SET).sum())
+        sets = int(np.isin(instrs["op"][first:end], _SETS).sum())
         if sets > MAX_SETS:
             yield first, f"{sets} sets in a bundle; an instruction raises at most {MAX_SETS} flags: split the bundle"
         if held.total() > machine.core.window:
@@ -397,12 +402,17 @@ def _kernel_launch(program: Program, machine: Machine, row: Any) -> Iterator[str
         yield f"kernel {index} does not exist; there are {len(program.kernels)}"
         return
     kernel = program.kernels[index]
-    cores = len(machine.cores_with(kernel.scratch_bytes))
+    cores = len(machine.cores_for(kernel.scratch_bytes))
     if not cores:
         spaces = ", ".join(kernel.scratch_bytes)
-        yield f"kernel {kernel.name!r} uses {spaces}, which no kind of core of {machine.name} has all of"
-    elif not 1 <= grid <= cores:
-        yield f"grid {grid} of kernel {kernel.name!r}; {machine.name} has {cores} cores for it"
+        yield f"kernel {kernel.name!r} uses {spaces}, which the cores of {machine.name} do not have"
+    elif not 1 <= grid <= MAX_BLOCKS:
+        yield f"grid {grid} of kernel {kernel.name!r}; a launch has 1 to {MAX_BLOCKS} blocks"
+    elif grid > cores and np.isin(program.instrs["op"][kernel.start : kernel.end], _TOGETHER).any():
+        yield (
+            f"grid {grid} of kernel {kernel.name!r}, whose blocks wait for each other; {machine.name} has {cores} "
+            "cores for it, and a block that has no core yet would be waited for without end"
+        )
     if nargs != len(kernel.params):
         yield f"{nargs} arguments for kernel {kernel.name!r}, which has {len(kernel.params)} parameters"
     if nargs and not 0 <= first <= len(program.args) - grid * nargs:

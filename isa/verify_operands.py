@@ -180,7 +180,7 @@ def _span(record: Any, ext: list[int]) -> tuple[int, int] | None:
 
 
 def _unit(use: Use, machine: Machine) -> Iterator[str]:
-    if use.op.name in ("set", "wait", "pbar"):
+    if use.op.name in ("set", "wait", "pbar", "signal", "await"):
         yield from _sync_pipe(use, machine)
     elif use.op.pipe in (WEIGHTS, MATRIX):
         count = machine.core.matrix.count
@@ -194,9 +194,9 @@ def _unit(use: Use, machine: Machine) -> Iterator[str]:
 
 
 def _sync_pipe(use: Use, machine: Machine) -> Iterator[str]:
-    if use.op.name == "wait" and use.pipe_class == NO_OPERAND:
+    if use.op.name in ("wait", "await") and use.pipe_class == NO_OPERAND:
         return
-    if use.op.name != "set" and machine.issue != "queues" and use.pipe_class != SCALAR:
+    if use.op.name not in ("set", "signal") and machine.issue != "queues" and use.pipe_class != SCALAR:
         why = f"on {machine.name} the sequencer waits: leave out the pipe"
         yield f"only a machine with `issue: queues` holds a pipe; {why}"
     pipes = {(p.pipe_class, p.unit) for p in pipe_list(machine)}

@@ -123,7 +123,10 @@ def work_of(
     """The work of one kernel launch; without an operator there is nothing to go by, and so none. `seen` are the tensors
     that earlier launches have read, to which it adds its own."""
     matrix = machine.core.matrix
-    cores = int(launch["grid"])
+    kernel = program.kernels[int(launch["kernel"])]
+    cores = min(int(launch["grid"]), len(machine.cores_for(kernel.scratch_bytes)))
+    if matrix.acc_space in kernel.scratch_bytes:
+        cores = min(cores, machine.cores)  # others in the launch have no array
     index = int(launch["operator"])
     if not 0 <= index < len(program.operators):
         return Work(0, 0, Fraction(1), 0, 0, 0, cores)
@@ -240,7 +243,7 @@ def analytic_cycles(work: Work, machine: Machine) -> Busy:
     """The launch on the cores that it uses, with what the hardware cannot avoid."""
     core, matrix, vector = machine.core, machine.core.matrix, machine.core.vector
     streams = ceil_div(work.streams, work.cores * matrix.count)
-    lanes = vector.lanes * vector.sublanes * vector.alus * work.cores if vector else work.cores
+    lanes = vector.register_elements() * vector.alus * work.cores if vector else work.cores
     reached = dram_efficiency(machine, *work.dram_bytes, work.cores)
     dma = math.ceil(sum(work.dram_bytes) / (dram_bytes_per_cycle(machine) * reached))
     dma = max(dma, _shared_cycles(work, machine), _host_cycles(work, machine))

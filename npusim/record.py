@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-# Every cycle of a pipe is in one of these states. wait_X: an operand or flag that a pipe of class X will deliver.
+# Every cycle of a pipe is in one of these states. wait_X: an operand or flag that a pipe of class X, or
+# another core, will deliver.
 CAUSES = (
     "busy", "wait_scalar", "wait_weights", "wait_matrix", "wait_vector", "wait_cross_lane", "wait_drain", "wait_dma",
-    "queue_full", "memory_bandwidth", "memory_latency", "port_conflict", "dispatch", "barrier", "launch", "host",
-    "drained",
+    "wait_core", "queue_full", "memory_bandwidth", "memory_latency", "port_conflict", "dispatch", "barrier", "launch",
+    "host", "drained",
 )
 CAUSE_ID = {name: i for i, name in enumerate(CAUSES)}
 
@@ -32,9 +33,9 @@ CAUSE_ID = {name: i for i, name in enumerate(CAUSES)}
 EVENT = np.dtype([
     ("start", "i8"), ("end", "i8"), ("core", "i4"), ("pipe", "i4"), ("launch", "i4"), ("instr", "i4"),
 ])
-# A `wait` that held the sequencer (pipe 0) or a pipe from start to end, and the instruction whose completion raised the
-# flag.
-WAIT = np.dtype([*EVENT.descr, ("by_pipe", "i4"), ("by_start", "i8"), ("by_instr", "i4")])
+# A `wait` or `await` that held the sequencer (pipe 0) or a pipe from start to end, and the instruction whose completion
+# raised the flag.
+WAIT = np.dtype([*EVENT.descr, ("by_pipe", "i4"), ("by_start", "i8"), ("by_instr", "i4"), ("by_core", "i4")])
 
 
 @dataclass(frozen=True)

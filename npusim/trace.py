@@ -173,14 +173,14 @@ class _Slices:
         self.names = [json.dumps(name) for name in _instruction_names(result)] or ['"?"']
 
     def _sources(self, waits: Array, order: Array, events: int) -> Array:
-        """The slice that ended each wait, where both have a length: same core, pipe, instruction, start and end."""
+        """The slice whose completion ended each wait, where both have a length: its core, pipe, instruction, start."""
         found = np.full(len(order), -1, np.int64)
         if not len(waits):
             return found
-        columns = [self.events[n].tolist() for n in ("core", "pipe", "instr", "start", "end")]
+        columns = [self.events[n].tolist() for n in ("core", "pipe", "instr", "start")]
         index = {key: i for i, key in enumerate(zip(*columns)) if self.length[i] > 0}
         place = np.argsort(order)[events:]
-        by = [waits[n].tolist() for n in ("core", "by_pipe", "by_instr", "by_start", "end")]
+        by = [waits[n].tolist() for n in ("by_core", "by_pipe", "by_instr", "by_start")]
         for at, key in zip(place.tolist(), zip(*by)):
             if self.length[at] > 0:
                 found[at] = index.get(key, -1)

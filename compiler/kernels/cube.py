@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from compiler.expr import Expr, emax, emin, pos
+from compiler.kernels import mix
 from compiler.kernels.contraction import Contraction, TileBuilder, Tiling
 from compiler.kernels.dataflow import Block, Span, result_operand, row_operand, weight_operand
 from compiler.nest import Buffer, Loop, Nest, Placed, Ref, Stage, Stmt, TensorArg, dense
@@ -62,7 +63,12 @@ def _even(total: int, most: int) -> int:
 
 def build(spec: Contraction, tiling: Tiling, machine: Machine, name: str) -> Nest:
     """Build the nest of a contraction on a cube under a tiling."""
-    return _CubeBuilder(spec, tiling, machine, name).build()
+    nest = _CubeBuilder(spec, tiling, machine, name).build()
+    if machine.drain_engine is None or not spec.epilogue.after:
+        return nest
+    rows = mix.rows_at_once(spec, tiling, machine)
+    tensors = (*(t for t in nest.tensors if t.name[0] != "e" and t.name != "out"), TensorArg("mid", "dram"))
+    return replace(nest, tensors=tensors, partner=mix.build(spec, tiling, machine, name, rows))
 
 
 class _CubeBuilder(TileBuilder):
@@ -100,11 +106,19 @@ class _CubeBuilder(TileBuilder):
         return [Stage("feed", tuple(placed)), Stage("compute", (Placed(product, len(self.loops)),))]
 
     def _drain(self, level: int) -> list[Stage]:
-        """The way out: straight to DRAM where a copy engine drains, else as on other machines."""
+        """The way out: straight to DRAM where a copy engine drains, else as on other machines.
+
+        What is left to do there goes through a workspace to vector cores (compiler.kernels.mix).
+        """
         if self.machine.drain_engine is None:
             return super()._drain(level)
         e = self.s.epilogue
-        _, acc, target = self.results()
+        extents, acc, target = self.results()
+        if e.after:
+            space, tile = mix.workspace(self.s, self.t)
+            self.buffers.append(replace(space, level=level))
+            dims = tuple(replace(d, extent=x, most=m) for d, (x, m) in zip(tile.dims, extents))
+            target = replace(tile, dims=dims)
         vectors = [self._vector(k, p) for k, p in (("bias", e.bias), ("scales", e.scales))]
         fix = Stmt("fix", target, (acc, *vectors), act=e.act, f0=e.f0, f1=e.f1)
         return [Stage("drain", (Placed(fix, level, "post"),))]

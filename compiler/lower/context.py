@@ -22,6 +22,9 @@ from isa.machine import Machine
 Array = npt.NDArray[Any]
 
 
+WORKSPACE = "workspace"
+
+
 class NoKernel(CompileError):
     """The machine (or npusim) has no kernel for the group: it will be estimated, and named in the report."""
 
@@ -67,6 +70,7 @@ class Context:
     choices: Choices = Choices()
     new_constants: dict[str, Constant] = field(default_factory=dict)
     strided: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # element strides of transposed views
+    workspaces: dict[str, TensorType] = field(default_factory=dict)
 
     def type_of(self, name: str) -> TensorType:
         """Type of a graph tensor."""
@@ -79,6 +83,13 @@ class Context:
     def strides_of(self, name: str) -> tuple[int, ...]:
         """Element strides of a tensor in its storage: dense, or those of the view that it is."""
         return self.strided.get(name, row_major(self.type_of(name).shape))
+
+    def workspace(self, size_bytes: int) -> str:
+        """A piece of DRAM of at least so many bytes, which every kernel may use while it runs; returns its name."""
+        before = self.workspaces.get(WORKSPACE, TensorType((0,), "int8"))
+        self.workspaces[WORKSPACE] = TensorType((max(size_bytes, before.elements),), "int8")
+        self.homes[WORKSPACE] = "dram"
+        return WORKSPACE
 
     def constant_space(self, weight: bool) -> str:
         """Where constants live: weights in DRAM; vectors where a copy engine can fetch them into the scratchpad."""

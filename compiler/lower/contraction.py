@@ -16,6 +16,7 @@ from compiler import tiling_cube
 from compiler.graph import Constant, Node, TensorType
 from compiler.kernels import contraction as array_kernel
 from compiler.kernels import cube as cube_kernel
+from compiler.kernels import mix
 from compiler.kernels.contraction import Contraction, Epilogue, Operand, Tiling
 from compiler.lower.context import Call, Context, NoKernel, row_major, rule, scalar_value
 from isa.dtypes import dtype as dtype_of
@@ -235,6 +236,11 @@ def _finish(context: Context, nodes: tuple[Node, ...], a: Operand, weight: Opera
     if epilogue.gated and not cube:  # the gate's tile takes no more than all the others
         budget[context.machine.scratch_space] //= 2
     tiling = (tiling_cube if cube else tiling_array).search(spec, context.machine, budget, context.choices.tile)
+    if epilogue.after and context.machine.drain_engine is not None:
+        if not mix.rows_at_once(spec, tiling, context.machine):
+            raise NoKernel(f"{node.name}: a row of {spec.w} x {tiling.n} results does not fit a vector core's buffer")
+        size = context.machine.cores * mix.SLOTS * mix.slot_bytes(spec, tiling)
+        bind["mid"] = (context.workspace(size), 0)
     spec = _block_weights(context, spec, tiling, bind) if whole else spec
     make = partial(_make, (cube_kernel if cube else array_kernel).build, spec, tiling, context.machine)
     return [Call(("contraction", repr(spec), tiling), make, bind)]
@@ -333,7 +339,7 @@ def _offers(context: Context, node: Node) -> bool:
 def _require(context: Context, op: str, drained: bool) -> None:
     """Raise NoKernel when the drain (or the vector unit that stands for it) does not offer an operation."""
     machine, vector = context.machine, context.machine.core.vector
-    if not drained and machine.drain_engine is not None:
+    if not drained and machine.drain_engine is not None and not mix.partners(machine):
         raise NoKernel(f"behind the array of {machine.name} results go to memory; {op} is for other cores")
     if drained and (machine.core.drain or machine.drain_engine) is not None:
         offered = machine.drain_activations

@@ -10,6 +10,7 @@ from npusim.engine.layout import (
     D_DIMS,
     D_DTYPE,
     D_ROWS,
+    D_SPACE,
     D_STRIDE,
     I_A,
     I_B,
@@ -17,6 +18,7 @@ from npusim.engine.layout import (
     I_FLAGS,
     I_OP,
     LANES_ID,
+    V_BANKS,
     V_DEPTH,
     V_DTYPE_BYTES,
     V_OP_MILLI,
@@ -29,7 +31,7 @@ from npusim.jit import kernel
 
 ROWS, COLS, DATAFLOW = INDEX["rows"], INDEX["cols"], INDEX["dataflow"]
 PSUM_HOP, INPUT_REGISTER, DRAIN_COUNTED = INDEX["psum_hop"], INDEX["input_register"], INDEX["drain_counted"]
-LANES, SUBLANES, ALUS = INDEX["lanes"], INDEX["sublanes"], INDEX["alus"]
+LANES, SUBLANES, ALUS, LANE_BYTES = INDEX["lanes"], INDEX["sublanes"], INDEX["alus"], INDEX["lane_bytes"]
 LOADS, STORES, VECTOR_LATENCY = INDEX["load_ports"], INDEX["store_ports"], INDEX["vector_latency"]
 CROSS_MILLI, CROSS_REDUCE_MILLI = INDEX["cross_milli"], INDEX["cross_reduce_milli"]
 CROSS_LATENCY = INDEX["cross_latency"]
@@ -94,14 +96,41 @@ def matrix_cycles(v, stream, passes_milli):
 
 
 @kernel
-def registers_of(v, desc, cores, c, d, once):
-    """Vector registers that cover an operand: rows of lanes, whole when its elements are contiguous.
+def row_elements(v, code, desc, pc, loads):
+    """Elements in a row of lanes, which the widest operand sets where lanes are bytes."""
+    if v[LANE_BYTES] == 0:
+        return v[LANES]
+    widest = v[V_DTYPE_BYTES + desc[code[pc, I_DST], D_DTYPE]]
+    for i in range(loads):
+        widest = max(widest, v[V_DTYPE_BYTES + desc[code[pc, I_A + i], D_DTYPE]])
+    return max(1, v[LANES] * v[LANE_BYTES] // widest)
 
-    With `once`, dimensions of stride 0 count one element: a reduction stores each result once.
+
+@kernel
+def bank_ways(blocks, rows, stride_bytes, groups, block_bytes):
+    """Cycles in which banks give a register its blocks, as isa.cost.bank_ways."""
+    if groups == 0:
+        return 1
+    most = 0
+    for group in range(groups):
+        count = 0
+        for row in range(rows):
+            for block in range(blocks):
+                count += (row * stride_bytes // block_bytes + block) % groups == group
+        most = max(most, count)
+    return most
+
+
+@kernel
+def registers_of(v, desc, cores, c, d, once, row):
+    """(vector registers that cover an operand, cycles more for conflicts of banks).
+
+    Registers are rows of lanes of `row` elements, whole when its elements are contiguous. With `once`, dimensions of
+    stride 0 count one element: a reduction stores each result once.
     """
-    lanes, whole = v[LANES], v[LANES] * v[SUBLANES]
+    whole = row * v[SUBLANES]
     size = v[V_DTYPE_BYTES + desc[d, D_DTYPE]]
-    run, rows = 1, 1
+    run, rows, stride, near = 1, 1, 0, 1
     contiguous = True
     for i in range(desc[d, D_DIMS] - 1, -1, -1):
         count = extent(desc, cores, c, d, i)
@@ -110,25 +139,42 @@ def registers_of(v, desc, cores, c, d, once):
         if contiguous and desc[d, D_STRIDE + i] == run * size:
             run *= count
         else:
+            if contiguous:
+                stride, near = desc[d, D_STRIDE + i], count
             contiguous = False
             rows *= count
+    groups, block = v[V_BANKS + 2 * desc[d, D_SPACE]], v[V_BANKS + 2 * desc[d, D_SPACE] + 1]
+    blocks = ceil_div(min(run, whole) * size, block)
     if rows == 1 or run >= whole:
-        return rows * ceil_div(run, whole)
-    return ceil_div(rows * ceil_div(run, lanes), v[SUBLANES])
+        registers = rows * ceil_div(run, whole)
+        return registers, registers * (bank_ways(blocks, 1, 0, groups, block) - 1)
+    registers = ceil_div(rows * ceil_div(run, row), v[SUBLANES])
+    together = min(near, max(1, v[SUBLANES] // ceil_div(run, row)))
+    return registers, registers * (bank_ways(blocks, together, stride, groups, block) - 1)
 
 
 @kernel
 def vector_cycles(v, code, desc, cores, c, pc, lanes_kind):
-    """(occupancy, latency) of a vector instruction: the busiest of ALUs, load and store ports."""
+    """(occupancy, cycles of it for conflicts of banks) of a vector instruction: the busiest of ALUs and ports."""
     dst = code[pc, I_DST]
-    work = registers_of(v, desc, cores, c, code[pc, I_A] if lanes_kind == REDUCE else dst, False)
     loads = lanes_kind if lanes_kind == 2 or lanes_kind == 3 else 1
-    stores = registers_of(v, desc, cores, c, dst, lanes_kind == REDUCE)
+    row = row_elements(v, code, desc, pc, loads)
+    work, _ = registers_of(v, desc, cores, c, code[pc, I_A] if lanes_kind == REDUCE else dst, False, row)
+    stores, store_conflicts = registers_of(v, desc, cores, c, dst, lanes_kind == REDUCE, row)
     milli = v[V_OP_MILLI + code[pc, I_OP]]
+    load_conflicts = 0
     for i in range(loads):
-        milli += v[V_UNPACK + desc[code[pc, I_A + i], D_DTYPE]]
+        source = code[pc, I_A + i]
+        milli += v[V_UNPACK + desc[source, D_DTYPE]]
+        if v[V_BANKS + 2 * desc[source, D_SPACE]]:
+            _, more = registers_of(v, desc, cores, c, source, False, row)
+            load_conflicts += more
     alu = ceil_div(work * milli + stores * v[V_PACK + desc[dst, D_DTYPE]], MILLI * v[ALUS])
-    return max(1, alu, ceil_div(work * loads, v[LOADS]), ceil_div(stores, v[STORES])), v[VECTOR_LATENCY]
+    plain = max(1, alu, ceil_div(work * loads, v[LOADS]), ceil_div(stores, v[STORES]))
+    if load_conflicts == 0 and store_conflicts == 0:
+        return plain, 0
+    load, store = ceil_div(work * loads + load_conflicts, v[LOADS]), ceil_div(stores + store_conflicts, v[STORES])
+    return max(plain, load, store), max(plain, load, store) - plain
 
 
 @kernel

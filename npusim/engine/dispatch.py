@@ -15,6 +15,7 @@ from npusim.engine.costs import (
     DRAIN_LATENCY,
     DRAIN_MILLI,
     REDUCE,
+    VECTOR_LATENCY,
     cube_blocks,
     matrix_cycles,
     path_cycles,
@@ -44,6 +45,7 @@ from npusim.engine.layout import (
     O_ALL_SENT,
     O_AMOUNT,
     O_BYTES,
+    O_CONFLICT,
     O_DEPS,
     O_DIMS,
     O_EXT0,
@@ -169,7 +171,8 @@ def resolve_timing(v, code, desc, cores, ops, c, slot, pc, p):
     elif wanted == WEIGHTS or wanted >= DMA or (wanted == DRAIN and v[DRAIN_ENGINE]):
         return resolve_copy(v, code, desc, cores, ops, c, slot, pc, wanted)
     elif p == v[VECTOR_PIPE]:
-        occupy, latency = vector_cycles(v, code, desc, cores, c, pc, v[V_OP_LANES + op])
+        occupy, ops[c, slot, O_CONFLICT] = vector_cycles(v, code, desc, cores, c, pc, v[V_OP_LANES + op])
+        latency = v[VECTOR_LATENCY]
     elif wanted == CROSS_LANE:
         rate = v[CROSS_MILLI] if op == TRANSPOSE else v[CROSS_REDUCE_MILLI]
         occupy, latency = throughput_cycles(desc, cores, c, code[pc, I_A], rate, v[CROSS_LATENCY])

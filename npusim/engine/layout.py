@@ -35,7 +35,7 @@ BUSY, WAIT_SCALAR, QUEUE_FULL = CAUSE_ID["busy"], CAUSE_ID["wait_scalar"], CAUSE
 WAIT_WEIGHTS, WAIT_MATRIX, WAIT_DMA = CAUSE_ID["wait_weights"], CAUSE_ID["wait_matrix"], CAUSE_ID["wait_dma"]
 MEMORY_BANDWIDTH, MEMORY_LATENCY = CAUSE_ID["memory_bandwidth"], CAUSE_ID["memory_latency"]
 PORT_CONFLICT, DISPATCH, BARRIER = CAUSE_ID["port_conflict"], CAUSE_ID["dispatch"], CAUSE_ID["barrier"]
-DRAINED = CAUSE_ID["drained"]
+DRAINED, LAUNCH = CAUSE_ID["drained"], CAUSE_ID["launch"]
 
 # Columns of `code` [instructions, .]: INSTR without its reals.
 (I_OP, I_FLAGS, I_UNIT, I_DST, I_A, I_B, I_C, I_IMM) = range(8)
@@ -43,22 +43,28 @@ DRAINED = CAUSE_ID["drained"]
 (D_SPACE, D_DTYPE, D_DIMS, D_ROWS, D_BASE, D_BASE_REG) = range(6)
 D_EXT, D_STRIDE, D_EXT_REG, D_AXIS, D_COEF = (6 + 6 * i for i in range(5))
 D_ORIGIN, D_LIMIT, D_AXIS_STRIDE, D_ORIGIN_REG, D_LIMIT_REG = (36 + 2 * i for i in range(5))
-# Columns of `core` [cores, .]: the sequencer.
+# Columns of `core` [cores, .]: the sequencer. C_NEXT: when more than requests is due; C_BLOCKED: until a pipe changes,
+# as 1 + the address of the instruction that blocks, since C_BLOCKED_AT; block C_BLOCK of C_BLOCKS runs, from C_START.
 (C_PC, C_TIME, C_HALTED, C_LOOPS, C_CAUSE, C_SINCE, C_SEQ, C_INFLIGHT, C_BARRIER, C_END, C_ISSUED,
- C_NEXT, C_BLOCKED, C_BLOCKED_AT) = range(14)  # C_NEXT: when more than requests is due; C_BLOCKED: until a pipe
-# changes, as 1 + the address of the instruction that blocks, since C_BLOCKED_AT
-C_REGS = 14  # 256 registers
+ C_NEXT, C_BLOCKED, C_BLOCKED_AT, C_BLOCK, C_BLOCKS, C_KIND, C_START, C_SIGNAL_HEAD,
+ C_SIGNALS) = range(20)
+C_REGS = 20  # 256 registers
 C_LOOP0 = C_REGS + 256  # MAX_LOOPS rows of body, after, iterations left
 C_TAKEN, C_AWAITED = C_LOOP0 + 3 * MAX_LOOPS, C_LOOP0 + 3 * MAX_LOOPS + 1  # slots in use, and some that others wait for
 C_SPENT = C_AWAITED + 1  # cycles of the sequencer by cause, this launch
 C_ACTIVE = C_SPENT + CAUSE_COUNT  # pipes that hold a port, by space
-C_FLAGS = C_ACTIVE + SPACE_COUNT  # pairs: value, pipe class that sets it; behind all pairs, RAISED_COLUMNS a flag
-RAISED_COLUMNS = 3  # pipe, start and address of the instruction whose completion last raised the flag
+C_SIGNAL0 = C_ACTIVE + SPACE_COUNT  # a ring of MAX_SIGNALS signals on their way here: time, flag and who raises it
+MAX_SIGNALS = 256
+RAISED_COLUMNS = 4  # pipe, start and address of the instruction whose completion raises a flag, and its core
+SIGNAL_COLUMNS = 2 + RAISED_COLUMNS
+C_FLAGS = C_SIGNAL0 + MAX_SIGNALS * SIGNAL_COLUMNS  # pairs: value, pipe class that sets it (SYNC: another core), own
+# flags and then those of other cores; behind all pairs, RAISED_COLUMNS a flag
 # Columns of `op` [cores, SLOTS, .]: an instruction from dispatch to completion.
 (O_INSTR, O_PIPE, O_SEQ, O_OCCUPY, O_LATENCY, O_DEPS, O_SETS, O_SPACES, O_KIND, O_NEXT_TILE, O_BYTES, O_PATH, O_REMAIN,
  O_ALL_SENT, O_DONE, O_WRITE, O_BASE, O_RUN, O_DIMS, O_MACS, O_START, O_HASH, O_INTERVALS) = range(23)
 O_FLAG, O_AMOUNT = 3, 4  # in the places of O_OCCUPY and O_LATENCY
-O_SET0 = 23  # MAX_SETS flag numbers
+O_CONFLICT = 9  # of a vector instruction, in the place of O_NEXT_TILE: cycles more for conflicts of banks
+O_SET0 = 23  # MAX_SETS flag numbers; of a signal to another core, npusim.engine.signals.away
 O_EXT0 = O_SET0 + MAX_SETS  # outer extents of a memory transfer
 O_STRIDE0 = O_EXT0 + 6
 O_INTERVAL0 = O_STRIDE0 + 6  # up to 4 rows of space, low, high, writes
@@ -82,7 +88,7 @@ M_FIFO0 = 7  # MAX_FIFO sequence numbers of the tiles in the FIFO
 EMPTY, LOADING, READY = range(3)
 W_OFFSET = 6  # P_WALK + 6: offset in the run
 # Columns of `events`: as npusim.record.EVENT; rows of the sequencer are npusim.record.WAIT.
-E_START, E_END, E_CORE, E_PIPE, E_LAUNCH, E_INSTR, E_BY_PIPE, E_BY_START, E_BY_INSTR = range(9)
+E_START, E_END, E_CORE, E_PIPE, E_LAUNCH, E_INSTR, E_BY_PIPE, E_BY_START, E_BY_INSTR, E_BY_CORE = range(10)
 # `values` [.]: Params.values, then the tables of Params, flat.
 PIPES = INDEX["pipes"]
 V_PATH_OF = len(NAMES)
@@ -99,14 +105,16 @@ V_PACK = V_UNPACK + len(DTYPES)
 V_LIMIT = V_PACK + len(DTYPES)  # MAX_INSTRUCTIONS
 V_SKEW = V_LIMIT + 1  # thousandths of the Zipf exponent by which gathers choose rows; 0: evenly
 V_DEPTH = V_SKEW + 1  # by dtype, k of a cube's blocks
-V_COUNT = V_DEPTH + len(DTYPES)
+V_BANKS = V_DEPTH + len(DTYPES)  # by space: bank groups, bytes of a block
+V_COUNT = V_BANKS + 2 * SPACE_COUNT
 # `clock` [.]: the outer loop.
 (K_NOW, K_MEMORY_UNTIL, K_EVENTS, K_DROPPED, K_CORE, K_Q, K_R, K_F) = range(8)  # K_Q..K_F: the core clock's edges
 K_FROM, K_TO = 8, 9  # instructions that touch these cycles become events
 K_STATUS = 10  # what the memory answered when it could not go on
-K_TRAFFIC = 11  # this launch: bytes by path, then array rows streamed, then instructions by pipe class
+K_NEXT_BLOCK, K_SIGNALLED = 11, 12  # the next block that a free core takes; a signal was sent in this cycle
+K_TRAFFIC = 13  # this launch: bytes by path, then array rows streamed, then instructions by pipe class
 # Status of a call.
-DONE, REFUSED, DEADLOCK, BAD_CODE, BUDGET, GROW = range(6)
+DONE, REFUSED, DEADLOCK, BAD_CODE, BUDGET, GROW, CROWDED = range(7)
 
 
 class State(NamedTuple):
@@ -153,7 +161,7 @@ def flat_values(params: Params) -> Array:
         (0, params.values), (V_PATH_OF, params.path_of), (V_PATHS, params.paths), (V_DMA, params.dma),
         (V_PASSES, params.passes_milli), (V_PORTS, params.space_ports), (V_DTYPE_BYTES, params.dtype_bytes),
         (V_OP_MILLI, params.op_milli), (V_OP_PIPE, pipe_class), (V_OP_LANES, lanes),
-        (V_UNPACK, params.convert_milli), (V_DEPTH, params.depth),
+        (V_UNPACK, params.convert_milli), (V_DEPTH, params.depth), (V_BANKS, params.space_banks),
     ):
         values[start : start + table.size] = table.reshape(-1)
     values[V_LIMIT] = MAX_INSTRUCTIONS
@@ -174,9 +182,9 @@ def make_state(params: Params, instrs: Array, descs: Array, max_events: int) -> 
 
     state = State(
         flat_values(params), code_table(instrs), desc_table(descs),
-        core=zeros(cores, C_FLAGS + (2 + RAISED_COLUMNS) * params["flags"]),
+        core=zeros(cores, C_FLAGS + (2 + RAISED_COLUMNS) * (params["flags"] + params["cross_flags"])),
         pipe=zeros(cores, pipes, P_COLUMNS), op=zeros(cores, SLOTS, O_COLUMNS),
-        unit=zeros(cores, units, M_FIFO0 + MAX_FIFO), events=zeros(max_events, 9),
+        unit=zeros(cores, units, M_FIFO0 + MAX_FIFO), events=zeros(max_events, 10),
         clock=zeros(K_TRAFFIC + MAX_PATHS + 16),
     )
     state.clock[K_Q : K_F + 1] = clock_parts(params["core_khz"])

@@ -8,21 +8,28 @@ from __future__ import annotations
 
 from isa.params import INDEX
 from isa.table import DMA
-from npusim.engine.account import spend, was_idle
+from npusim.engine.account import sequencer_cause, spend, was_idle
 from npusim.engine.clock import edge_from, edge_fs, next_edge
 from npusim.engine.layout import (
     BAD_CODE,
     BUDGET,
     BUSY,
     C_BARRIER,
+    C_BLOCK,
     C_BLOCKED,
     C_END,
     C_HALTED,
     C_INFLIGHT,
+    C_LOOPS,
     C_NEXT,
+    C_PC,
+    C_REGS,
+    C_SIGNALS,
     C_SPENT,
+    C_START,
     C_TIME,
     CAUSE_COUNT,
+    CROWDED,
     DEADLOCK,
     DONE,
     DRAINED,
@@ -31,10 +38,13 @@ from npusim.engine.layout import (
     K_CORE,
     K_F,
     K_MEMORY_UNTIL,
+    K_NEXT_BLOCK,
     K_NOW,
     K_Q,
     K_R,
+    K_SIGNALLED,
     K_STATUS,
+    LAUNCH,
     LOADING,
     M_FIFO,
     M_SHADOW,
@@ -55,6 +65,7 @@ from npusim.engine.layout import (
 )
 from npusim.engine.pipes import next_due, settle, shift_from_fifo, try_start
 from npusim.engine.sequencer import BAD, issue, may_issue
+from npusim.engine.signals import FULL, signal_due, take_signals
 from npusim.engine.transfer import respond, send, send_due, send_only, sends
 from npusim.jit import inlined, kernel
 from npusim.memory.backend import (
@@ -68,6 +79,7 @@ from npusim.memory.dram import BAD_REQUEST, OK
 from npusim.memory.port import HEAP_SIZE, RSP_TAG, RSP_TIME_FS, RSP_WAIT_FS, heap_pop
 
 REQUEST_LATENCY, RESPONSE_LATENCY = INDEX["request_latency"], INDEX["response_latency"]
+REGISTERS, BLOCK_CYCLES = INDEX["registers"], INDEX["block_cycles"]
 SCALAR_BUDGET = 1 << 20  # scalar bundles that one call of the sequencer may run before events are looked at again
 
 
@@ -86,9 +98,9 @@ def settles(pipes, ops, c, p, now):
 
 
 @inlined
-def core_cycle(v, code, desc, cores, pipes, ops, units, events, clock, c, now, grid, requests, ring):
+def core_cycle(v, code, desc, cores, pipes, ops, units, events, clock, c, now, requests, ring):
     """Let everything happen that core c can do in cycle `now`; returns False when its code is bad."""
-    changed = False
+    changed = cores[c, C_SIGNALS] > 0 and take_signals(v, cores, c, now)
     for p in range(1, v[PIPES]):  # once: nothing that starts in this cycle is over in it
         if settles(pipes, ops, c, p, now):
             changed = settle(v, cores, pipes, ops, units, events, clock, c, p, now) or changed
@@ -107,7 +119,7 @@ def core_cycle(v, code, desc, cores, pipes, ops, units, events, clock, c, now, g
                 changed = True
         again = changed
         if (changed or cores[c, C_BLOCKED] == 0) and may_issue(cores, c, now):
-            progress, status = issue(v, code, desc, cores, pipes, ops, events, clock, c, now, grid, SCALAR_BUDGET)
+            progress, status = issue(v, code, desc, cores, pipes, ops, events, clock, c, now, SCALAR_BUDGET)
             if status == BAD:
                 return False
             again = changed or progress
@@ -127,6 +139,7 @@ def plan(v, cores, pipes, ops, units, c, now):
             due = min(due, units[c, u, M_SHADOW_END])
     if not cores[c, C_HALTED] and cores[c, C_TIME] > now:
         due = min(due, cores[c, C_TIME])
+    due = min(due, signal_due(cores, c))
     cores[c, C_NEXT] = due
     return min(due, request)
 
@@ -148,26 +161,51 @@ def finished(cores, c):
 
 
 @kernel
-def all_finished(cores, grid):
+def all_finished(cores, active):
     """True when every core has ended."""
     ended = True
-    for c in range(grid):
+    for c in range(active):
         ended = ended and finished(cores, c)
     return ended
 
 
 @kernel
-def release_barrier(cores, due, grid, now):
+def start_block(v, cores, units, clock, blocks, c, now):
+    """Core c, which has ended a block, begins the next one of the launch."""
+    block = clock[K_NEXT_BLOCK]
+    clock[K_NEXT_BLOCK] += 1
+    cores[c, C_REGS : C_REGS + v[REGISTERS]] = 0
+    for i in range(blocks.shape[1]):
+        cores[c, C_REGS + i] = blocks[block, i]
+    cores[c, C_BLOCK], cores[c, C_PC], cores[c, C_LOOPS] = block, cores[c, C_START], 0
+    cores[c, C_HALTED], cores[c, C_BLOCKED] = 0, 0
+    cores[c, C_TIME] = now + v[BLOCK_CYCLES]
+    cores[c, C_NEXT] = cores[c, C_TIME]
+    units[c] = 0
+    sequencer_cause(cores, c, LAUNCH, now)
+
+
+@kernel
+def announce_signals(cores, clock, due):
+    """Cores look up when what was signalled in this cycle reaches them."""
+    clock[K_SIGNALLED] = 0
+    for c in range(due.shape[0]):
+        cores[c, C_NEXT] = min(cores[c, C_NEXT], signal_due(cores, c))
+        due[c] = min(due[c], cores[c, C_NEXT])
+
+
+@kernel
+def release_barrier(cores, due, active, now):
     """Let all cores go on when each is at the barrier or has ended; returns True when they do."""
     waiting = 0
-    for c in range(grid):
+    for c in range(active):
         if cores[c, C_BARRIER]:
             waiting += 1
         elif not finished(cores, c):
             return False
     if waiting == 0:
         return False
-    for c in range(grid):
+    for c in range(active):
         if cores[c, C_BARRIER]:
             cores[c, C_BARRIER] = 0
             cores[c, C_TIME] = max(cores[c, C_TIME], now)
@@ -202,24 +240,29 @@ def end_launch(v, cores, pipes, clock, memory, port, now):
 
 
 @inlined
-def all_cores(v, code, desc, cores, pipes, ops, units, events, clock, now, grid, requests, ring, due):
+def all_cores(v, code, desc, cores, pipes, ops, units, events, clock, now, blocks, requests, ring, due):
     """Run cycle `now` on every core that has something due; returns (ok, everything has ended)."""
     ended = True
-    for c in range(grid):
+    for c in range(due.shape[0]):
         if due[c] <= now:
             clock[K_CORE] = c
             if cores[c, C_NEXT] > now:
                 due[c] = send_only(v, cores, pipes, ops, clock, c, now, requests, ring)
-            elif core_cycle(v, code, desc, cores, pipes, ops, units, events, clock, c, now, grid, requests, ring):
+            elif core_cycle(v, code, desc, cores, pipes, ops, units, events, clock, c, now, requests, ring):
                 due[c] = plan(v, cores, pipes, ops, units, c, now)
             else:
                 return False, False
-        if finished(cores, c):
-            if cores[c, C_END] == 0:
-                cores[c, C_END] = now
-        else:
+        if not finished(cores, c):
             ended = False
-    return True, ended
+        elif clock[K_NEXT_BLOCK] < blocks.shape[0]:
+            start_block(v, cores, units, clock, blocks, c, now)
+            due[c] = cores[c, C_TIME]
+            ended = False
+        elif cores[c, C_END] == 0:
+            cores[c, C_END] = now
+    if clock[K_SIGNALLED]:
+        announce_signals(cores, clock, due)
+    return clock[K_STATUS] != FULL, ended
 
 
 @kernel
@@ -247,15 +290,20 @@ def horizon(v, clock, now, memory, requests, ring):
 
 
 @kernel
-def run_launch(v, code, desc, cores, pipes, ops, units, events, clock, memory, port, grid, due, budget):
-    """Run one launch from State.clock[K_NOW] until every core has ended, a buffer is full or `budget` events passed."""
+def run_launch(v, code, desc, cores, pipes, ops, units, events, clock, memory, port, blocks, due, budget):
+    """Run one launch from State.clock[K_NOW] until every core has ended, a buffer is full or `budget` events passed.
+
+    `blocks` are the arguments of every block, a row each: the first are on the cores, of which `due` has one word each,
+    the others follow as cores end.
+    """
+    active = due.shape[0]
     requests, ring, responses, heap_state = port
     q, r, f = clock[K_Q], clock[K_R], clock[K_F]
     answer = response_due(v, clock, responses, heap_state)
     while budget > 0:
         budget -= 1
         now = answer
-        for c in range(grid):
+        for c in range(active):
             now = min(now, due[c])
         if now >= clock[K_MEMORY_UNTIL] and backend_waiting(memory, ring):
             until = horizon(v, clock, now, memory, requests, ring)
@@ -267,16 +315,16 @@ def run_launch(v, code, desc, cores, pipes, ops, units, events, clock, memory, p
             answer = response_due(v, clock, responses, heap_state)
             continue
         if now >= FAR:
-            if not all_finished(cores, grid):
+            if not all_finished(cores, active):
                 return DEADLOCK
             now = clock[K_NOW]  # the memory wanted room at the end
         clock[K_NOW] = now
         if answer <= now:
             answer = deliver(v, cores, pipes, ops, clock, now, responses, heap_state, due)
-        ok, ended = all_cores(v, code, desc, cores, pipes, ops, units, events, clock, now, grid, requests, ring, due)
+        ok, ended = all_cores(v, code, desc, cores, pipes, ops, units, events, clock, now, blocks, requests, ring, due)
         if not ok:
-            return BAD_CODE
-        if release_barrier(cores, due, grid, now):
+            return CROWDED if clock[K_STATUS] == FULL else BAD_CODE
+        if release_barrier(cores, due, active, now):
             continue
         if ended:
             until = max(clock[K_MEMORY_UNTIL], now + v[REQUEST_LATENCY])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from isa.params import INDEX, MAX_SETS
-from isa.table import DMA, MATRIX, PIPE_CLASS_NAMES, WEIGHTS
+from isa.table import DMA, MATRIX, PIPE_CLASS_NAMES, VECTOR, WEIGHTS
 from npusim.engine.account import account, fell_idle
 from npusim.engine.costs import DATAFLOW, DATAFLOW_OS
 from npusim.engine.dispatch import INTERLOCK, MATRIX_PIPE
@@ -15,6 +15,7 @@ from npusim.engine.layout import (
     C_INFLIGHT,
     C_TAKEN,
     DRAINS,
+    E_BY_CORE,
     E_BY_INSTR,
     E_BY_PIPE,
     E_BY_START,
@@ -46,6 +47,7 @@ from npusim.engine.layout import (
     MEMORY_LATENCY,
     O_AMOUNT,
     O_BYTES,
+    O_CONFLICT,
     O_DEPS,
     O_DONE,
     O_FLAG,
@@ -83,7 +85,6 @@ from npusim.engine.layout import (
     P_WALK,
     PORT_CONFLICT,
     QUEUE_FULL,
-    RAISED_COLUMNS,
     RAISES,
     READY,
     SLOTS,
@@ -95,11 +96,12 @@ from npusim.engine.layout import (
     WAIT_WEIGHTS,
     WAITS,
 )
+from npusim.engine.signals import raise_flag, raised_at
 from npusim.jit import inlined, kernel
 
 DOUBLE_BUFFER, FOLD_OVERLAP = INDEX["double_buffer"], INDEX["fold_overlap"]
 LOAD_CYCLES, FIFO_TILES = INDEX["load_cycles"], INDEX["fifo_tiles"]
-FLAGS, QUEUES = INDEX["flags"], INDEX["queues"]
+QUEUES = INDEX["queues"]
 TRAFFIC_MACS = 0  # offset behind the paths in State.traffic
 FIRST_SCRATCH_SPACE = 2  # dram and host have no ports of a core
 assert PIPE_CLASS_NAMES[DMA] == "dma"
@@ -244,6 +246,9 @@ def start(v, cores, pipes, ops, units, c, p, now):
     done = max(occupied + ops[c, slot, O_LATENCY], pipes[c, p, P_LAST_DONE])
     ops[c, slot, O_DONE], pipes[c, p, P_LAST_DONE] = done, done
     pipes[c, p, P_BUSY_UNTIL] = occupied
+    if pipes[c, p, P_CLASS] == VECTOR and ops[c, slot, O_CONFLICT]:
+        account(pipes, c, p, BUSY, occupied - ops[c, slot, O_CONFLICT])
+        account(pipes, c, p, PORT_CONFLICT, occupied)
     account(pipes, c, p, BUSY, occupied)
     u = pipes[c, p, P_UNIT]
     if pipes[c, p, P_CLASS] == MATRIX:
@@ -282,11 +287,7 @@ def retire(v, cores, pipes, ops, units, events, clock, c, p, now):
         release(v, cores, pipes, ops, c, slot)
     for i in range(ops[c, slot, O_SETS]):
         flag = ops[c, slot, O_SET0 + i]
-        cores[c, C_FLAGS + 2 * flag + 0] += 1
-        raised = C_FLAGS + 2 * v[FLAGS] + RAISED_COLUMNS * flag
-        cores[c, raised] = p
-        cores[c, raised + 1] = ops[c, slot, O_START]
-        cores[c, raised + 2] = ops[c, slot, O_INSTR]
+        raise_flag(v, cores, clock, c, flag, p, ops[c, slot, O_START], ops[c, slot, O_INSTR], now)
     u = pipes[c, p, P_UNIT]
     if pipes[c, p, P_CLASS] == WEIGHTS and ops[c, slot, O_KIND] == MEMORY:
         units[c, u, M_FIFO0 + (units[c, u, M_FIFO_HEAD] + units[c, u, M_FIFO]) % MAX_FIFO] = ops[c, slot, O_SEQ]
@@ -326,10 +327,11 @@ def log_wait(v, cores, events, clock, c, p, pc, flag, since, now):
     if n >= events.shape[0]:
         clock[K_DROPPED] += 1
         return
-    raised = C_FLAGS + 2 * v[FLAGS] + RAISED_COLUMNS * flag
+    raised = raised_at(v, flag)
     events[n, E_START], events[n, E_END], events[n, E_CORE], events[n, E_PIPE] = since, now, c, p
     events[n, E_INSTR], events[n, E_BY_PIPE] = pc, cores[c, raised]
     events[n, E_BY_START], events[n, E_BY_INSTR] = cores[c, raised + 1], cores[c, raised + 2]
+    events[n, E_BY_CORE] = cores[c, raised + 3]
     clock[K_EVENTS] = n + 1
 
 
@@ -383,7 +385,7 @@ def pass_sync(v, cores, pipes, ops, events, clock, c, p, slot, now):
         ops[c, last, O_SET0 + ops[c, last, O_SETS]] = flag
         ops[c, last, O_SETS] += 1
     elif kind == RAISES:
-        cores[c, C_FLAGS + 2 * flag] += 1
+        raise_flag(v, cores, clock, c, flag, p, now, ops[c, slot, O_INSTR], now)
     pipes[c, p, P_HEAD] = (pipes[c, p, P_HEAD] + 1) % MAX_QUEUE
     pipes[c, p, P_LENGTH] -= 1
     cores[c, C_INFLIGHT] -= 1

@@ -13,7 +13,7 @@ from isa.disasm import instr_text
 from isa.errors import DeadlockError, SimulationError
 from isa.params import Params
 from isa.program import LAUNCH_KERNEL, SPACE_ID, Program
-from isa.table import code
+from isa.table import SYNC, code
 from isa.verify import verify
 from npusim.engine import layout as at
 from npusim.engine.layout import State, make_state
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from npusim.memory.port import MemoryPort
 
 Array = npt.NDArray[Any]
-WAIT_CODE = code("wait")
+WAIT_CODES = (code("wait"), code("await"))
 EVENTS_A_CALL = 2_000_000
 MAX_EVENTS = 200_000  # instruction-level events kept; operator level is always complete
 
@@ -121,7 +121,7 @@ class _Collector:
         """The finished record of a run that began at process time `started`."""
         cycle_fs = 1e12 / params["core_khz"]
         rows = state.events[: int(state.clock[at.K_EVENTS])]
-        waited = state.code[rows[:, at.E_INSTR], at.I_OP] == WAIT_CODE
+        waited = np.isin(state.code[rows[:, at.E_INSTR], at.I_OP], WAIT_CODES)
         events, waits = _named(rows, ~waited, EVENT), _named(rows, waited, WAIT)
         infos = tuple(PipeInfo(p.index, p.class_name, p.unit, p.label) for p in params.pipes)
         states = self.states * params.present[:, :, None]
@@ -197,6 +197,7 @@ def _launch(
     events = state.events[first_event : int(state.clock[at.K_EVENTS])]
     events[:, at.E_LAUNCH] = index
     events[:, at.E_CORE] += first_core
+    events[:, at.E_BY_CORE] += first_core
     return end
 
 
@@ -222,20 +223,32 @@ def _prepare(program: Program, params: Params, state: State, record: Array, now:
     state.pipe[:, :, at.P_SNAPSHOT :] = 0
     state.clock[at.K_TRAFFIC :] = 0
     kernel = program.kernels[int(record["kernel"])]
-    grid, nargs, first = int(record["grid"]), int(record["nargs"]), int(record["args"])
+    blocks, cores = _blocks_of(program, record), params.cores_of(kernel)
+    active = min(len(blocks), len(cores))
     state.core[:, at.C_PC], state.core[:, at.C_TIME], state.core[:, at.C_SINCE] = kernel.start, start, start
+    state.core[:, at.C_START], state.core[:, at.C_BLOCKS] = kernel.start, len(blocks)
     state.core[:, at.C_CAUSE] = at.BUSY
-    for core in range(params["cores"]):
-        if core >= grid:
-            state.core[core, at.C_HALTED], state.core[core, at.C_CAUSE] = 1, at.DRAINED
-            continue
-        mine = first + core * nargs
-        state.core[core, at.C_REGS : at.C_REGS + nargs] = program.args[mine : mine + nargs]
+    state.core[active:, at.C_HALTED], state.core[active:, at.C_CAUSE] = 1, at.DRAINED
+    state.core[:active, at.C_BLOCK] = np.arange(active)
+    state.core[:active, at.C_REGS : at.C_REGS + blocks.shape[1]] = blocks[:active]
+    state.clock[at.K_NEXT_BLOCK], state.clock[at.K_STATUS] = active, 0
+    own = params["flags"]
+    state.core[:, at.C_FLAGS + 2 * own + 1 : at.C_FLAGS + 2 * (own + params["cross_flags"]) : 2] = SYNC
+    depths = [min(pipe.queue_depth, at.MAX_QUEUE) for pipe in params.pipes]
+    for row, core in enumerate(cores):  # a kind of core has no room for what it lacks
+        state.core[row, at.C_KIND] = params.machine.kind_of(core)
+        state.pipe[row, :, at.P_DEPTH] = np.where(params.present[core], depths, 0)
     state.pipe[:, :, at.P_ACCOUNTED], state.pipe[:, :, at.P_BUSY_UNTIL] = start, start
     state.pipe[:, :, at.P_IDLE] = 1
     state.pipe[:, :, at.P_REASON] = at.DISPATCH
     state.pipe[:, :, at.P_LAST_WAIT] = at.MEMORY_LATENCY
     state.pipe[:, :, at.P_LAST_DONE] = start
+
+
+def _blocks_of(program: Program, record: Array) -> Array:
+    """Arguments of a launch [blocks, arguments]."""
+    grid, nargs, first = int(record["grid"]), int(record["nargs"]), int(record["args"])
+    return np.ascontiguousarray(program.args[first : first + grid * nargs].reshape(grid, nargs), np.int64)
 
 
 def _advance(
@@ -244,11 +257,13 @@ def _advance(
     """Call the compiled loop until the launch has ended."""
     from npusim.engine.loop import run_launch
 
-    grid = int(program.launches[index]["grid"])
-    due = np.full(len(state.core), int(state.clock[at.K_NOW]), np.int64)
+    record = program.launches[index]
+    blocks = _blocks_of(program, record)
+    active = min(len(blocks), len(params.cores_of(program.kernels[int(record["kernel"])])))
+    due = np.full(active, int(state.clock[at.K_NOW]), np.int64)
     while True:
         cells = (port.requests, port.ring, port.responses, port.heap_state)
-        status = run_launch(*state, memory.arrays, cells, grid, due, EVENTS_A_CALL)
+        status = run_launch(*state, memory.arrays, cells, blocks, due, EVENTS_A_CALL)
         if status == at.DONE:
             return
         if status == at.GROW and memory.make_room(port, int(state.clock[at.K_STATUS])):
@@ -256,10 +271,14 @@ def _advance(
         if status == at.BUDGET:
             continue
         core = int(state.clock[at.K_CORE])
-        kernel = program.kernels[int(program.launches[index]["kernel"])]
+        kernel = program.kernels[int(record["kernel"])]
         where = f"launch {index} (kernel {kernel.name}), cycle {int(state.clock[at.K_NOW])}"
         if status == at.DEADLOCK:
-            raise DeadlockError(f"{where}: no core can go on: {_blocked_cores(program, params, state, grid)}")
+            raise DeadlockError(f"{where}: no core can go on: {_blocked_cores(program, params, state, active)}")
+        if status == at.CROWDED:
+            raise SimulationError(
+                f"{where}: more than {at.MAX_SIGNALS} signals are on their way to one core; wait for some of them first"
+            )
         if status == at.REFUSED:
             raise SimulationError(f"{where}, {_refused(program, state, memory.dram.params, port)}")
         pc = int(state.core[core, at.C_PC])
@@ -274,7 +293,10 @@ def _bad(state: State, core: int) -> str:
             f"the core has executed {at.MAX_INSTRUCTIONS} instructions, the limit of a core in a launch: its loop does "
             "not end, or the work is cut too fine; check trip counts and branches, or give larger tiles (run.tile)"
         )
-    return "a flag that does not exist (core.flags), loops nested too deep, or an endl without loop"
+    return (
+        "it names a flag that does not exist (core.flags, core.cross_flags) or signals a block that does not exist, "
+        "loops nest too deep, or an endl has no loop"
+    )
 
 
 def _refused(program: Program, state: State, memory_params: Array, port: MemoryPort) -> str:
@@ -294,9 +316,9 @@ def _refused(program: Program, state: State, memory_params: Array, port: MemoryP
     )
 
 
-def _blocked_cores(program: Program, params: Params, state: State, grid: int) -> str:
+def _blocked_cores(program: Program, params: Params, state: State, active: int) -> str:
     rows = []
-    for core in range(grid):
+    for core in range(active):
         if not state.core[core, at.C_HALTED]:
             cause, pc = CAUSES[int(state.core[core, at.C_CAUSE])], int(state.core[core, at.C_PC])
             rows.append(f"core {core} at instruction {pc} `{instr_text(program, pc)}` is in {cause}")
@@ -312,7 +334,11 @@ def _blocked_cores(program: Program, params: Params, state: State, grid: int) ->
 
 
 def _leftover_flags(program: Program, params: Params, state: State, index: int) -> None:
-    flags = state.core[:, at.C_FLAGS : at.C_FLAGS + 2 * params["flags"] : 2]
+    count = params["flags"] + params["cross_flags"]
+    flags = state.core[:, at.C_FLAGS : at.C_FLAGS + 2 * count : 2] + 0
+    for core in np.flatnonzero(state.core[:, at.C_SIGNALS]).tolist():  # signals that come after the end
+        head = int(state.core[core, at.C_SIGNAL_HEAD])
+        flags[core, int(state.core[core, at.C_SIGNAL0 + at.SIGNAL_COLUMNS * head + 1])] += 1
     if (params["vliw"] or params["queues"]) and flags.any():
         core, flag = (int(x[0]) for x in np.nonzero(flags))
         raise SimulationError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from isa.table import code
 from npusim.engine.layout import (
+    C_BLOCK,
     C_LOOP0,
     C_LOOPS,
     C_PC,
@@ -100,7 +101,7 @@ def control(cores, c, op, a, imm, pc):
 
 
 @kernel
-def step_scalar(code, cores, c, grid):
+def step_scalar(code, cores, c):
     """Execute the scalar instruction at the core's pc; returns False when the code is bad."""
     pc = cores[c, C_PC]
     op = int(code[pc, I_OP])
@@ -115,7 +116,7 @@ def step_scalar(code, cores, c, grid):
         cores[c, C_PC] = following
         return True
     if op == CSR:
-        cores[c, C_REGS + rd] = c if imm == 0 else grid
+        cores[c, C_REGS + rd] = cores[c, C_BLOCK + imm]
     elif op <= MODI:
         cores[c, C_REGS + rd] = arithmetic(op, a, b, imm)
     else:

@@ -12,6 +12,7 @@ from npusim.engine.layout import (
     C_BARRIER,
     C_BLOCKED,
     C_BLOCKED_AT,
+    C_BLOCKS,
     C_CAUSE,
     C_FLAGS,
     C_HALTED,
@@ -50,23 +51,55 @@ from npusim.engine.layout import (
 )
 from npusim.engine.pipes import log_wait
 from npusim.engine.scalar import FIRST, LAST, step_scalar
+from npusim.engine.signals import away, raise_flag
 from npusim.jit import inlined, kernel
 
 SET, WAIT, BARRIER_OP, FENCE, PIPE_BARRIER = (code(n) for n in ("set", "wait", "barrier", "fence", "pbar"))
+SIGNAL, AWAIT = code("signal"), code("await")
 NOP, HALT, MARK = code("nop"), code("halt"), code("mark")
 VLIW, SCALAR_CYCLES, WINDOW = INDEX["vliw"], INDEX["scalar_cycles"], INDEX["window"]
 CLASS_PIPES = INDEX["weights_pipe"]
-FLAGS, QUEUES = INDEX["flags"], INDEX["queues"]
+FLAGS, CROSS_FLAGS, QUEUES = INDEX["flags"], INDEX["cross_flags"], INDEX["queues"]
 BAD = -2
 NOT_YET = -1  # and otherwise the cause that blocks, or GO
 GO = 1 << 20
 
 
 @inlined
-def flag_of(code, cores, c, pc):
-    """The flag that a set or wait names."""
-    reg = code[pc, I_A]
-    return code[pc, I_IMM] + (cores[c, C_REGS + reg] if reg >= 0 else 0)
+def waits(code, pc):
+    """True for what waits for a flag."""
+    return code[pc, I_OP] == WAIT or code[pc, I_OP] == AWAIT
+
+
+@inlined
+def raises(code, pc):
+    """True for what raises a flag, here or elsewhere."""
+    return code[pc, I_OP] == SET or code[pc, I_OP] == SIGNAL
+
+
+@inlined
+def flag_of(v, code, cores, c, pc):
+    """The flag that an instruction names: those that other cores signal come after a core's own."""
+    reg, op = code[pc, I_A], code[pc, I_OP]
+    number = code[pc, I_IMM] + (cores[c, C_REGS + reg] if reg >= 0 else 0)
+    return number + v[FLAGS] if op == SIGNAL or op == AWAIT else number
+
+
+@inlined
+def flag_exists(v, code, cores, c, pc):
+    """True when the core, or the block that is signalled, has the flag."""
+    flag, op = flag_of(v, code, cores, c, pc), code[pc, I_OP]
+    if op == SET or op == WAIT:
+        return 0 <= flag < v[FLAGS]
+    target = cores[c, C_REGS + code[pc, I_B]] if op == SIGNAL else 0
+    return v[FLAGS] <= flag < v[FLAGS] + v[CROSS_FLAGS] and 0 <= target < cores[c, C_BLOCKS]
+
+
+@inlined
+def raised_flag(v, code, cores, c, pc):
+    """What a set or signal raises, as a slot notes it."""
+    flag = flag_of(v, code, cores, c, pc)
+    return flag if code[pc, I_OP] == SET else away(v, cores[c, C_REGS + code[pc, I_B]], flag)
 
 
 @inlined
@@ -99,12 +132,12 @@ def youngest(pipes, c, p):
 @inlined
 def wait_ready(v, code, cores, c, first, pc):
     """GO, or the cause for which the wait at pc blocks its bundle, which begins at `first`."""
-    flag = flag_of(code, cores, c, pc)
-    if not 0 <= flag < v[FLAGS]:
+    flag = flag_of(v, code, cores, c, pc)
+    if not flag_exists(v, code, cores, c, pc):
         return BAD
     needed = 0
     for i in range(first, pc + 1):
-        if code[i, I_OP] == WAIT and flag_of(code, cores, c, i) == flag:
+        if waits(code, i) and flag_of(v, code, cores, c, i) == flag:
             needed += wait_count(code, i)
     if cores[c, C_FLAGS + 2 * flag + 0] >= needed:
         return GO
@@ -114,12 +147,11 @@ def wait_ready(v, code, cores, c, first, pc):
 @inlined
 def set_ready(v, code, cores, pipes, ops, c, first, pc):
     """GO, or the cause for which the set at pc blocks its bundle: an instruction can raise MAX_SETS flags."""
-    if not 0 <= flag_of(code, cores, c, pc) < v[FLAGS]:
+    if not flag_exists(v, code, cores, c, pc):
         return BAD
     sets = 1
     for i in range(first, pc):
-        if code[i, I_OP] == SET:
-            sets += 1
+        sets += raises(code, i)
     p = named_pipe(v, code, pc)
     slot = youngest(pipes, c, p) if p >= 0 else -1
     if slot >= 0:
@@ -130,30 +162,29 @@ def set_ready(v, code, cores, pipes, ops, c, first, pc):
 @inlined
 def sync_ready(v, code, cores, pipes, ops, c, first, pc):
     """GO, or the cause for which a synchronisation instruction must wait, or BAD for a flag that does not exist."""
-    op = code[pc, I_OP]
-    if op == WAIT:
+    if waits(code, pc):
         return wait_ready(v, code, cores, c, first, pc)
-    if op == SET:
+    if raises(code, pc):
         return set_ready(v, code, cores, pipes, ops, c, first, pc)
     return GO if cores[c, C_INFLIGHT] == 0 else BARRIER
 
 
 @inlined
-def sync_execute(v, code, cores, pipes, ops, c, pc):
+def sync_execute(v, code, cores, pipes, ops, clock, c, pc, now):
     """Execute a synchronisation instruction that is ready; returns False at a barrier, where the core stays."""
-    op = code[pc, I_OP]
-    if op == WAIT:
-        cores[c, C_FLAGS + 2 * flag_of(code, cores, c, pc) + 0] -= wait_count(code, pc)
-    elif op == SET:
-        flag, p = flag_of(code, cores, c, pc), named_pipe(v, code, pc)
-        cores[c, C_FLAGS + 2 * flag + 1] = min(code[pc, I_DST], DMA)
+    if waits(code, pc):
+        cores[c, C_FLAGS + 2 * flag_of(v, code, cores, c, pc) + 0] -= wait_count(code, pc)
+    elif raises(code, pc):
+        flag, p = raised_flag(v, code, cores, c, pc), named_pipe(v, code, pc)
+        if flag >= 0:
+            cores[c, C_FLAGS + 2 * flag + 1] = min(code[pc, I_DST], DMA)
         slot = youngest(pipes, c, p) if p >= 0 else -1
         if slot < 0:
-            cores[c, C_FLAGS + 2 * flag + 0] += 1
+            raise_flag(v, cores, clock, c, flag, max(p, 0), now, pc, now)
         else:
             ops[c, slot, O_SET0 + ops[c, slot, O_SETS]] = flag
             ops[c, slot, O_SETS] += 1
-    elif op == BARRIER_OP:
+    elif code[pc, I_OP] == BARRIER_OP:
         cores[c, C_BARRIER] = 1
         return False
     return True
@@ -162,7 +193,7 @@ def sync_execute(v, code, cores, pipes, ops, c, pc):
 @inlined
 def sync_queue_ready(v, code, cores, pipes, c, pc):
     """GO, or the cause for which a set, a wait or a barrier cannot join the queue of its pipe, or BAD."""
-    if code[pc, I_OP] != PIPE_BARRIER and not 0 <= flag_of(code, cores, c, pc) < v[FLAGS]:
+    if code[pc, I_OP] != PIPE_BARRIER and not flag_exists(v, code, cores, c, pc):
         return BAD
     p = named_pipe(v, code, pc)
     full = pipes[c, p, P_LENGTH] >= pipes[c, p, P_DEPTH] or cores[c, C_INFLIGHT] >= v[WINDOW]
@@ -172,11 +203,12 @@ def sync_queue_ready(v, code, cores, pipes, c, pc):
 @inlined
 def sync_enqueue(v, code, cores, pipes, ops, c, pc, now):
     """Put a set, a wait or a barrier into the queue of its pipe."""
-    op, flag, kind = code[pc, I_OP], 0, DRAINS
-    if op != PIPE_BARRIER:
-        flag = flag_of(code, cores, c, pc)
-        kind = WAITS if op == WAIT else RAISES
-        if op == SET:
+    flag, kind = 0, DRAINS
+    if waits(code, pc):
+        flag, kind = flag_of(v, code, cores, c, pc), WAITS
+    elif raises(code, pc):
+        flag, kind = raised_flag(v, code, cores, c, pc), RAISES
+        if flag >= 0:
             cores[c, C_FLAGS + 2 * flag + 1] = min(code[pc, I_DST], DMA)
     dispatch_sync(cores, pipes, ops, c, pc, named_pipe(v, code, pc), kind, flag, wait_count(code, pc), now)
 
@@ -218,7 +250,7 @@ def bundle_ready(v, code, desc, cores, pipes, ops, c):
 
 
 @inlined
-def execute_bundle(v, code, desc, cores, pipes, ops, c, after, now, grid):
+def execute_bundle(v, code, desc, cores, pipes, ops, clock, c, after, now):
     """Execute all instructions up to address `after`; returns BAD for bad code, NOT_YET at a barrier, else GO."""
     while True:
         pc = cores[c, C_PC]
@@ -226,7 +258,7 @@ def execute_bundle(v, code, desc, cores, pipes, ops, c, after, now, grid):
         wanted = v[V_OP_PIPE + op]
         cores[c, C_ISSUED] += 1
         if FIRST <= op <= LAST:
-            if not step_scalar(code, cores, c, grid):
+            if not step_scalar(code, cores, c):
                 return BAD
         elif op == HALT:
             cores[c, C_HALTED] = 1
@@ -236,7 +268,7 @@ def execute_bundle(v, code, desc, cores, pipes, ops, c, after, now, grid):
             if wanted == SYNC and v[QUEUES] and named_pipe(v, code, pc) > 0:
                 sync_enqueue(v, code, cores, pipes, ops, c, pc, now)
             elif wanted == SYNC:
-                if not sync_execute(v, code, cores, pipes, ops, c, pc):
+                if not sync_execute(v, code, cores, pipes, ops, clock, c, pc, now):
                     return NOT_YET
             elif wanted > 0 and not is_empty(v, code, desc, cores, c, pc):
                 dispatch(v, code, desc, cores, pipes, ops, c, pc, pipe_of(v, code, desc, pc), now)
@@ -262,8 +294,8 @@ def turn(v, code, cores, events, clock, c, cause, pc, now):
     blocks = 0 if cause == GO else pc + 1
     if cores[c, C_BLOCKED] != blocks:
         before = cores[c, C_BLOCKED] - 1
-        if before >= 0 and code[before, I_OP] == WAIT:
-            flag = flag_of(code, cores, c, before)
+        if before >= 0 and waits(code, before):
+            flag = flag_of(v, code, cores, c, before)
             log_wait(v, cores, events, clock, c, 0, before, flag, cores[c, C_BLOCKED_AT], now)
         cores[c, C_BLOCKED], cores[c, C_BLOCKED_AT] = blocks, now
     state = BUSY if cause == GO else cause
@@ -278,7 +310,7 @@ def may_issue(cores, c, now):
 
 
 @kernel
-def issue(v, code, desc, cores, pipes, ops, events, clock, c, now, grid, budget):
+def issue(v, code, desc, cores, pipes, ops, events, clock, c, now, budget):
     """Let the core's sequencer go on, for which it is time; returns (progress, status): status BAD for bad code."""
     cause, after = bundle_ready(v, code, desc, cores, pipes, ops, c)
     if cause == BAD or cores[c, C_ISSUED] > v[V_LIMIT]:
@@ -289,7 +321,7 @@ def issue(v, code, desc, cores, pipes, ops, events, clock, c, now, grid, budget)
     time = now
     left = budget
     while True:
-        outcome = execute_bundle(v, code, desc, cores, pipes, ops, c, after, now, grid)
+        outcome = execute_bundle(v, code, desc, cores, pipes, ops, clock, c, after, now)
         if outcome == BAD:
             return True, BAD
         time += v[SCALAR_CYCLES]

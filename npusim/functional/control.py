@@ -55,7 +55,9 @@ _LETTERS = (("Dd", "dst"), ("Da", "a"), ("Db", "b"), ("Dc", "c"))
 class Step(NamedTuple):
     """One dispatched instruction: its index, opcode, pipe (index in Params.pipes) and operands D, A, B, C.
 
-    `imm` is the flag of set and wait (register added) and the activation of fix; `amount` is what a wait subtracts.
+    `imm` is the flag of set and wait (register added) and the activation of fix; `amount` is what a wait subtracts. An
+    `await` is a wait and a `signal` names its flag by a number behind the core's own; `amount` is then
+    whose it is.
     """
 
     pc: int
@@ -80,7 +82,7 @@ def pipe_of(instr: Any, descs: Any, params: Params) -> int:
     """Index of the pipe that executes an instruction (docs/architecture.md); raises SimulationError without a path."""
     op = BY_CODE[int(instr["op"])]
     unit = int(instr["unit"])
-    if op.name in ("set", "wait", "pbar") and int(instr["dst"]) >= 0:
+    if op.name in ("set", "wait", "pbar", "signal", "await") and int(instr["dst"]) >= 0:
         engine = int(instr["dst"]) - DMA
         if 0 <= engine < len(params.dma):
             return int(params.dma[engine, 0]) + unit % int(params.dma[engine, 1])
@@ -127,11 +129,15 @@ class _Data:
         self.operands = tuple(operands)
         self.sum_reg = int(instr["c"]) if "rc" in fields else -1
         self.flag_reg = int(instr["a"]) if "ra" in fields else -1
-        self.imm = int(instr["imm"])
-        self.head = (pc, op.code, pipe_of(instr, program.descs, params), int(instr["unit"]), int(instr["flags"]))
-        self.tail = (wait_count(instr) if op.name == "wait" else 0, float(instr["f0"]), float(instr["f1"]))
+        self.whose_reg = int(instr["b"]) if op.name == "signal" else -1
+        crosses = op.name in ("signal", "await")
+        self.imm = int(instr["imm"]) + (params["flags"] if crosses else 0)
+        code = BY_NAME["wait"].code if op.name == "await" else op.code
+        self.head = (pc, code, pipe_of(instr, program.descs, params), int(instr["unit"]), int(instr["flags"]))
+        self.amount = wait_count(instr) if code == BY_NAME["wait"].code else 0
+        self.tail = (float(instr["f0"]), float(instr["f1"]))
         used = [r for o in operands if o is not None for r in o.registers]
-        self.registers = tuple(r for r in (*used, self.sum_reg, self.flag_reg) if r >= 0)
+        self.registers = tuple(r for r in (*used, self.sum_reg, self.flag_reg, self.whose_reg) if r >= 0)
         self.fixed = None if self.registers else self.resolve([])
 
     def resolve(self, regs: Sequence[int]) -> Step:
@@ -139,7 +145,8 @@ class _Data:
         operands = tuple([o.resolve(regs) if o is not None else None for o in self.operands])
         accumulate = self.sum_reg >= 0 and regs[self.sum_reg] != 0
         imm = self.imm + regs[self.flag_reg] if self.flag_reg >= 0 else self.imm
-        return Step(*self.head, operands, accumulate, imm, *self.tail)
+        amount = regs[self.whose_reg] if self.whose_reg >= 0 else self.amount
+        return Step(*self.head, operands, accumulate, imm, amount, *self.tail)
 
 
 class Walker:
@@ -152,8 +159,13 @@ class Walker:
         self._resolvers: dict[int, Resolver] = {}
         self._rows: dict[int, list[tuple[Any, ...]]] = {}
 
-    def steps(self, kernel_index: int, core: int, cores: int, args: Sequence[int]) -> Iterator[Step]:
-        """Yield the dispatched instructions of one core in program order; raises SimulationError on a bad program."""
+    def steps(
+        self, kernel_index: int, block: int, blocks: int, args: Sequence[int], core_kind: int = 0
+    ) -> Iterator[Step]:
+        """Yield the dispatched instructions of a block on a core of some kind, in program order.
+
+        Raises SimulationError on a bad program.
+        """
         kernel = self._program.kernels[kernel_index]
         if kernel_index not in self._rows:
             self._rows[kernel_index] = self._decode(kernel)
@@ -178,16 +190,16 @@ class Walker:
             elif kind == _HALT:
                 return
             elif kind == _CSR:
-                value = (core, cores)[imm]
+                value = (block, blocks, core_kind)[imm]
             else:
                 position = self._jump(kernel, rows[position], position, regs, loops)
                 continue
             regs[dst] = value if _LOW <= value <= _HIGH else (value - _LOW) % (1 << 64) + _LOW
             position += 1
         raise SimulationError(
-            f"kernel {kernel.name} executed {self._max} instructions on core {core}, the limit of a launch, and is at "
-            f"{start + position}: its loop does not end, or the work is cut too fine; check trip counts and branches, "
-            "or give larger tiles (run.tile)"
+            f"kernel {kernel.name} executed {self._max} instructions in block {block}, the limit of a launch, and is "
+            f"at {start + position}: its loop does not end, or the work is cut too fine; check trip counts and "
+            "branches, or give larger tiles (run.tile)"
         )
 
     @staticmethod
@@ -243,8 +255,9 @@ class Walker:
         self._check_registers([r for name, r in (("rd", dst), ("ra", a), ("rb", b)) if name in fields])
         if op.name in _JUMPS:
             kind = _JUMPS[op.name]
-            if kind == _CSR and imm not in (0, 1):
-                raise SimulationError(f"special register {imm} does not exist; 0 is the core, 1 the number of cores")
+            if kind == _CSR and imm not in (0, 1, 2):
+                known = "0 is the block, 1 the number of blocks, 2 the kind of the core"
+                raise SimulationError(f"special register {imm} does not exist; {known}")
             target = ends[pc] + 1 if kind == _LOOP else imm
             return (kind, None, dst, a, 0, target - kernel.start if "to" in fields else imm)
         if op.name in ("divi", "modi") and imm == 0:

@@ -1,11 +1,12 @@
-"""Execute a program for its values: launches in order, the cores of a launch one after another.
+"""Execute a program for its values: launches in order, the blocks of a launch one after another.
 
-Synchronisation is not modelled: npusim.hazards proves that program order and any legal order give the same values.
+Blocks take turns only where they must: at barriers, and where one waits for a signal of another. Other synchronisation
+is not modelled: npusim.hazards proves that program order and any legal order give the same values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from isa.disasm import instr_text
-from isa.errors import SimulationError
+from isa.errors import DeadlockError, SimulationError
 from isa.machine import Machine
 from isa.params import resolve
 from isa.program import LAUNCH_KERNEL, HostOp, Program, Tensor
 from isa.table import BY_CODE, SYNC
+from isa.table import code as opcode
 from npusim.functional.control import Step, Walker
 from npusim.functional.instructions import MEANING
 from npusim.functional.machine_state import CoreState, State
-from npusim.functional.queues import Queues
+from npusim.functional.queues import SIGNAL, Queues
 
+BARRIER = opcode("barrier")
 Array = npt.NDArray[Any]
 HostFunction = Callable[[HostOp, list[tuple[Tensor, Array]]], list[Array]]
 Observer = Callable[[int, int, Step], None]  # launch, core, instruction (before it executes)
@@ -114,39 +117,19 @@ class _Run:
         kernel, grid, nargs = int(launch["kernel"]), int(launch["grid"]), int(launch["nargs"])
         known = 0 <= kernel < len(self.program.kernels)
         cores = self.params.cores_of(self.program.kernels[kernel]) if known else range(0)
-        if not 1 <= grid <= len(cores):
+        if not cores or grid < 1:
             available = f"there are {len(self.program.kernels)} kernels, {len(cores)} cores"
-            raise SimulationError(f"launch {index}: kernel {kernel} on {grid} cores; {available}")
-        count = macs = 0
-        for core in range(grid):
-            first = int(launch["args"]) + core * nargs
+            raise SimulationError(f"launch {index}: kernel {kernel} of {grid} blocks; {available}")
+        blocks: list[_Block] = []
+        for number in range(grid):
+            first, core = int(launch["args"]) + number * nargs, cores[number % len(cores)]
             args = [int(v) for v in self.program.args[first : first + nargs]]
-            done, products = self._core(index, kernel, core, grid, args, self.state.cores[cores[core]])
-            count, macs = count + done, macs + products
+            kind = self.params.machine.kind_of(core)
+            steps = self.walker.steps(kernel, number, grid, args, kind)
+            blocks.append(_Block(self, index, number, blocks, self.state.cores[core], steps))
+        _take_turns(index, list(blocks))
+        count, macs = sum(b.count for b in blocks), sum(b.macs for b in blocks)
         return LaunchWork(count, macs, dict(self.state.read_bytes), dict(self.state.written_bytes))
-
-    def _core(self, index: int, kernel: int, core: int, grid: int, args: list[int], own: CoreState) -> tuple[int, int]:
-        own.fifo.clear()
-        own.tile.clear()
-        count = macs = 0
-        steps = self.walker.steps(kernel, core, grid, args)
-        for step in Queues(self.params).in_order(steps) if self.params["queues"] else steps:
-            if self.observer is not None:
-                self.observer(index, core, step)
-            op = BY_CODE[step.op]
-            if op.pipe == SYNC:
-                continue
-            count += 1
-            if any(o is not None and 0 in o.ext for o in step.operands):
-                continue
-            try:
-                macs += MEANING[op.name](self.state, own, step)
-            except SimulationError as error:
-                raise SimulationError(
-                    f"launch {index}, kernel {self.program.kernels[kernel].name}, core {core}, instruction {step.pc} "
-                    f"`{instr_text(self.program, step.pc)}`: {error}"
-                ) from None
-        return count, macs
 
     def _host(self, work: HostOp) -> None:
         tensors = [_known(self.program, name) for name in work.inputs]
@@ -155,3 +138,72 @@ class _Run:
             raise SimulationError(f"host operator {work.node_names} gave {len(results)} of {len(work.outputs)} outputs")
         for name, values in zip(work.outputs, results):
             self.state.put(_known(self.program, name), values)
+
+
+class _Block:
+    """A block of a launch, as far as it has come."""
+
+    def __init__(
+        self, run: _Run, launch: int, number: int, blocks: list[_Block], own: CoreState, steps: Iterator[Step]
+    ) -> None:
+        self.run, self.launch, self.number, self.blocks, self.own = run, launch, number, blocks, own
+        self.queues = Queues(run.params)
+        modelled = run.params["queues"] or run.params["cross_flags"]
+        self.steps: Iterator[Step | None] = self.queues.in_order(steps) if modelled else steps
+        self.count = self.macs = 0
+        self.begun = self.ended = self.at_barrier = False
+
+    def advance(self) -> bool:
+        """Go on to the end, to a barrier, or to where only a signal can help; True when anything was done."""
+        if not self.begun:
+            self.own.fifo.clear()
+            self.own.tile.clear()
+            self.begun = True
+        moved = False
+        for step in self.steps:
+            if step is None:
+                return moved
+            moved = True
+            self._execute(step)
+            if step.op == BARRIER:
+                self.at_barrier = True
+                return True
+        self.ended = True
+        return True
+
+    def _execute(self, step: Step) -> None:
+        run = self.run
+        if run.observer is not None:
+            run.observer(self.launch, self.number, step)
+        op = BY_CODE[step.op]
+        try:
+            if step.op == SIGNAL:
+                if not 0 <= step.amount < len(self.blocks):
+                    raise SimulationError(f"block {step.amount} does not exist; there are {len(self.blocks)}")
+                self.blocks[step.amount].queues.signal(step.imm)
+            if op.pipe == SYNC:
+                return
+            self.count += 1
+            if not any(o is not None and 0 in o.ext for o in step.operands):
+                self.macs += MEANING[op.name](run.state, self.own, step)
+        except SimulationError as error:
+            kernel = run.program.kernels[int(run.program.launches[self.launch]["kernel"])].name
+            raise SimulationError(
+                f"launch {self.launch}, kernel {kernel}, core {self.number}, instruction {step.pc} "
+                f"`{instr_text(run.program, step.pc)}`: {error}"
+            ) from None
+
+
+def _take_turns(launch: int, blocks: list[_Block]) -> None:
+    """Let blocks go on in turn until all have ended; raises DeadlockError when none can."""
+    while blocks:
+        moved = False
+        for block in blocks:
+            moved = (not block.at_barrier and block.advance()) or moved
+        blocks = [block for block in blocks if not block.ended]
+        if all(block.at_barrier for block in blocks):
+            for block in blocks:
+                block.at_barrier = False
+        elif not moved:
+            held = next(block for block in blocks if not block.at_barrier)
+            raise DeadlockError(f"launch {launch}, core {held.number}: {held.queues.stuck()}")

@@ -47,17 +47,19 @@ class State:
         self.descs = program.descs
         self.multiply_as = dict(params.machine.core.matrix.multiply_as)
         self.chip = {SPACES.index(name): poisoned(used_bytes(program, params, name)) for name in CHIP_SPACES}
-        own = {i: int(size) for i, size in enumerate(params.space_bytes) if size and SPACES[i] not in CHIP_SPACES}
-        self.cores = [
-            CoreState({**self.chip, **{i: poisoned(size) for i, size in own.items()}}) for _ in range(params["cores"])
-        ]
+        self.cores = []
+        for kind in range(1 + len(params.machine.other_cores)):
+            ids = [SPACES.index(name) for name in params.machine.spaces_of(kind)]
+            own = {i: int(params.space_bytes[i]) for i in ids}
+            for _ in params.machine.kind_cores(kind):
+                self.cores.append(CoreState({**self.chip, **{i: poisoned(size) for i, size in own.items()}}))
         self.read_bytes: Counter[str] = Counter()
         self.written_bytes: Counter[str] = Counter()
 
     def memory(self, core: CoreState, operand: Operand, letter: str) -> tuple[Array, list[Piece]]:
         """Return the operand's memory and its pieces, bounds checked."""
         if operand.space not in core.spaces:
-            raise SimulationError(f"operand {letter} is in {SPACES[operand.space]}, which the machine does not have")
+            raise SimulationError(f"operand {letter} is in {SPACES[operand.space]}, which the core does not have")
         memory = core.spaces[operand.space]
         return memory, check_bounds(operand, letter, len(memory))
 

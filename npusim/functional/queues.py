@@ -1,7 +1,9 @@
 """The queues of a core without time: in which order flags let instructions execute (machines with `issue: queues`).
 
 The sequencer puts instructions, waits, sets and pipe barriers into the queue of their pipe; a wait at the head of a
-queue holds that pipe alone. Queues have no depth here: whatever order a real depth allows, this allows too.
+queue holds that pipe alone. Queues have no depth here: whatever order a real depth allows, this allows too. Cores that
+signal each other take turns: where all of a core's queues are held, and a flag that another core raises would free one,
+`in_order` yields None.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from isa.params import Params
 from isa.table import BY_NAME
 from npusim.functional.control import Step
 
-SET, WAIT = BY_NAME["set"].code, BY_NAME["wait"].code
+SET, WAIT, SIGNAL = (BY_NAME[name].code for name in ("set", "wait", "signal"))
 
 
 class StuckError(DeadlockError):
@@ -31,35 +33,56 @@ class Queues:
 
     def __init__(self, params: Params) -> None:
         self._queues: list[deque[tuple[int, Step]]] = [deque() for _ in params.pipes]
+        self._queued = bool(params["queues"])
+        self._own_flags = params["flags"]
         self._flags: Counter[int] = Counter()
         self._seen = 0
+        self._held: Step | None = None
 
-    def in_order(self, steps: Iterable[Step]) -> Iterator[Step]:
+    def signal(self, flag: int) -> None:
+        """Another core has raised a flag of this one."""
+        self._flags[flag] += 1
+
+    def in_order(self, steps: Iterable[Step]) -> Iterator[Step | None]:
         """Yield all steps, also those that synchronise, each when its flags let it: in program order where they do.
 
-        Raises StuckError when what is left waits for ever.
+        Yields None where only a signal can help. Raises StuckError when what is left waits for ever.
         """
         for step in steps:
             self._seen += 1
-            if step.pipe > 0:
+            if step.pipe > 0 and self._queued:
                 queue = self._queues[step.pipe]
                 queue.append((self._seen, step))
                 if len(queue) == 1:
                     yield from self._run()
             else:
                 yield from self._sequencer(step)
-        if any(self._queues):
-            raise self._stuck(None)
+        while any(self._queues):
+            yield from self._without(None)
 
-    def _sequencer(self, step: Step) -> Iterator[Step]:
+    def stuck(self) -> StuckError:
+        """What holds the queues, when no signal comes any more."""
+        return self._stuck(self._held)
+
+    def _without(self, step: Step | None) -> Iterator[Step | None]:
+        """Nothing can go on but by a signal, which the caller lets come; raises StuckError where none is waited for."""
+        self._held = step
+        heads = [queue[0][1] for queue in self._queues if queue] + ([step] if step is not None else [])
+        if not any(head.op == WAIT and head.imm >= self._own_flags for head in heads):
+            raise self._stuck(step)
+        yield None
+        yield from self._run()
+
+    def _sequencer(self, step: Step) -> Iterator[Step | None]:
         if step.op == WAIT:
-            if self._flags[step.imm] < step.amount:
-                raise self._stuck(step)
+            while self._flags[step.imm] < step.amount:
+                yield from self._without(step)
             self._flags[step.imm] -= step.amount
         elif step.op == SET:
             self._flags[step.imm] += 1
-        elif any(self._queues):
-            raise self._stuck(step)
+        elif step.op != SIGNAL:
+            while any(self._queues):
+                yield from self._without(step)
         yield step
         if step.op == SET:
             yield from self._run()

@@ -2,18 +2,19 @@
 
 Per core it keeps the accesses that the sequencer does not yet know to be complete and compares each new access with
 them. Cores share DRAM and host memory and meet only at barriers: between two barriers, accesses of different cores to
-the same bytes are a race unless all are reads.
+the same bytes are a race unless all are reads. Blocks that signal each other are a group, whose accesses to the shared
+memories are compared one by one, as those of a core are.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from isa.disasm import instr_text
 from isa.errors import SimulationError
-from isa.machine import Machine
+from isa.machine import CHIP_SPACES, Machine
 from isa.params import Params, resolve
 from isa.program import LAUNCH_KERNEL, SPACES, Program
 from isa.table import BY_NAME, NEXT_TILE
@@ -25,7 +26,8 @@ from npusim.hazards.order import CoreOrder, FlagSet
 from npusim.hazards.regions import Shapes
 
 _SET, _WAIT, _BARRIER, _FENCE, _PBAR = (BY_NAME[n].code for n in ("set", "wait", "barrier", "fence", "pbar"))
-_HELD = (_SET, _WAIT, _PBAR)  # may be in the queue of a pipe
+_SIGNAL = BY_NAME["signal"].code
+_HELD = (_SET, _WAIT, _PBAR, _SIGNAL)  # may be in the queue of a pipe
 _LDW, _MM = BY_NAME["ldw"].code, BY_NAME["mm"].code
 
 
@@ -33,7 +35,7 @@ _LDW, _MM = BY_NAME["ldw"].code, BY_NAME["mm"].code
 class Finding:
     """One fault. `instrs` are indices.
 
-    `kind`: RAW, WAR, WAW, deadlock, ambiguous, twice, flags, bounds, uninitialised, leftover.
+    `kind`: RAW, WAR, WAW, deadlock, ambiguous, twice, flags, bounds, uninitialised, leftover, signal.
     """
 
     kind: str
@@ -53,8 +55,9 @@ def check_hazards(
     """Return at most `max_findings` faults of a program, each pair of instructions once; an empty list is a proof.
 
     On machines that issue in order the hardware orders byte ranges: only bounds, reads of unwritten bytes, deadlock
-    and leftover flags are checked. `skip` leaves out waits and sets, as (instruction index, occurrence on its core from
-    0), `without` all occurrences of an instruction. Raises SimulationError when the control flow itself is broken.
+    and leftover flags are checked. `skip` leaves out waits, sets and signals, as (instruction index, occurrence on its
+    core from 0), `without` all occurrences of an instruction. Raises SimulationError when the control flow itself is
+    broken.
     """
     check = _Check(program, machine, max_findings, skip, without)
     seen: set[tuple[int, int, bytes]] = set()
@@ -108,33 +111,62 @@ class _Check:
         launch = self.program.launches[index]
         grid, nargs, kernel = int(launch["grid"]), int(launch["nargs"]), int(launch["kernel"])
         known = 0 <= kernel < len(self.program.kernels)
-        cores = len(self.params.cores_of(self.program.kernels[kernel])) if known else 0
-        if not 1 <= grid <= cores:
-            available = f"there are {len(self.program.kernels)} kernels, {cores} cores"
-            raise SimulationError(f"launch {index}: kernel {kernel} on {grid} cores; {available}")
+        cores = self.params.cores_of(self.program.kernels[kernel]) if known else range(0)
+        if not cores or grid < 1:
+            available = f"there are {len(self.program.kernels)} kernels, {len(cores)} cores"
+            raise SimulationError(f"launch {index}: kernel {kernel} of {grid} blocks; {available}")
         self.written.new_launch(self.machine.activation_space)
-        runs = []
-        for core in range(grid):
-            first = int(launch["args"]) + core * nargs
+
+        def steps(block: int) -> Iterator[Step]:
+            first = int(launch["args"]) + block * nargs
             args = [int(v) for v in self.program.args[first : first + nargs]]
-            runs.append(_CoreRun(self, index, core, self.walker.steps(kernel, core, grid, args)))
+            return self.walker.steps(kernel, block, grid, args, self.machine.kind_of(cores[block % len(cores)]))
+
+        runs: list[_CoreRun] = []
+        for blocks in self._groups(kernel, grid, steps):
+            group = _Group(self.shapes)
+            runs += [_CoreRun(self, index, block, steps(block), group, len(blocks)) for block in blocks]
+        runs.sort(key=lambda run: run.core)
+        for run in runs:
+            run.blocks = runs
         while True:
-            at_barrier = [run.advance() for run in runs]
+            _advance(runs)
             self._between_cores(index, runs)
-            if not any(pc is not None for pc in at_barrier):
+            at_barrier = [run for run in runs if run.barrier is not None]
+            missing = [run for run in runs if run.barrier is None]
+            if not at_barrier:
                 break
-            missing = [core for core, pc in enumerate(at_barrier) if pc is None]
             if missing:
-                stuck = next((core, pc) for core, pc in enumerate(at_barrier) if pc is not None)
-                why = f"waits at a barrier that core {missing[0]} never reaches"
-                self.report("deadlock", index, stuck[0], (stuck[1],), why)
+                why = f"waits at a barrier that core {missing[0].core} never reaches"
+                self.report("deadlock", index, at_barrier[0].core, (at_barrier[0].barrier or 0,), why)
                 return
         for run in runs:
             run.finish()
 
+    def _groups(self, kernel: int, grid: int, steps: Callable[[int], Iterator[Step]]) -> list[list[int]]:
+        """The blocks of a launch, those together that signal each other, directly or through others."""
+        code = self.program.kernels[kernel]
+        if not (self.program.instrs["op"][code.start : code.end] == _SIGNAL).any():
+            return [[block] for block in range(grid)]
+        leader = list(range(grid))
+
+        def find(block: int) -> int:
+            while leader[block] != block:
+                block = leader[block]
+            return block
+
+        for block in range(grid):
+            for target in {step.amount for step in steps(block) if step.op == _SIGNAL}:
+                if 0 <= target < grid:
+                    leader[find(target)] = find(block)
+        members: dict[int, list[int]] = {}
+        for block in range(grid):
+            members.setdefault(find(block), []).append(block)
+        return list(members.values())
+
     def _between_cores(self, index: int, runs: list[_CoreRun]) -> None:
         for i, run in enumerate(runs):
-            for other in runs[i + 1 :]:
+            for other in (r for r in runs[i + 1 :] if r.group is not run.group):
                 clash = run.footprint.clash(other.footprint)
                 if clash is not None:
                     kind, space, (low, high), mine, theirs = clash
@@ -144,16 +176,44 @@ class _Check:
             run.footprint.clear()
 
 
-class _CoreRun:
-    """One core in one launch."""
+def _advance(runs: list[_CoreRun]) -> None:
+    """Run all blocks to their next barrier, their end or a deadlock; they take turns where they wait for signals."""
+    going = [run for run in runs if not run.ended]
+    for run in going:
+        run.barrier = None
+    while going:
+        moved = [run.advance() for run in going]
+        if not any(moved):
+            for run in going:
+                run.give_up()
+        going = [run for run in going if not run.ended and run.barrier is None]
 
-    def __init__(self, check: _Check, launch: int, core: int, steps: Iterator[Step]) -> None:
+
+class _Group:
+    """Blocks that signal each other: their clocks, and what they have in flight in the chip's memories."""
+
+    def __init__(self, shapes: Shapes) -> None:
+        self.orders: list[CoreOrder] = []
+        self.cores: list[int] = []
+        self.live = LiveAccesses(shapes)
+
+
+class _CoreRun:
+    """One core in one launch, of a group of `group_size`."""
+
+    def __init__(
+        self, check: _Check, launch: int, core: int, steps: Iterator[Step], group: _Group, group_size: int
+    ) -> None:  # fmt: skip
         self.check, self.launch, self.core = check, launch, core
-        self.steps = self._kept(steps)
-        self.order = CoreOrder(check.params)
+        self.order = CoreOrder(check.params, len(group.orders), group_size)
+        self.group, self.alone = group, group_size == 1
+        group.orders.append(self.order)
+        group.cores.append(core)
+        self.blocks: list[_CoreRun] = []
         self.heard: list[deque[list[int]]] = [deque() for _ in check.params.pipes]
-        if self.order.queued:
-            self.steps = Queues(check.params).in_order(self.steps)
+        self.queues = Queues(check.params)
+        waits = self.order.queued or not self.alone
+        self.steps = self.queues.in_order(self._kept(steps)) if waits else self._kept(steps)
         self.live = LiveAccesses(check.shapes)
         self.footprint = Footprint(check.shapes)
         self.interlocked = check.machine.issue == "inorder"
@@ -162,34 +222,57 @@ class _CoreRun:
         self.waiters: dict[int, Step] = {}  # by flag, the first wait for it
         self.pairs: dict[tuple[int, int], set[int]] = {}  # flags by who sets and who waits
         self.ended = False
+        self.barrier: int | None = None  # the instruction at which it waits
 
-    def advance(self) -> int | None:
-        """Run to the next barrier and return its index; None at the end of the kernel or at a deadlock."""
-        if self.ended:
-            return None
+    def advance(self) -> bool:
+        """Run to the next barrier, the end, a deadlock, or where only a signal helps; True when anything was done."""
+        moved = False
         try:
             for step in self.steps:
+                if step is None:
+                    return moved
+                moved = True
                 if step.op == _BARRIER:
                     self.order.drain()
-                    return step.pc
+                    self.barrier = step.pc
+                    return True
                 if self.order.queued and step.pipe > 0:
-                    self.order.hear(step.pipe, self.heard[step.pipe].popleft())
+                    self.order.hear(self._global(step.pipe), self.heard[step.pipe].popleft())
                 if not (self._sync(step) if step.pipe < 0 or step.op in _HELD else self._data(step)):
                     break
             else:
                 self.ended = True
-                return None
+                return True
         except StuckError as error:
             self._stuck(error)
+        self._stop()
+        return True
+
+    def give_up(self) -> None:
+        """Nobody can go on: report what this block waits for."""
+        self._stuck(self.queues.stuck())
+        self._stop()
+
+    def _stop(self) -> None:
         self.ended = True
         self.order.flags.clear()  # a deadlock is reported once, not again as leftovers
         self.order.pushed.clear()
-        return None
+
+    def _global(self, pipe: int) -> int:
+        """The number of a pipe of this core in its group; -1 for the sequencer."""
+        return pipe + self.order.base if pipe >= 0 else pipe
+
+    def _name(self, pipe: int) -> str:
+        """A pipe of the group in words."""
+        place, own = divmod(max(pipe, 0), self.order.count)
+        label = self.check.params.pipes[own].label
+        return label if self.alone or place * self.order.count == self.order.base else (
+            f"{label} of core {self.group.cores[place]}")
 
     def _kept(self, steps: Iterator[Step]) -> Iterator[Step]:
         """The steps without what is left out; with queues, note what the sequencer knows at each."""
         for step in steps:
-            if step.op in (_WAIT, _SET):
+            if step.op in (_WAIT, _SET, _SIGNAL):
                 seen = self.occurrences[step.pc] = self.occurrences.get(step.pc, -1) + 1
                 if step.pc in self.check.without or (step.pc, seen) in self.check.skip:
                     continue
@@ -236,14 +319,25 @@ class _CoreRun:
             if pending and self.order.queued:
                 why = f"flag {step.imm} is set already and nobody has waited for it since: the hardware keeps one set"
                 self._report("twice", (pending[-1].pc, step.pc), why)
-            self.order.set_flag(step.pc, step.pipe, step.imm)
+            self.order.set_flag(self.order.proof(step.pc, self._global(step.pipe)), step.imm)
+        elif step.op == _SIGNAL:
+            self._signal(step)
         elif step.op == _PBAR:
-            self.order.pipe_barrier(step.pipe)
+            self.order.pipe_barrier(self._global(step.pipe))
         elif step.op == _FENCE:
             self.order.drain()
         else:
             return self._wait(step)
         return True
+
+    def _signal(self, step: Step) -> None:
+        if not 0 <= step.amount < len(self.blocks):
+            why = f"block {step.amount} does not exist; there are {len(self.blocks)}"
+            self._report("signal", (step.pc,), why)
+            return
+        other = self.blocks[step.amount]
+        other.order.set_flag(self.order.proof(step.pc, self._global(step.pipe)), step.imm)
+        other.queues.signal(step.imm)
 
     def _wait(self, step: Step) -> bool:
         flag, count = step.imm, step.amount
@@ -257,7 +351,7 @@ class _CoreRun:
         if self.order.ambiguous(flag, count):
             why = f"flag {flag} has {have} sets from several pipes and {count} are waited for: any may be first"
             self._report("ambiguous", (step.pc, *dict.fromkeys(item.pc for item in pending)), why)
-        taken = self.order.wait(step.pipe, flag, count)
+        taken = self.order.wait(self._global(step.pipe), flag, count)
         if taken is None:
             why = f"flag {flag} is {have}, {count} needed, and nothing is dispatched past this wait; "
             self._report("deadlock", (step.pc,), why + self._setters(flag))
@@ -272,11 +366,12 @@ class _CoreRun:
     def _count_pairs(self, step: Step, taken: list[FlagSet]) -> None:
         """The hardware has so many flags from one pipe to another (core.flags_per_pair)."""
         limit = self.check.machine.core.flags_per_pair
-        for item in taken if limit else ():
+        own = step.imm < self.check.params["flags"]
+        for item in taken if limit and own else ():
             used = self.pairs.setdefault((item.pipe, step.pipe), set())
             used.add(step.imm)
             if len(used) > limit:
-                names = [self.check.params.pipes[max(pipe, 0)].label for pipe in (item.pipe, step.pipe)]
+                names = [self._name(pipe) for pipe in (item.pipe, self._global(step.pipe))]
                 why = f"{len(used)} flags from {names[0]} to {names[1]}; there are {limit} (core.flags_per_pair)"
                 self._report("flags", (step.pc,), why)
 
@@ -295,11 +390,11 @@ class _CoreRun:
 
     def _data(self, step: Step) -> bool:
         if any(o is not None and 0 in o.ext for o in step.operands):
-            self.order.dispatch(step.pipe)  # a no-op that keeps its place: it neither pushes nor pops
+            self.order.dispatch(self._global(step.pipe))  # a no-op that keeps its place: it neither pushes nor pops
             return True
         if not self._fifo(step):
             return False
-        number = self.order.dispatch(step.pipe)
+        number = self.order.dispatch(self._global(step.pipe))
         dst, *sources = step.operands
         for letter, operand in zip("ABC", sources):
             if operand is not None:
@@ -324,7 +419,7 @@ class _CoreRun:
         shape = self.check.shapes.of(operand)
         if not shape.pieces:
             return
-        access = Access(operand.space, shape, operand.base, write, step.pc, step.pipe, number)
+        access = Access(operand.space, shape, operand.base, write, step.pc, self._global(step.pipe), number)
         size = self.check.written.size(operand.space)
         low, high = operand.base + shape.low, operand.base + shape.high
         if low < 0 or high > size:
@@ -342,13 +437,18 @@ class _CoreRun:
             self.footprint.add(access)
 
     def _conflict(self, access: Access) -> None:
-        clash = self.live.add(access, self.order)
+        if self.alone or SPACES[access.space] not in CHIP_SPACES:
+            clash = self.live.add(access, self.order, [self.order])
+        else:
+            clash = self.group.live.add(access, self.order, self.group.orders)
         if clash is None:
             return
         kind, pc, pipe, (low, high) = clash
-        earlier, later = (self.check.params.pipes[p].label for p in (pipe, access.pipe))
+        earlier, later = self._name(pipe), self._name(access.pipe)
+        near = pipe // self.order.count == access.pipe // self.order.count
+        missing = f"a {'set' if near else 'signal'} on {earlier} after {pc} and its {'wait' if near else 'await'}"
         why = (
             f"bytes [{low}, {high}) of {SPACES[access.space]}: {later} may start {access.pc} before {earlier} has "
-            f"completed {pc}; missing: a set on {earlier} after {pc} and its wait before {access.pc}"
+            f"completed {pc}; missing: {missing} before {access.pc}"
         )
         self._report(kind, (pc, access.pc), why)

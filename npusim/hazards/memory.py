@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,16 +37,34 @@ class Access(NamedTuple):
 class _Bucket:
     """Accesses of one pipe to one space: per byte set, the youngest write and the youngest read."""
 
-    __slots__ = ("entries", "youngest")
+    __slots__ = ("entries", "reads", "writes", "youngest")
 
     def __init__(self) -> None:
         self.entries: dict[tuple[Shape, int], list[int]] = {}  # -> [write number, write pc, read number, read pc]
         self.youngest = 0
+        self.reads, self.writes = [0, 0], [0, 0]  # bytes between which all of them lie
+
+    def note(self, access: Access) -> None:
+        """Record an access."""
+        entry = self.entries.setdefault((access.shape, access.base), [0, 0, 0, 0])
+        at = 0 if access.write else 2
+        entry[at : at + 2] = access.number, access.pc
+        self.youngest = access.number
+        low, high = access.base + access.shape.low, access.base + access.shape.high
+        hull = self.writes if access.write else self.reads
+        hull[:] = (min(hull[0], low), max(hull[1], high)) if hull[1] else (low, high)
+
+    def meets(self, access: Access) -> bool:
+        """Whether an access may touch bytes that one of these does, either writing."""
+        low, high = access.base + access.shape.low, access.base + access.shape.high
+        hulls = (self.writes, self.reads) if access.write else (self.writes,)
+        return any(low < end and start < high for start, end in hulls)
 
     def forget(self, completed: int) -> None:
         """Drop what is known to be complete: everything that follows is ordered after it."""
         if completed >= self.youngest:
             self.entries.clear()
+            self.reads, self.writes = [0, 0], [0, 0]
         elif len(self.entries) > MANY_ENTRIES:
             self.entries = {k: e for k, e in self.entries.items() if e[0] > completed or e[2] > completed}
 
@@ -54,7 +73,7 @@ Clash = tuple[str, int, int, tuple[int, int]]  # kind, instruction, pipe, bytes
 
 
 class LiveAccesses:
-    """Accesses of one core that may still be in flight.
+    """Accesses of one core, or of a group in the chip's memories, that may still be in flight.
 
     Only the youngest access of a pipe to a byte set is kept: completion is learnt as a prefix, so whoever is ordered
     after the youngest is ordered after the older ones too.
@@ -64,23 +83,22 @@ class LiveAccesses:
         self._shapes = shapes
         self._spaces: dict[int, dict[int, _Bucket]] = {}
 
-    def add(self, access: Access, order: CoreOrder) -> Clash | None:
-        """Record an access; return an earlier one that conflicts without order, of another pipe if there is one."""
+    def add(self, access: Access, order: CoreOrder, everyone: Sequence[CoreOrder]) -> Clash | None:
+        """Record an access; return an earlier one that conflicts without order, of another pipe if there is one.
+
+        What all of `everyone` know to be complete is forgotten.
+        """
         pipes = self._spaces.setdefault(access.space, {})
         clash: Clash | None = None
         for other, bucket in pipes.items():
-            if other == access.pipe and order.serial[other]:
+            if other == access.pipe and order.is_serial(other):
                 continue
             known = order.known(access.pipe, other)
-            if known < bucket.youngest and (clash is None or clash[2] == access.pipe):
+            if known < bucket.youngest and (clash is None or clash[2] == access.pipe) and bucket.meets(access):
                 own = access.number if other == access.pipe else 0
                 clash = self._scan(access, other, bucket, known, own) or clash
-            bucket.forget(order.known_to_all(other))
-        bucket = pipes.setdefault(access.pipe, _Bucket())
-        entry = bucket.entries.setdefault((access.shape, access.base), [0, 0, 0, 0])
-        at = 0 if access.write else 2
-        entry[at : at + 2] = access.number, access.pc
-        bucket.youngest = access.number
+            bucket.forget(min(one.known_to_all(other) for one in everyone))
+        pipes.setdefault(access.pipe, _Bucket()).note(access)
         return clash
 
     def _scan(self, access: Access, other: int, bucket: _Bucket, known: int, own: int) -> Clash | None:

@@ -2,7 +2,8 @@
 
 Knowledge is a vector clock with one component a pipe: how many of its instructions have completed, counted from the
 launch's start. Completion is only ever learnt as a prefix (set, fence, barrier, the next instruction of a serial
-pipe), so one number a pipe is exact. The depth of a queue is not relied on: the proof holds for any depth.
+pipe), so one number a pipe is exact. The depth of a queue is not relied on: the proof holds for any depth. Cores that
+signal each other are a group; pipes are then numbered through the group, and a signal carries what its sender knows.
 """
 
 from __future__ import annotations
@@ -25,48 +26,55 @@ class FlagSet:
 
 
 class CoreOrder:
-    """Vector clocks of one core during one launch."""
+    """Vector clocks of one core, the `place`-th of a group of `group` cores, during one launch."""
 
-    def __init__(self, params: Params) -> None:
-        count = len(params.pipes)
+    def __init__(self, params: Params, place: int = 0, group: int = 1) -> None:
+        self.count = len(params.pipes)
+        self.base, total = place * self.count, group * self.count  # the core's pipes are numbered from base on
         self.serial = [p.pipe_class < DMA for p in params.pipes]
-        self.scalar = next(p.index for p in params.pipes if p.pipe_class == SCALAR)
-        self.dispatched = [0] * count
-        self.sequencer = [0] * count
+        self.scalar = self.base + next(p.index for p in params.pipes if p.pipe_class == SCALAR)
+        self.dispatched = [0] * total
+        self.sequencer = [0] * total
         self.queued = bool(params["queues"])
-        self.knows = [[0] * count for _ in range(count)]  # with queues: what each pipe learnt from its own waits
-        self.extra = [[0] * count for _ in range(count)]  # what a pipe learnt through the weight FIFO
+        self._knows = [[0] * total for _ in range(self.count)]  # with queues: what each pipe learnt from its waits
+        self._extra = [[0] * total for _ in range(self.count)]  # what a pipe learnt through the weight FIFO
         self.flags: dict[int, deque[FlagSet]] = {}
         self.depth = params["fifo_tiles"]
         self.queue = params.machine.core.matrix.queue_depth
         self.pushed: dict[int, deque[int]] = {}  # by unit: numbers of the ldw instructions whose tiles wait
         self.pushes: dict[int, int] = {}
         self.pops: dict[int, list[int]] = {}  # by unit: mm instructions completed before each pop
-        self.weights = {p.unit: p.index for p in params.pipes if p.pipe_class == WEIGHTS}
-        self.matrix = {p.unit: p.index for p in params.pipes if p.pipe_class == MATRIX}
+        self.weights = {p.unit: self.base + p.index for p in params.pipes if p.pipe_class == WEIGHTS}
+        self.matrix = {p.unit: self.base + p.index for p in params.pipes if p.pipe_class == MATRIX}
         self.unit_of = {index: unit for unit, index in self.weights.items()}
 
     def known(self, pipe: int, other: int) -> int:
         """How many instructions of `other` have completed for certain when the next one of `pipe` starts."""
-        if other == pipe and self.serial[pipe]:
+        if other == pipe and self.serial[pipe - self.base]:
             return self.dispatched[pipe]
-        learnt = self.knows[pipe] if self.queued else self.sequencer
-        return max(learnt[other], self.extra[pipe][other])
+        learnt = self._knows[pipe - self.base] if self.queued else self.sequencer
+        return max(learnt[other], self._extra[pipe - self.base][other])
+
+    def is_serial(self, pipe: int) -> bool:
+        """Whether a pipe of this core completes its instructions in their order."""
+        return 0 <= pipe - self.base < self.count and self.serial[pipe - self.base]
 
     def known_to_all(self, other: int) -> int:
         """How many instructions of `other` have completed for certain when any later instruction starts."""
         if not self.queued:
             return self.sequencer[other]
-        own = other if self.serial[other] else -1
-        return min(known[other] for pipe, known in enumerate(self.knows) if pipe not in (own, self.scalar))
+        own = other if self.is_serial(other) else -1
+        pipes = enumerate(self._knows, self.base)
+        return min(known[other] for pipe, known in pipes if pipe not in (own, self.scalar))
 
     def hear(self, pipe: int, sequencer: list[int]) -> None:
         """With queues: what the sequencer knew when it put the next instruction into the queue of `pipe`."""
-        self.knows[pipe] = [max(a, b) for a, b in zip(self.knows[pipe], sequencer)]
+        at = pipe - self.base
+        self._knows[at] = [max(a, b) for a, b in zip(self._knows[at], sequencer)]
 
     def pipe_barrier(self, pipe: int) -> None:
         """All earlier instructions of a pipe have completed when its next one starts."""
-        self.knows[pipe][pipe] = self.dispatched[pipe]
+        self._knows[pipe - self.base][pipe] = self.dispatched[pipe]
 
     def dispatch(self, pipe: int) -> int:
         """Count an instruction of `pipe`; return its number (from 1)."""
@@ -82,8 +90,8 @@ class CoreOrder:
         number = self.pushes[unit] = self.pushes.get(unit, 0) + 1
         freed = self.pops.get(unit, [])
         if self.depth < number <= self.depth + len(freed):
-            matrix = self.matrix[unit]
-            self.extra[pipe][matrix] = max(self.extra[pipe][matrix], freed[number - self.depth - 1])
+            matrix, extra = self.matrix[unit], self._extra[pipe - self.base]
+            extra[matrix] = max(extra[matrix], freed[number - self.depth - 1])
         return True
 
     def pop(self, unit: int) -> bool:
@@ -92,23 +100,28 @@ class CoreOrder:
         if not waiting:
             return False
         matrix, weights = self.matrix[unit], self.weights[unit]
-        self.extra[matrix] = [max(a, b) for a, b in zip(self.extra[matrix], self.extra[weights])]
-        self.extra[matrix][weights] = max(self.extra[matrix][weights], waiting.popleft())
+        to, source = matrix - self.base, weights - self.base
+        self._extra[to] = [max(a, b) for a, b in zip(self._extra[to], self._extra[source])]
+        self._extra[to][weights] = max(self._extra[to][weights], waiting.popleft())
         self.pops.setdefault(unit, []).append(self.dispatched[matrix])
         return True
 
-    def set_flag(self, pc: int, pipe: int, flag: int) -> None:
-        """A set on `pipe`: proves that all its earlier instructions have completed."""
-        learnt = self.knows[pipe] if self.queued and pipe != self.scalar else self.sequencer
-        knows = [max(a, b) for a, b in zip(learnt, self.extra[pipe])]
+    def proof(self, pc: int, pipe: int) -> FlagSet:
+        """What a set or a signal on `pipe` proves: all its earlier instructions have completed."""
+        learnt = self._knows[pipe - self.base] if self.queued and pipe != self.scalar else self.sequencer
+        knows = [max(a, b) for a, b in zip(learnt, self._extra[pipe - self.base])]
         knows[pipe] = self.dispatched[pipe]
         unit = self.unit_of.get(pipe)
         needed = self.pushes.get(unit, 0) - self.depth if unit is not None else 0
+        return FlagSet(pc, pipe, knows, needed)
+
+    def set_flag(self, item: FlagSet, flag: int) -> None:
+        """A flag of this core is raised, by itself or by another core of its group."""
         pending = self.flags.setdefault(flag, deque())
-        if pipe == self.scalar:  # the sequencer sets at once, so before whatever is still queued
-            pending.appendleft(FlagSet(pc, pipe, knows, 0))
+        if item.pipe == self.scalar:  # the sequencer sets at once, so before whatever is still queued
+            pending.appendleft(item)
         else:
-            pending.append(FlagSet(pc, pipe, knows, needed))
+            pending.append(item)
 
     def ambiguous(self, flag: int, count: int) -> bool:
         """True when a wait takes some of the sets that several pipes race to make."""
@@ -139,4 +152,4 @@ class CoreOrder:
 
     def drain(self) -> None:
         """A fence: everything dispatched has completed."""
-        self.sequencer = list(self.dispatched)
+        self.sequencer = [max(a, b) for a, b in zip(self.sequencer, self.dispatched)]

@@ -42,7 +42,7 @@ def clock_hz(machine: Machine) -> float:
 def vector_flops_per_cycle(machine: Machine) -> float:
     """Peak of all vector units, a fused multiply-add counted as two; 0 without one."""
     unit = machine.core.vector
-    return 2.0 * machine.vector_cores * unit.lanes * unit.sublanes * unit.alus if unit else 0.0
+    return 2.0 * machine.vector_cores * unit.register_elements() * unit.alus if unit else 0.0
 
 
 def flops_per_cycle(machine: Machine, dtype: str) -> float:

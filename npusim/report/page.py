@@ -86,7 +86,8 @@ def _machine(profile: Profile) -> list[tuple[str, str]]:
         (f"peak {d}", si(limits.flops_per_cycle(machine, d) * hertz, f"{limits.operation(d)}/s")) for d in matrix.passes
     ]
     if vector:
-        lanes = f"{vector.lanes} x {vector.sublanes} lanes, {vector.alus} ALU"
+        wide = f" of {vector.lane_bytes} B" if vector.lane_bytes else ""
+        lanes = f"{vector.lanes} x {vector.sublanes} lanes{wide}, {vector.alus} ALU"
         rate = si(limits.vector_flops_per_cycle(machine) * hertz, f"{profile.operation}/s")
         rows.append(("vector unit", f"{lanes}, {rate}"))
     for name, space in machine.core.spaces.items():

@@ -38,7 +38,7 @@ CAUSE_GROUPS = {
     "busy": "busy",
     "wait_scalar": "operand wait", "wait_weights": "operand wait", "wait_matrix": "operand wait",
     "wait_vector": "operand wait", "wait_cross_lane": "operand wait", "wait_drain": "operand wait",
-    "wait_dma": "operand wait",
+    "wait_dma": "operand wait", "wait_core": "operand wait",
     "memory_bandwidth": "memory bandwidth", "memory_latency": "memory latency", "port_conflict": "port conflict",
     "queue_full": "dispatch, queue full", "dispatch": "dispatch, queue full",
     "barrier": "barrier", "launch": "launch, host", "host": "launch, host", "drained": "drained",

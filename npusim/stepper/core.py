@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 
 from isa.cost import pipelined_cycles
 from isa.params import MAX_SETS, Params, Pipe
@@ -19,11 +19,13 @@ _CHIP = (SPACES.index("dram"), SPACES.index("host"))
 class Core:
     """A core's pipes, arrays and sequencer during one launch."""
 
-    def __init__(self, program: Program, params: Params, number: int, grid: int, start: int, args: list[int]) -> None:
+    def __init__(self, program: Program, params: Params, number: int, kind: int, start: int, blocks: int) -> None:
         self.params, self.number = params, number
+        self.peers: list[Core] = [self]
+        self.signals: deque[tuple[int, int]] = deque()  # on their way here: (cycle, flag)
         self.pipes = [self._pipe(info) for info in params.pipes]
         self.arrays = [Array(params.machine.core.matrix) for _ in range(params["matrix_count"])]
-        self.sequencer = Sequencer(program, self, number, grid, start, args)
+        self.sequencer = Sequencer(program, self, kind, start, blocks)
         self.in_flight = self.dispatched = 0
         self.path_bytes: Counter[int] = Counter()
         self.completed: Counter[int] = Counter()  # by pipe class
@@ -71,6 +73,9 @@ class Core:
 
     def _round(self, cycle: int, port: Port) -> bool:
         changed = False
+        while self.signals and self.signals[0][0] <= cycle:
+            self.sequencer.flags[self.signals.popleft()[1]] += 1
+            changed = True
         for pipe in self.pipes:
             while pipe.flight and pipe.flight[0].done is not None and pipe.flight[0].done <= cycle:
                 self._retire(pipe, cycle)
@@ -86,7 +91,8 @@ class Core:
     def _retire(self, pipe: PipeState, cycle: int) -> None:
         job = pipe.flight.popleft()
         self.in_flight -= 1
-        self.sequencer.flags.update(job.flags)
+        for target, flag in job.flags:
+            self.raise_flag(target, flag, cycle)
         for other in self.pipes:
             for waiting in other.queue:
                 if job in waiting.waits_for:
@@ -100,11 +106,18 @@ class Core:
         self.completed[pipe.pipe_class] += 1
         self.events.append((job.started, cycle, job.pipe, job.pc))
 
+    def raise_flag(self, target: int, flag: int, cycle: int) -> None:
+        """Raise a flag of this core (target -1), or signal one of another."""
+        if target < 0:
+            self.sequencer.flags[flag] += 1
+        else:
+            self.peers[target].signals.append((cycle + self.params["signal_cycles"], flag))
+
     def _try_start(self, pipe: PipeState, cycle: int) -> bool:
         if not pipe.queue or not pipe.free(cycle):
             return False
         if pipe.queue[0].sync:
-            return self._pass_sync(pipe)
+            return self._pass_sync(pipe, cycle)
         reason = self._obstacle(pipe, pipe.queue[0], cycle)
         if reason is not None:
             pipe.reason = reason
@@ -112,7 +125,7 @@ class Core:
         pipe.start(self.array_of(pipe), cycle)
         return True
 
-    def _pass_sync(self, pipe: PipeState) -> bool:
+    def _pass_sync(self, pipe: PipeState, cycle: int) -> bool:
         """Let a set, a wait or a pipe barrier at the head of its queue do its work; it takes no time."""
         job, sequencer = pipe.queue[0], self.sequencer
         reason = None
@@ -128,9 +141,9 @@ class Core:
         if job.sync == "wait":
             sequencer.flags[job.flag] -= job.amount
         elif job.sync == "set" and pipe.flight:
-            pipe.flight[-1].flags.append(job.flag)
+            pipe.flight[-1].flags.append((job.target, job.flag))
         elif job.sync == "set":
-            sequencer.flags[job.flag] += 1
+            self.raise_flag(job.target, job.flag, cycle)
         pipe.queue.popleft()
         self.in_flight -= 1
         return True

@@ -8,7 +8,16 @@ from dataclasses import dataclass, field
 from itertools import product
 from math import prod
 
-from isa.cost import ceil_div, cube_blocks, latency_cycles, load_cycles, pipelined_cycles, stream_cycles
+from isa.cost import (
+    bank_ways,
+    ceil_div,
+    cube_blocks,
+    latency_cycles,
+    load_cycles,
+    pipelined_cycles,
+    stream_cycles,
+    vector_registers,
+)
 from isa.dtypes import BY_CODE as DTYPE
 from isa.machine import Machine, VectorUnit
 from isa.params import Params
@@ -31,6 +40,7 @@ class Job:
     touched: tuple[tuple[int, int, int, bool], ...] = ()  # (space, low, high, writes): what the interlock sees
     occupy: int = 1
     latency: int = 0
+    conflict: int = 0  # cycles of `occupy` in which banks give the rest of what they were asked for
     next_tile: bool = False
     rows: int = 0  # streamed through the array
     path: int = -1
@@ -38,11 +48,12 @@ class Job:
     write: bool = False
     requests: deque[tuple[int, int]] | None = None  # (address, bytes) still to send: a memory transfer
     tile: bool = False  # a stationary tile from on chip
-    sync: str = ""  # `set`, `wait` or `pbar` in the queue of a pipe
+    sync: str = ""  # `set`, `wait` or `pbar` in the queue of a pipe; a signal is a set elsewhere
     flag: int = 0
+    target: int = -1  # the core whose flag it is; -1: this one
     amount: int = 0
     waits_for: list[Job] = field(default_factory=list)
-    flags: list[int] = field(default_factory=list)  # raised on completion
+    flags: list[tuple[int, int]] = field(default_factory=list)  # (target, flag) raised on completion
     unanswered: int = 0
     sent: int = 0  # cycle in which the path has carried the last request
     started: int = 0
@@ -120,31 +131,53 @@ def _lanes(job: Job, op: int, operands: list[Operand | None], params: Params) ->
         job.occupy = pipelined_cycles(prod(d.ext), core.drain.elements_per_cycle, 0)
         job.latency = core.drain.latency_cycles
     elif core.vector is not None:
-        job.occupy = _vector(core.vector, kind.name.removeprefix("v."), kind.lanes, d, operands[1:])
+        job.occupy, job.conflict = _vector(params.machine, kind.name.removeprefix("v."), kind.lanes, d, operands[1:])
         job.latency = core.vector.latency_cycles
 
 
-def _vector(vector: VectorUnit, name: str, lanes: str, d: Operand, sources: list[Operand | None]) -> int:
-    stored, a = d, _given(sources[0])
+def _vector(
+    machine: Machine, name: str, lanes: str, d: Operand, sources: list[Operand | None]
+) -> tuple[int, int]:
+    """Cycles, and those of them that conflicts of banks cost."""
+    vector, stored, a = machine.core.vector, d, _given(sources[0])
+    assert vector is not None
     if lanes == "reduce":  # each result is stored once
         stored = d._replace(ext=tuple(1 if s == 0 else n for n, s in zip(d.ext, d.stride)))
-    work = _registers(vector, a if lanes == "reduce" else d)
     loads = {"binary": 2, "ternary": 3}.get(lanes, 1)
-    unpacked = [vector.unpack_ops.get(DTYPE[_given(source).dtype].name, 0) for source in sources[:loads]]
+    read = [_given(source) for source in sources[:loads]]
+    widest = max(element_bytes(o) for o in (d, *read))
+    work, stores = _registers(vector, a if lanes == "reduce" else d, widest), _registers(vector, stored, widest)
+    unpacked = [vector.unpack_ops.get(DTYPE[source.dtype].name, 0) for source in read]
     each = round(vector.op_cycles.get(name, 1) * 1000) + sum(round(ops * 1000) for ops in unpacked)
     packed = round(vector.pack_ops.get(DTYPE[d.dtype].name, 0) * 1000)
-    alu = ceil_div(work * each + _registers(vector, stored) * packed, 1000 * vector.alus)
-    store = ceil_div(_registers(vector, stored), vector.store_ports)
-    return max(1, alu, ceil_div(work * loads, vector.load_ports), store)
+    alu = ceil_div(work * each + stores * packed, 1000 * vector.alus)
+    plain = max(1, alu, ceil_div(work * loads, vector.load_ports), ceil_div(stores, vector.store_ports))
+    more = [_registers(vector, o, widest) * (_ways(machine, vector, o, widest) - 1) for o in (*read, stored)]
+    load = ceil_div(work * loads + sum(more[:-1]), vector.load_ports)
+    cycles = max(plain, load, ceil_div(stores + more[-1], vector.store_ports))
+    return cycles, cycles - plain
 
 
-def _registers(vector: VectorUnit, operand: Operand) -> int:
-    """Vector registers that cover an operand: each run of contiguous elements starts a new row of lanes."""
+def _registers(vector: VectorUnit, operand: Operand, widest_bytes: int) -> int:
     run, outer = _runs(operand)
-    rows, whole = prod(operand.ext[:outer]), vector.lanes * vector.sublanes
-    if rows == 1 or run >= whole:
-        return rows * ceil_div(run, whole)
-    return ceil_div(rows * ceil_div(run, vector.lanes), vector.sublanes)
+    return vector_registers(vector, prod(operand.ext[:outer]), run, widest_bytes)
+
+
+def _ways(machine: Machine, vector: VectorUnit, operand: Operand, widest_bytes: int) -> int:
+    """Cycles in which the banks of the operand's space give or take one of its registers."""
+    space = machine.core.spaces.get(SPACES[operand.space])
+    if space is None:
+        return 1
+    run, outer = _runs(operand)
+    row, size = vector.row_elements(widest_bytes), element_bytes(operand)
+    whole = row * vector.sublanes
+    blocks = ceil_div(min(run, whole) * size, space.bank_bytes)
+    far = [(n, s) for n, s in zip(operand.ext[:outer], operand.stride[:outer]) if n > 1]
+    if not far or run >= whole:
+        return bank_ways(blocks, 1, 0, space.bank_groups, space.bank_bytes)
+    count, stride = far[-1]
+    together = min(count, max(1, vector.sublanes // ceil_div(run, row)))
+    return bank_ways(blocks, together, stride, space.bank_groups, space.bank_bytes)
 
 
 def _runs(operand: Operand) -> tuple[int, int]:

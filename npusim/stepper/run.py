@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,15 +61,43 @@ def step(program: Program, params: Params, max_cycles: int = 1_000_000) -> Stepp
 
 
 def _cores(program: Program, params: Params, launch: Any) -> list[Core]:
-    kernel, grid, nargs, first = (int(launch[name]) for name in ("kernel", "grid", "nargs", "args"))
+    kernel, blocks = program.kernels[int(launch["kernel"])], int(launch["grid"])
+    usable = params.cores_of(kernel)
     cores = []
     for number in range(params["cores"]):
-        args = [int(x) for x in program.args[first + number * nargs : first + (number + 1) * nargs]]
-        core = Core(program, params, number, grid, program.kernels[kernel].start, args if number < grid else [])
-        if number >= grid:
-            core.sequencer.halted, core.sequencer.cause = True, "drained"
-        cores.append(core)
+        kind = params.machine.kind_of(usable[number]) if number < len(usable) else 0
+        cores.append(Core(program, params, number, kind, kernel.start, blocks))
+    for core in cores:
+        core.peers = cores
     return cores
+
+
+class _Blocks:
+    """The blocks of a launch that no core has taken yet."""
+
+    def __init__(self, program: Program, params: Params, launch: Any) -> None:
+        grid, nargs, first = (int(launch[name]) for name in ("grid", "nargs", "args"))
+        self._cores = len(params.cores_of(program.kernels[int(launch["kernel"])]))
+        self._gap = params.machine.block_cycles
+        args = [int(x) for x in program.args[first : first + grid * nargs]]
+        self.left = deque((i, args[i * nargs : (i + 1) * nargs]) for i in range(grid))
+
+    def start(self, cores: list[Core]) -> None:
+        """The first blocks are on their cores when the launch begins."""
+        for core in cores[: self._cores]:
+            if self.left:
+                core.sequencer.begin(*self.left.popleft(), 0)
+                core.sequencer.cause = "busy"
+
+    def hand_out(self, cores: list[Core], now: int) -> bool:
+        """Give blocks to cores that have ended theirs; True when any was left for one."""
+        given = False
+        for core in cores[: self._cores]:
+            if self.left and core.finished:
+                core.sequencer.begin(*self.left.popleft(), now + self._gap)
+                core.sequencer.cause = "launch"
+                given = True
+        return given
 
 
 def _launch(
@@ -76,11 +105,15 @@ def _launch(
 ) -> int:
     """Step one launch from cycle `now` to its end, which is returned."""
     cores = _cores(program, params, program.launches[index])
+    blocks = _Blocks(program, params, program.launches[index])
+    blocks.start(cores)
     for _ in range(max_cycles):
         for (pipe, job), waited in port.answers(now):
             pipe.answered(job, waited, now)
         while any([core.settle(now, port) for core in cores]) | _release_barrier(cores, now):
             pass
+        while blocks.hand_out(cores, now):
+            any([core.settle(now, port) for core in cores])
         if all(core.finished for core in cores):
             first = params.cores_of(program.kernels[int(program.launches[index]["kernel"])]).start
             _collect(params, index, cores, result, first)
@@ -122,7 +155,7 @@ def _stuck(cores: list[Core], now: int) -> bool:
     """True when nothing will ever change: no pipe or sequencer is at work, nothing is under way."""
     for core in cores:
         sequencer = core.sequencer
-        if sequencer.next_cycle > now and not sequencer.halted:
+        if (sequencer.next_cycle > now and not sequencer.halted) or core.signals:
             return False
         if any(pipe.flight or pipe.busy_until > now for pipe in core.pipes):
             return False
@@ -140,6 +173,7 @@ def _collect(params: Params, index: int, cores: list[Core], result: Stepped, fir
         result.issued[index, 0] += core.sequencer.issued
         result.macs[index] += core.rows * params["rows"] * params["cols"]
         result.events.extend((start, end, first + c, pipe, index, pc) for start, end, pipe, pc in core.events)
+        core.sequencer.flags.update(flag for _, flag in core.signals)
         flags = {flag: count for flag, count in core.sequencer.flags.items() if count}
         if (params["vliw"] or params["queues"]) and flags:
             raise SimulationError(f"launch {index}: core {c} leaves flags {flags}")

@@ -31,17 +31,25 @@ _MEANING: dict[str, Callable[[int, int, int], int]] = {
 class Sequencer:
     """One core's instruction stream."""
 
-    def __init__(self, program: Program, core: Core, number: int, grid: int, start: int, args: list[int]) -> None:
-        self._program, self._core, self._number, self._grid = program, core, number, grid
-        self._regs = args + [0] * (core.params["registers"] - len(args))
-        self._loops: list[list[int]] = []  # [body, runs left]
-        self.pc = start
+    def __init__(self, program: Program, core: Core, kind: int, start: int, blocks: int) -> None:
+        self._program, self._core, self._start = program, core, start
+        self._special = [0, blocks, kind]
         self.next_cycle = 0  # may issue from here on
-        self.cause = "busy"
-        self.halted = self.at_barrier = False
+        self.cause = "drained"
+        self.halted, self.at_barrier = True, False
         self.issued = 0
         self.flags: Counter[int] = Counter()
         self.flag_class: Counter[int] = Counter()
+        own, cross = core.params["flags"], core.params["cross_flags"]
+        self.flag_class.update(dict.fromkeys(range(own, own + cross), SYNC))
+
+    def begin(self, block: int, args: list[int], cycle: int) -> None:
+        """Run a block of the launch from `cycle` on."""
+        self._special[0] = block
+        self._regs = args + [0] * (self._core.params["registers"] - len(args))
+        self._loops: list[list[int]] = []  # [body, runs left]
+        self.pc, self.halted = self._start, False
+        self.next_cycle = cycle
 
     def act(self, cycle: int) -> bool:
         """Issue one bundle if it can go; True when it does."""
@@ -52,7 +60,7 @@ class Sequencer:
         if reason is not None:
             self.cause = reason
             return False
-        self.cause = "busy"
+        self.cause, self._now = "busy", cycle
         self.next_cycle = cycle + self._core.params["scalar_cycles"]
         for pc in bundle:
             self._execute(pc)
@@ -69,9 +77,22 @@ class Sequencer:
 
     def _flag(self, instr: Any) -> int:
         flag = int(instr["imm"]) + (self._regs[int(instr["a"])] if instr["a"] >= 0 else 0)
-        if not 0 <= flag < self._core.params["flags"]:
-            raise SimulationError(f"core {self._number}: flag {flag} does not exist")
-        return flag
+        own, cross = self._core.params["flags"], self._core.params["cross_flags"]
+        far = BY_CODE[int(instr["op"])].name in ("signal", "await")
+        if not 0 <= flag < (cross if far else own):
+            raise SimulationError(f"core {self._core.number}: flag {flag} does not exist")
+        return flag + own if far else flag
+
+    def _raised(self, instr: Any) -> tuple[int, int]:
+        """(target, flag) of a set or a signal."""
+        flag = self._flag(instr)
+        if BY_CODE[int(instr["op"])].name == "set":
+            self.flag_class[flag] = min(int(instr["dst"]), DMA)
+            return -1, flag
+        target = self._regs[int(instr["b"])]
+        if not 0 <= target < self._special[1]:
+            raise SimulationError(f"core {self._core.number}: block {target} does not exist")
+        return target, flag
 
     def _obstacle(self, bundle: list[int]) -> str | None:
         """Why a bundle cannot issue as a whole."""
@@ -85,12 +106,12 @@ class Sequencer:
             if held is not None:
                 if len(held.queue) >= held.info.queue_depth or core.in_flight >= core.params["window"]:
                     return "queue_full"
-            elif op.name == "wait":
+            elif op.name in ("wait", "await"):
                 flag = self._flag(instr)
                 needed[flag] += wait_count(instr)
                 if self.flags[flag] < needed[flag]:
                     return wait_for(self.flag_class[flag])
-            elif op.name == "set":
+            elif op.name in ("set", "signal"):
                 youngest = self._named_youngest(instr)
                 if sets >= MAX_SETS or (youngest is not None and len(youngest.flags) + sets >= MAX_SETS):
                     return "queue_full"
@@ -117,7 +138,7 @@ class Sequencer:
 
     def _held_pipe(self, op: Op, instr: Any) -> Any:
         """The pipe whose queue a synchronisation instruction joins; None where the sequencer executes it."""
-        queued = self._core.params["queues"] and op.name in ("set", "wait", "pbar")
+        queued = self._core.params["queues"] and op.name in ("set", "wait", "pbar", "signal", "await")
         return self._named(instr) if queued else None
 
     def _execute(self, pc: int) -> None:
@@ -131,9 +152,9 @@ class Sequencer:
             self.halted, self.cause = True, "drained"
         elif op.name == "barrier":
             self.at_barrier, self.cause = True, "barrier"
-        elif op.name == "wait":
+        elif op.name in ("wait", "await"):
             self.flags[self._flag(instr)] -= wait_count(instr)
-        elif op.name == "set":
+        elif op.name in ("set", "signal"):
             self._set(instr)
         elif op.pipe == SCALAR:
             self._scalar(op.name, instr)
@@ -141,20 +162,20 @@ class Sequencer:
             self._dispatch(pc, instr)
 
     def _hold(self, op: Op, pc: int, instr: Any, pipe: Any) -> None:
-        job = Job(pc, pipe.info.index, self._core.dispatched, sync=op.name, amount=wait_count(instr))
-        if op.name != "pbar":
+        kind = {"signal": "set", "await": "wait"}.get(op.name, op.name)
+        job = Job(pc, pipe.info.index, self._core.dispatched, sync=kind, amount=wait_count(instr))
+        if kind == "wait":
             job.flag = self._flag(instr)
-        if op.name == "set":
-            self.flag_class[job.flag] = min(int(instr["dst"]), DMA)
+        elif kind == "set":
+            job.target, job.flag = self._raised(instr)
         self._core.dispatch(job)
 
     def _set(self, instr: Any) -> None:
-        flag, youngest = self._flag(instr), self._named_youngest(instr)
-        self.flag_class[flag] = min(int(instr["dst"]), DMA)
+        raised, youngest = self._raised(instr), self._named_youngest(instr)
         if youngest is None:
-            self.flags[flag] += 1
+            self._core.raise_flag(*raised, self._now)
         else:
-            youngest.flags.append(flag)
+            youngest.flags.append(raised)
 
     def _dispatch(self, pc: int, instr: Any) -> None:
         op = self._op(pc)
@@ -175,7 +196,7 @@ class Sequencer:
         a = regs[int(instr["a"])] if instr["a"] >= 0 else 0
         b = regs[int(instr["b"])] if instr["b"] >= 0 else 0
         if name == "csr":
-            regs[int(instr["dst"])] = self._grid if imm else self._number
+            regs[int(instr["dst"])] = self._special[imm]
         elif name in _MEANING:
             regs[int(instr["dst"])] = (_MEANING[name](a, b, imm) + (1 << 63)) % (1 << 64) - (1 << 63)
         elif name in ("br", "bz", "bnz"):

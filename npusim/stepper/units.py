@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from isa.cost import load_cycles
 from isa.machine import MatrixUnit
 from isa.params import Pipe
-from isa.table import DMA, MATRIX, PIPE_CLASS_NAMES, WEIGHTS
+from isa.table import DMA, MATRIX, PIPE_CLASS_NAMES, SYNC, VECTOR, WEIGHTS
 from npusim.stepper.job import Job
 
 
@@ -65,6 +65,7 @@ class PipeState:
     sending: Job | None = None
     outstanding: int = 0
     busy_until: int = 0
+    conflict_from: int = 0
     last_done: int = 0
     reason: str = "dispatch"
     last_wait: str = "memory_latency"
@@ -98,7 +99,7 @@ class PipeState:
             if self.pipe_class == WEIGHTS and array is not None:
                 array.reserved += 1
             return job
-        self.busy_until = cycle + job.occupy
+        self.busy_until, self.conflict_from = cycle + job.occupy, cycle + job.occupy - job.conflict
         job.done = self.last_done = max(self.busy_until + job.latency, self.last_done)
         if array is not None and self.pipe_class == MATRIX:
             array.stream_end, array.results_end = self.busy_until, job.done
@@ -119,7 +120,8 @@ class PipeState:
     def state(self, cycle: int, sequencer_cause: str) -> str:
         """The one state of this pipe in `cycle`."""
         if self.busy_until > cycle:
-            return "busy"
+            conflict = self.pipe_class == VECTOR and self.conflict_from <= cycle
+            return "port_conflict" if conflict else "busy"
         if self.streaming and self.flight:
             return self.last_wait
         if self.queue:
@@ -128,5 +130,5 @@ class PipeState:
 
 
 def wait_for(pipe_class: int) -> str:
-    """The cause of waiting for a pipe of a class."""
-    return f"wait_{PIPE_CLASS_NAMES[pipe_class]}"
+    """The cause of waiting for a pipe of a class; SYNC: for another core."""
+    return "wait_core" if pipe_class == SYNC else f"wait_{PIPE_CLASS_NAMES[pipe_class]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from importlib import resources
 
 import numpy as np
@@ -35,7 +36,8 @@ def preset(name: str) -> Machine:
 
 def test_every_sample_is_tested() -> None:
     assert SHIPPED == [
-        "ascend_conv", "ascend_matmul", "ascend_pingpong", "ascend_softmax", "gemm_4x4", "triangle", "vector_add",
+        "ascend_blocks", "ascend_conv", "ascend_matmul", "ascend_mix", "ascend_pingpong", "ascend_softmax", "gemm_4x4",
+        "triangle", "vector_add",
     ]  # fmt: skip
 
 
@@ -73,6 +75,20 @@ def test_ascend_conv() -> None:
     around = np.pad(x.astype(np.float64), ((1, 1), (1, 1), (0, 0)))
     sums = sum(around[i : i + 8, j : j + 8] @ w[i, j].astype(np.float64) for i in range(3) for j in range(3))
     np.testing.assert_array_equal(y, np.maximum(sums, 0).astype(np.float16))
+
+
+def test_ascend_blocks() -> None:
+    a, b = RNG.integers(-99, 99, (2, 8, 2048)).astype(np.float16)
+    values = execute(sample("ascend_blocks"), preset("ascend_blocks"), {"a": a, "b": b}, no_host).tensors
+    np.testing.assert_array_equal(values["c"], a + b)
+
+
+def test_ascend_mix() -> None:
+    x, w = RNG.normal(size=(384, 128)).astype(np.float16), RNG.normal(size=(128, 256)).astype(np.float16)
+    y = execute(sample("ascend_mix"), preset("ascend_mix"), {"x": x, "w": w}, no_host).tensors["y"]
+    sums = x.astype(np.float64) @ w
+    expected = sums * np.vectorize(lambda z: 0.5 * (1 + math.erf(z / math.sqrt(2))))(sums)
+    np.testing.assert_allclose(y, expected, rtol=2e-3, atol=1e-3)
 
 
 def test_vector_add() -> None:

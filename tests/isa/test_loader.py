@@ -301,7 +301,7 @@ def test_a_link_may_not_lead_out_of_the_folder(write, tmp_path):
         ("memory.dram=hbm9", "memory.dram: unknown part 'hbm9'"),
         ("memory.dram=mine.yaml", "memory.dram: unknown part 'mine.yaml'"),
         ("run.cores=1", "run: unknown key"),
-        ("core.spaces.spm.banks=70000", "core.spaces.spm.banks: 70000 is out of range; must be at most 65536"),
+        ("core.spaces.spm.ports=70000", "core.spaces.spm.ports: 70000 is out of range; must be at most 65536"),
     ],
 )
 def test_wrong_overrides(write, override, wanted):

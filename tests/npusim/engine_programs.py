@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from isa.machine import Machine
 from isa.program import Program
-from isa.table import CROSS_LANE, DRAIN, MATRIX, NEXT_TILE, STOP, VECTOR, WEIGHTS
+from isa.table import CROSS_LANE, DRAIN, MATRIX, NEXT_TILE, STOP, VECTOR, WEIGHTS, code
 
 FLAGS = 4
 COUNTS = st.integers(1, 3)
@@ -53,6 +53,8 @@ def machines(draw: Any, issue: str) -> Machine:
         "core.matrix.psum_hop_cycles": pick(1, 2), "core.matrix.queue_depth": depth(),
         "core.matrix.weight_outstanding": pick(1, 2, 64), "core.matrix.weight_request_bytes": pick(16, 32, 256),
         "core.vector.queue_depth": depth(), "core.vector.latency_cycles": pick(0, 6),
+        "core.vector.lane_bytes": pick(0, 4, 8), "core.spaces.spm.bank_groups": pick(0, 2, 5),
+        "core.spaces.spm.bank_bytes": pick(4, 32), "block_cycles": pick(0, 5),
         "core.vector.sublanes": pick(1, 3), "core.vector.store_ports": pick(1, 2), "core.vector.load_ports": pick(1, 3),
         "core.vector.unpack_ops": pick({}, {"fp32": 2.5}), "core.vector.pack_ops": pick({}, {"fp32": 3, "int8": 1}),
         "core.cross_lane": pick(None, {"elements_per_cycle": 2.5, "latency_cycles": 5, "queue_depth": depth()}),
@@ -211,7 +213,9 @@ def cases(draw: Any, issue: str) -> tuple[Program, Machine]:
     asm.put("endl")
     asm.instrs[loop]["imm"] = len(asm.instrs)
     build.body(draw(st.integers(0, 6)))
-    program = asm.program([[0, 8, 64, 4]] * draw(st.integers(1, 2)), cores=draw(st.integers(1, machine.cores)))
+    together = any(instr["op"] == code("barrier") for instr in asm.instrs)
+    blocks = draw(st.integers(1, machine.cores if together else 5))
+    program = asm.program([[0, 8, 64, 4]] * draw(st.integers(1, 2)), cores=blocks)
     if machine.issue == "vliw":
         program.instrs["flags"] |= STOP
         _open_bundles(program, machine, asm.open)  # type: ignore[attr-defined]

@@ -83,7 +83,7 @@ def test_runaway_names_kernel_and_pc() -> None:
     asm = Asm()
     asm.put("nop")
     asm.put("br", imm=0)
-    with pytest.raises(SimulationError, match=r"kernel k executed 1000 instructions on core 0, .*limit.* is at [01]:"):
+    with pytest.raises(SimulationError, match=r"kernel k executed 1000 instructions in block 0, .*limit.* is at [01]:"):
         walk(asm, limit=1000)
 
 
@@ -96,7 +96,7 @@ def test_runaway_names_kernel_and_pc() -> None:
         ([("loop", {"a": 0})], "has no endl"),
         ([("addi", {"dst": 64, "a": 0})], "register 64 does not exist"),
         ([("divi", {"dst": 1, "a": 0, "imm": 0})], "division by 0"),
-        ([("csr", {"dst": 1, "imm": 2})], "special register 2"),
+        ([("csr", {"dst": 1, "imm": 3})], "special register 3"),
         ([("v.neg", {"dst": 5, "a": 0})], "descriptor 5; there are 0"),
     ],
 )

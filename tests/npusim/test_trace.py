@@ -160,7 +160,7 @@ def _waiting(run: Result, waits: list[tuple[int, ...]]) -> Result:
 def _release(run: Result, index: int) -> tuple[int, ...]:
     """A wait of 5 cycles that the end of event `index` released."""
     e = run.record.events[index]
-    return (e["end"] - 5, e["end"], e["core"], 0, e["launch"], 5, e["pipe"], e["start"], e["instr"])
+    return (e["end"] - 5, e["end"], e["core"], 0, e["launch"], 5, e["pipe"], e["start"], e["instr"], e["core"])
 
 
 def _assert_arrows_bind(trace: dict[str, Any], count: int) -> None:
@@ -191,7 +191,7 @@ def test_arrows_lead_from_what_raised_a_flag_to_the_wait(run: Result) -> None:
 
 def test_a_wait_whose_release_is_not_in_the_trace_has_no_arrow(run: Result) -> None:
     wait = list(_release(run, 50))
-    wait[6:] = [7, -3, 0]
+    wait[6:] = [7, -3, 0, 0]
     trace, _, _ = _trace(_waiting(run, [tuple(wait)]))
     _assert_arrows_bind(trace, 0)
     assert sum(e["name"] == "wait" and e.get("cat") == "instr" for e in trace["traceEvents"]) > 0
