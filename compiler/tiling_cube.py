@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 
+from compiler.kernels import mix
 from compiler.kernels.contraction import Contraction, Tiling
 from compiler.kernels.cube import OUT_SLOTS, ceil_to, feed_block, is_fed
 from compiler.tiling import DRAM_EFFICIENCY, bus_bytes, loads_of, steps_of
@@ -285,14 +286,28 @@ class _Work:
     def _way_out(self, tiles: int, stored: float) -> dict[str, float]:
         """Cycles of the drain and of the operations behind it."""
         machine, epilogue = self.machine, self.s.epilogue
-        if self.chip.drains_itself:
-            return {"drain": tiles * stored}
         elements = self.tiles["h"] * self.s.w * self.tiles["n"]
         drain, vector = machine.core.drain, machine.core.vector
         lanes = vector.register_elements() if vector else 1
+        if self.chip.drains_itself:
+            return {"drain": tiles * stored, "epilogue": tiles * self._behind(elements, lanes)}
         rate = drain.elements_per_cycle if drain is not None else lanes
         after = len(epilogue.after) + 2 * epilogue.gated
         return {"drain": tiles * elements / rate, "epilogue": tiles * after * elements / lanes}
+
+
+    def _behind(self, elements: int, lanes: int) -> float:
+        """Cycles of the vector cores with a tile that they take over, each its share of the rows."""
+        epilogue, machine = self.s.epilogue, self.machine
+        if not epilogue.after:
+            return 0.0
+        operands = [dtype(o.dtype).size_bytes for o in epilogue.operands]
+        middle = dtype(epilogue.mid_dtype or self.s.out.dtype).size_bytes
+        ways = (_way(machine, "dram", machine.scratch_space), _way(machine, machine.scratch_space, "dram"))
+        moved = zip(ways, (middle + sum(operands), self.size["out"]))
+        share = elements / max(1, mix.partners(machine))
+        work = (len(epilogue.after) + 2 * epilogue.gated) * share / lanes
+        return max(work, *(share * size / way.rate for way, size in moved if way is not None))
 
 
 def _round_trip(machine: Machine) -> float:
