@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from compiler.build import Built, build_program
 from compiler.graph import Graph
+from compiler.kernels.mix import partners
 from compiler.lower.context import Choices
 from compiler.passes import dtype as dtype_pass
 from compiler.passes import narrow, quantise, widen
@@ -74,7 +75,7 @@ def compile_graph(
     stages = []
     optimised = graph
     chosen = replace(options or Options(), slow_lanes=slow_lanes(machine), host=frozenset(machine.host.ops),
-                     integer=not DTYPES[wanted].is_float)  # fmt: skip
+                     integer=not DTYPES[wanted].is_float, attention=partners(machine) > 0)  # fmt: skip
     for name, optimised in optimise(graph, chosen):
         stages.append(name)
         if dump is not None:

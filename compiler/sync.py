@@ -172,7 +172,7 @@ def _insert_channel(nest: Nest, params: Params, buffer: Buffer, group: Group, it
     found = [s for x in items if isinstance(x.body, (Stmt, SubLoop)) for s in statements(x.body) if
              _uses(s, buffer.name)]  # fmt: skip
     pipe, fills = pipe_of(found[0], nest, params), _uses(found[0], buffer.name, writes=True)
-    wait = Wait(buffer.name, buffer.channel, partners(nest, params) if fills else 1, pipe, crosses=True)
+    wait = Wait(buffer.name, buffer.channel, partners(nest, params), pipe, crosses=True)
     _around(items, group, _users(group.names), wait, Signal(buffer.name, buffer.channel, pipe))
     return Channel(buffer, pipe, fills)
 

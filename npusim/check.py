@@ -200,7 +200,14 @@ def _propagate(graph: Graph, node: Node, made: Mapping[str, Array], tensors: _Te
     step = ulp(value, dtype(kind.dtype), kind.scale)
     if magnitude is not None:
         terms = int(np.prod(graph.tensors[node.inputs[1]].shape)) // max(1, kind.shape[-1])
-        return step + 2.0 * terms * 2.0**-24 * magnitude
+        carried: Array | float = 0.0
+        if node.inputs[0] in made:  # the weights of attention, made in the same kernel
+            wrong = np.broadcast_to(error, graph.tensors[node.inputs[0]].shape)
+            carried = np.asarray(op_def(node.op).evaluate(node, [wrong, np.abs(tensors.real(node.inputs[1]))])[0])
+        return step + 2.0 * terms * 2.0**-24 * magnitude + carried
+    if node.op == "Softmax" and node.inputs[0] in made:
+        off = np.max(np.broadcast_to(error, value.shape), axis=int(node.attrs.get("axis", -1)), keepdims=True)
+        return np.asarray(step + INTERNAL_EPS + value * np.expm1(2 * off))
     if op_def(node.op).op_class in ("reduction", "opaque") or "Norm" in node.op or "Softmax" in node.op:
         return step + INTERNAL_EPS * float(np.max(np.abs(np.nan_to_num(value)), initial=0.0)) + INTERNAL_EPS
     if node.op in ("Mul", "Div"):

@@ -69,7 +69,7 @@ class _Epilogue(TileBuilder):
         super().__init__(spec, tiling, machine, name)
         self.tile_level = super().level("xyhn")
         count = partners(machine)
-        share = -(-(self.most["h"] + count - 1) // count // rows) * rows
+        share = -(-self.most["h"] // (count * rows)) * rows
         self.loops = (*(x for x in self.loops if x.name != "c"), Loop(ROWS, share * count, rows, count))
         high, width = self.extent["h"], self.extent["n"]
         self.extent = {**self.extent, "h": emax(emin(high - pos(ROWS), rows), 0), "n": width}

@@ -14,9 +14,10 @@ import numpy.typing as npt
 from compiler import tiling as tiling_array
 from compiler import tiling_cube
 from compiler.graph import Constant, Node, TensorType
+from compiler.kernels import attention, mix
 from compiler.kernels import contraction as array_kernel
 from compiler.kernels import cube as cube_kernel
-from compiler.kernels import mix
+from compiler.kernels.attention import Attention
 from compiler.kernels.contraction import Contraction, Epilogue, Operand, Tiling
 from compiler.lower.context import Call, Context, NoKernel, row_major, rule, scalar_value
 from isa.dtypes import dtype as dtype_of
@@ -121,10 +122,33 @@ def _pack_groups(context: Context, node: Node, groups: int) -> tuple[str, int]:
     return context.add_constant(f"{node.inputs[1]}.packed", source.map(packed_type, pack), weight=True), merged
 
 
+@dataclass(frozen=True)
+class Product:
+    """A matrix product as a contraction; `outer` are batch dimensions that launches count."""
+
+    left: str
+    right: str
+    a: Operand
+    weight: Operand
+    axes: _Axes
+    window: dict[str, Any]
+    outer: list[Batch]
+
+
 @rule("MatMul")
 def lower_matmul(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     """Lower a matrix product, dense or batched (two batch dimensions after merging), with its epilogue."""
     node = nodes[0]
+    if len(nodes) > 2 and nodes[-1].op == "MatMul":
+        return lower_attention(context, nodes)
+    product = product_of(context, node)
+    calls = _finish(context, nodes, product.a, product.weight, (product.left, product.right), product.axes,
+                    product.window, whole=not product.outer)  # fmt: skip
+    return [_shifted(context, calls[0], at, product.axes.out_shape) for at in _offsets(product.outer)]
+
+
+def product_of(context: Context, node: Node) -> Product:
+    """The operands, extents and strides of a matrix product; raises NoKernel for one that has no kernel."""
     left, right = node.inputs[0], node.inputs[1]
     a_shape, b_shape = context.type_of(left).shape, context.type_of(right).shape
     final = context.type_of(node.outputs[0]).shape
@@ -155,8 +179,44 @@ def lower_matmul(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     window = {"kh": 1, "kw": 1, "in_h": m, "in_w": 1, "stride": (1, 1), "pad": (0, 0), "dilation": (1, 1), "c": k}
     axes = _Axes(extents, final, o_strides)
     a, weight = _operand(context, left, a_strides), _operand(context, right, b_strides)
-    calls = _finish(context, nodes, a, weight, (left, right), axes, window, whole=not outer)
-    return [_shifted(context, calls[0], at, final) for at in _offsets(outer)]
+    return Product(left, right, a, weight, axes, window, outer)
+
+
+def lower_attention(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
+    """Lower softmax(scale Q K^T) V, of which only the result leaves the group."""
+    first, last = nodes[0], nodes[-1]
+    scores, values = product_of(context, first), product_of(context, last)
+    scale = scalar_value(context, nodes[1].inputs[1]) if nodes[1].op == "Mul" else 1.0
+    machine, kind = context.machine, context.type_of(scores.left).dtype
+    sides = [context.type_of(n) for n in (scores.left, scores.right, values.right, last.outputs[0])]
+    if not mix.partners(machine) or scale is None or scores.outer or values.outer or "perm" in first.attrs:
+        raise NoKernel(f"{first.name}: attention in one kernel needs cube and vector cores, and whole batches")
+    if any(t.dtype != kind or t.scale != 1.0 for t in sides) or not dtype_of(kind).is_float:
+        raise NoKernel(f"{first.name}: attention in one kernel takes one floating-point format")
+    e, f = scores.axes.extents, values.axes.extents
+    if (e["x"], e["y"], e["h"]) != (f["x"], f["y"], f["h"]) or len(last.inputs) > 2 or len(first.inputs) > 2:
+        raise NoKernel(f"{first.name}: batches of scores and values differ, or one has a bias")
+    for op in ("exp", "sub", "mul", "add", "div", "muls", "copy", "lmax", "lsum"):
+        if machine.core.vector is None or (machine.core.vector.operations and op not in machine.core.vector.operations):
+            raise NoKernel(f"{first.name}: the vector unit of {machine.name} has no {op}")
+    k, v = scores.weight.strides, values.weight.strides
+    spec = Attention(
+        e["x"], e["y"], e["h"], e["n"], scores.window["c"], f["n"], scale, machine.core.matrix.accumulate[kind],
+        scores.a, replace(scores.weight, strides={**k, "n": k["n"], "c": k["c"]}),
+        replace(values.weight, strides={"x": v["x"], "y": v["y"], "n": v["c"], "e": v["n"]}),
+        _operand(context, last.outputs[0], {("e" if x == "n" else x): s for x, s in values.axes.out_strides.items()}),
+    )  # fmt: skip
+    tile = attention.search(spec, machine)
+    if tile is None:
+        raise NoKernel(f"{first.name}: no tile of attention with heads of {spec.c} fits the cores of {machine.name}")
+    bind = {"q": (scores.left, 0), "k": (scores.right, 0), "v": (values.right, 0), "out": (last.outputs[0], 0)}
+    rooms = {name: size * machine.cores for name, size in attention.workspace_bytes(spec, tile).items()}
+    space, start = context.workspace(sum(rooms.values())), 0
+    for name, size in rooms.items():
+        bind[name] = (space, start)
+        start += size
+    make = partial(_make, attention.build, spec, tile, machine)
+    return [Call(("attention", repr(spec), tile), make, bind)]
 
 
 def _outer_batch(node: Node, batch: list[Batch]) -> tuple[list[Batch], list[Batch]]:
@@ -292,7 +352,7 @@ def _block_weights(
     return replace(spec, weight=replace(spec.weight, strides={**outer, **inner}))
 
 
-def _make(build: Any, spec: Contraction, tiling: Any, machine: Machine, name: str) -> Any:
+def _make(build: Any, spec: Any, tiling: Any, machine: Machine, name: str) -> Any:
     return build(spec, tiling, machine, name)
 
 

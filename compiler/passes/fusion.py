@@ -4,6 +4,7 @@ Valid in: canonical graphs. Valid out: every node has a group; the nodes of a gr
 groups form a DAG in that order. Only the last node's output leaves a group of several nodes.
 
     complex       anchor; takes the elementwise nodes after it as its epilogue
+    attention     product, scalar Mul, Softmax over the last axis, product: one kernel, where asked for
     elementwise   chains of up to MAX_CHAIN nodes
     reduction, layout, opaque   alone
     Reshape       alone, in a group called 'view:...': an alias, no kernel
@@ -33,7 +34,7 @@ _SCALAR_EPILOGUE = ("Add", "Mul", "Min", "Max")
 _BINARY_EPILOGUE = (*_SCALAR_EPILOGUE, "Sub", "Div")
 
 
-def run(graph: Graph, fusion: bool = True) -> Graph:
+def run(graph: Graph, fusion: bool = True, attention: bool = False) -> Graph:
     """Label groups and bring the nodes of each together; with `fusion=False` every node is its own group."""
     readers = graph.consumers()
     group: dict[str, str] = {}
@@ -43,7 +44,8 @@ def run(graph: Graph, fusion: bool = True) -> Graph:
         if node.op == "Reshape":
             group[node.name] = VIEW + node.name
             continue
-        members = _grow(graph, node, readers, group) if fusion else [node]
+        members = _attention(graph, node, readers, group) if fusion and attention else []
+        members = members or (_grow(graph, node, readers, group) if fusion else [node])
         group.update((member.name, node.name) for member in members)
     last = {group[node.name]: index for index, node in enumerate(graph.nodes)}
     # Ordering groups by their last node keeps the order topological: values leave a group through that node only.
@@ -94,6 +96,37 @@ def _grow(graph: Graph, node: Node, readers: dict[str, list[Node]], group: dict[
             break
         members.append(follower)
     return members
+
+
+def _attention(graph: Graph, node: Node, readers: dict[str, list[Node]], group: dict[str, str]) -> list[Node]:
+    """The nodes of softmax(scale x y) z from its first product on, each the only reader of the one before; or none."""
+    members = [node]
+    for wanted in ("MatMul", "Mul", "Softmax", "MatMul"):
+        last = members[-1]
+        if wanted == "MatMul" and len(members) == 1:
+            if node.op != "MatMul":
+                return []
+            continue
+        value = last.outputs[0]
+        followers = readers.get(value, [])
+        if len(followers) != 1 or value in graph.outputs or followers[0].name in group:
+            return []
+        follower = followers[0]
+        if wanted == "Mul" and follower.op != "Mul":
+            continue
+        rank = len(graph.tensors[value].shape)
+        scalar = wanted != "Mul" or (follower.inputs[0] == value and _fits_scalar(graph, follower.inputs[1]))
+        rows = wanted != "Softmax" or int(follower.attrs.get("axis", -1)) in (-1, rank - 1)
+        first = wanted != "MatMul" or (follower.inputs[0] == value and follower.inputs[1] != value)
+        if follower.op != wanted or not (scalar and rows and first):
+            return []
+        members.append(follower)
+    return members
+
+
+def _fits_scalar(graph: Graph, name: str) -> bool:
+    constant = graph.constants.get(name)
+    return constant is not None and constant.type.elements == 1 and not constant.stripped
 
 
 def _joins(graph: Graph, node: Node, value: str, epilogue: bool) -> bool:

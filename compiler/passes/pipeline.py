@@ -38,6 +38,7 @@ class Options:
     fusion: bool = True
     integer: bool = False  # floats will be stored as integers: take their formats from the model where it says them
     slow_lanes: bool = False  # reductions across lanes are slow: keep softmax between products out of them
+    attention: bool = False  # softmax between two products is one kernel with them
     host: frozenset[str] = frozenset()  # operators that the machine leaves to its host: they stay whole
     fold_elements: int = folding.MAX_ELEMENTS
 
@@ -60,7 +61,7 @@ def steps(options: Options) -> list[Step]:
         *([("softmax_axis", softmax_axis.run)] if options.slow_lanes else []),
         ("cse", cse.run),
         ("cleanup", lambda graph: dce.run(folding.run(redundant.run(graph), options.fold_elements))),
-        ("fusion", lambda graph: fusion.run(graph, options.fusion)),
+        ("fusion", lambda graph: fusion.run(graph, options.fusion, options.attention)),
     ]
 
 

@@ -126,7 +126,7 @@ def registers_of(v, desc, cores, c, d, once, row):
     """(vector registers that cover an operand, cycles more for conflicts of banks).
 
     Registers are rows of lanes of `row` elements, whole when its elements are contiguous. With `once`, dimensions of
-    stride 0 count one element: a reduction stores each result once.
+    stride 0 count one element: a reduction stores each result once, and what is broadcast is read once.
     """
     whole = row * v[SUBLANES]
     size = v[V_DTYPE_BYTES + desc[d, D_DTYPE]]
@@ -167,7 +167,7 @@ def vector_cycles(v, code, desc, cores, c, pc, lanes_kind):
         source = code[pc, I_A + i]
         milli += v[V_UNPACK + desc[source, D_DTYPE]]
         if v[V_BANKS + 2 * desc[source, D_SPACE]]:
-            _, more = registers_of(v, desc, cores, c, source, False, row)
+            _, more = registers_of(v, desc, cores, c, source, True, row)
             load_conflicts += more
     alu = ceil_div(work * milli + stores * v[V_PACK + desc[dst, D_DTYPE]], MILLI * v[ALUS])
     plain = max(1, alu, ceil_div(work * loads, v[LOADS]), ceil_div(stores, v[STORES]))

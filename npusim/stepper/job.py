@@ -139,10 +139,9 @@ def _vector(
     machine: Machine, name: str, lanes: str, d: Operand, sources: list[Operand | None]
 ) -> tuple[int, int]:
     """Cycles, and those of them that conflicts of banks cost."""
-    vector, stored, a = machine.core.vector, d, _given(sources[0])
+    vector, a = machine.core.vector, _given(sources[0])
     assert vector is not None
-    if lanes == "reduce":  # each result is stored once
-        stored = d._replace(ext=tuple(1 if s == 0 else n for n, s in zip(d.ext, d.stride)))
+    stored = _once(d) if lanes == "reduce" else d  # each result is stored once
     loads = {"binary": 2, "ternary": 3}.get(lanes, 1)
     read = [_given(source) for source in sources[:loads]]
     widest = max(element_bytes(o) for o in (d, *read))
@@ -152,10 +151,16 @@ def _vector(
     packed = round(vector.pack_ops.get(DTYPE[d.dtype].name, 0) * 1000)
     alu = ceil_div(work * each + stores * packed, 1000 * vector.alus)
     plain = max(1, alu, ceil_div(work * loads, vector.load_ports), ceil_div(stores, vector.store_ports))
-    more = [_registers(vector, o, widest) * (_ways(machine, vector, o, widest) - 1) for o in (*read, stored)]
+    touched = (*(_once(o) for o in read), stored)
+    more = [_registers(vector, o, widest) * (_ways(machine, vector, o, widest) - 1) for o in touched]
     load = ceil_div(work * loads + sum(more[:-1]), vector.load_ports)
     cycles = max(plain, load, ceil_div(stores + more[-1], vector.store_ports))
     return cycles, cycles - plain
+
+
+def _once(operand: Operand) -> Operand:
+    """The operand without what it repeats."""
+    return operand._replace(ext=tuple(1 if s == 0 else n for n, s in zip(operand.ext, operand.stride)))
 
 
 def _registers(vector: VectorUnit, operand: Operand, widest_bytes: int) -> int:

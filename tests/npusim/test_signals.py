@@ -244,6 +244,17 @@ def test_blocks_of_a_repeat_in_one_bank_group_come_one_after_another(blocks: int
     assert vector_time("fp32", [16, 8], [32 * blocks, 4]) == 2 * cycles + 24
 
 
+def test_what_is_broadcast_is_read_once() -> None:
+    """A number a row, for 64 columns: two cycles a repeat for two sources, and no conflict."""
+    desc = ROW.format(kind="fp32", ext=[8, 64], stride=[256, 4])
+    desc += "  .desc %b space=ub dtype=fp32 ext=[8, 64] stride=[4, 0] base=16384\n"
+    machine = chip("cores=1", "other_cores.aiv.count=1", "memory.model=ideal", "memory.l2=null")
+    program = kernel(desc + "  v.sub %d, %a, %b", "ub=65536")
+    both(program, machine)
+    event = run(program, resolve(machine)).events[0]
+    assert int(event["end"] - event["start"]) == 2 * 8 + 24
+
+
 def test_bank_conflicts_are_a_state_of_their_own() -> None:
     from npusim.record import CAUSE_ID
 

@@ -1,0 +1,340 @@
+"""Attention in one launch on cores of two kinds: softmax(scale Q K^T) V without the scores ever being whole.
+
+Cube cores make the scores of a tile of queries and a block of keys, and the product of its weights with the values;
+vector cores keep for each query the largest score, the sum of weights and the output so far, and rescale them when a
+block brings a larger score (online softmax: Milakov and Gimelshein 2018; Dao et al., FlashAttention, 2022). Scores,
+weights and partial outputs go through workspaces of two slots that stay in the shared cache. While vector cores work on
+a block the cube makes the scores of the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from compiler.expr import Expr, binary, emax, emin, param, pos
+from compiler.kernels import mix
+from compiler.kernels.contraction import Operand
+from compiler.nest import Buffer, Dim, Loop, Nest, Placed, Ref, Stage, Stmt, TensorArg, dense
+from isa.dtypes import dtype
+from isa.machine import Machine
+
+Value = Expr | int
+SCORES, WEIGHTS, PARTIAL = ("scores", "weights", "partial")  # the workspaces, in the order of their flags
+ROWS = mix.ROWS
+LOADS_AHEAD = 4  # slots of tiles of K and V in L1, at most
+TILES = 3  # slots of a tile in a vector core's buffer, at most
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Extents, operands with element strides by letter: q (x y h c), k (x y n c), v (x y n e), out (x y h e)."""
+
+    x: int
+    y: int
+    h: int
+    n: int
+    c: int
+    e: int
+    scale: float
+    acc_dtype: str
+    q: Operand
+    k: Operand
+    v: Operand
+    out: Operand
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Queries and keys of a block, rows that a vector core works on at a time, and the loops shared by cores."""
+
+    h: int
+    n: int
+    rows: int
+    split: tuple[tuple[str, int], ...]
+
+
+@dataclass
+class _Shape:
+    """Loops and extents that both kinds of cores walk over."""
+
+    s: Attention
+    t: Tile
+    machine: Machine
+    name: str
+    loops: tuple[Loop, ...] = ()
+    buffers: list[Buffer] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        totals = {"x": self.s.x, "y": self.s.y, "h": self.s.h, "n": self.s.n}
+        tiles = {"x": 1, "y": 1, "h": self.t.h, "n": self.t.n}
+        parts = dict(self.t.split)
+        self.loops = tuple(Loop(k, totals[k], min(tiles[k], totals[k]), parts.get(k, 0)) for k in "xyhn")
+        self.most = {"h": self.loops[2].tile, "n": self.loops[3].tile, "c": self.s.c, "e": self.s.e}
+        self.extent: dict[str, Value] = {"c": self.s.c, "e": self.s.e}
+        self.extent |= {x.name: self._extent(x) for x in self.loops[2:]}
+        self.size = dtype(self.s.q.dtype).size_bytes
+        self.acc_size = dtype(self.s.acc_dtype).size_bytes
+
+    @staticmethod
+    def _extent(loop: Loop) -> Value:
+        if not loop.split and loop.total % loop.tile == 0:
+            return loop.tile
+        high = param(f"hi_{loop.name}") if loop.split else loop.total
+        return emin(high - pos(loop.name), loop.tile)
+
+    def level(self, letters: str) -> int:
+        """Depth of the innermost moving loop among `letters`."""
+        moving = [i + 1 for i, x in enumerate(self.loops) if x.name in letters and (x.count > 1 or x.split)]
+        return max(moving, default=0)
+
+    def origin(self, operand: Operand, letters: str) -> Value:
+        """Byte offset of the present tile's first element."""
+        total: Value = 0
+        for letter in letters:
+            if operand.bytes_of(letter):
+                total = pos(letter) * operand.bytes_of(letter) + total
+        return total
+
+    def pair(self, letters: str) -> tuple[tuple[Value, int], ...]:
+        """(extent, most) of each letter."""
+        return tuple((self.extent[k], self.most[k]) for k in letters)
+
+    def workspace(self, name: str, letters: str, kind: str, level: int) -> Ref:
+        """A tile between the two kinds of cores."""
+        size = dtype(kind).size_bytes
+        room = self.most[letters[0]] * self.most[letters[1]] * size
+        room = -(-room // mix.ALIGN_BYTES) * mix.ALIGN_BYTES
+        channel = mix.SLOTS * (SCORES, WEIGHTS, PARTIAL).index(name)
+        self.buffers.append(Buffer(name, "dram", kind, room, level, mix.SLOTS, channel=channel))
+        rows, columns = self.pair(letters)
+        return Ref(name, kind, (Dim(*rows, self.most[letters[1]] * size), Dim(*columns, size)))
+
+    def buffer(self, name: str, space: str, kind: str, elements: int, level: int, least: int = 1) -> None:
+        """Room for a tile."""
+        room = elements * dtype(kind).size_bytes
+        self.buffers.append(Buffer(name, space, kind, room, level, least_slots=least))
+
+
+def workspace_bytes(s: Attention, t: Tile) -> dict[str, int]:
+    """Bytes of each workspace of a cube core."""
+    shapes = {SCORES: (t.n, dtype(s.acc_dtype)), WEIGHTS: (t.n, dtype(s.q.dtype)), PARTIAL: (s.e, dtype(s.acc_dtype))}
+    align = mix.ALIGN_BYTES
+    return {k: mix.SLOTS * (-(-t.h * w * d.size_bytes // align) * align) for k, (w, d) in shapes.items()}
+
+
+def build(s: Attention, t: Tile, machine: Machine, name: str) -> Nest:
+    """Build the nest of both kinds of cores."""
+    return replace(_cube(_Shape(s, t, machine, name)), partner=_vector(_Shape(s, t, machine, name)))
+
+
+def _cube(b: _Shape) -> Nest:
+    """Scores of a block, and a step behind them the product of its weights with the values."""
+    s, matrix, size = b.s, b.machine.core.matrix, b.size
+    staging, right = b.machine.staging_space, matrix.operand_b_space or matrix.operand_space
+    inner, tile = b.level("xyhn"), b.level("xyh")
+    loads, fed = [], {}
+    for name, operand, letters, level in (("Q", s.q, "hc", tile), ("K", s.k, "nc", inner), ("V", s.v, "ne", inner)):
+        extents = b.pair(letters)
+        kept = dense(name, operand.dtype, size, extents)
+        start = b.origin(operand, "xy" + letters[0])
+        source = Ref(name.lower(), operand.dtype, tuple(
+            Dim(*e, operand.bytes_of(k)) for e, k in zip(extents, letters)), start)
+        b.buffer(name, staging, operand.dtype, b.most[letters[0]] * b.most[letters[1]], level)
+        loads.append(Placed(Stmt("cp", kept, (source,)), level))
+        fed[name] = kept
+    scores, weights = b.workspace(SCORES, "hn", s.acc_dtype, inner), b.workspace(WEIGHTS, "hn", s.q.dtype, inner)
+    partial = b.workspace(PARTIAL, "he", s.acc_dtype, inner)
+
+    def block(name: str, space: str, source: Ref, rows: tuple[Value, int], cols: tuple[Value, int],
+              level: int) -> tuple[Ref, Placed]:
+        """A matrix in L0, and its feed."""
+        held = dense(name, source.dtype, size, (rows, cols), rows=1)
+        b.buffer(name, space, source.dtype, _whole(rows[1], matrix.rows) * _whole(cols[1], matrix.rows), level)
+        return held, Placed(Stmt("cp", held, (source,)), level)
+
+    (high, width), depth, out = b.pair("hn"), b.pair("c")[0], b.pair("e")[0]
+    turned = replace(fed["K"], dims=fed["K"].dims[::-1])
+    q, feed_q = block("QA", matrix.operand_space, fed["Q"], high, depth, tile)
+    k, feed_k = block("KB", right, turned, depth, width, inner)
+    p, feed_p = block("PA", matrix.operand_space, dense("P", s.q.dtype, size, (high, width)), high, width, inner)
+    v, feed_v = block("VB", right, fed["V"], width, out, inner)
+    b.buffer("P", staging, s.q.dtype, b.most["h"] * b.most["n"], inner)
+    sums = {n: dense(n, s.acc_dtype, b.acc_size, b.pair(k), rows=1) for n, k in (("S", "hn"), ("O", "he"))}
+    for name, letters in (("S", "hn"), ("O", "he")):
+        elements = _whole(b.most[letters[0]], matrix.rows) * _whole(b.most[letters[1]], matrix.cols)
+        b.buffer(name, matrix.acc_space, s.acc_dtype, elements, inner)
+    score = (
+        feed_q, feed_k, Placed(Stmt("mm", sums["S"], (q, k)), inner), Placed(Stmt("fix", scores, (sums["S"],)), inner),
+    )  # fmt: skip
+    value = (
+        Placed(Stmt("cp", dense("P", s.q.dtype, size, (high, width)), (weights,)), inner), feed_p, feed_v,
+        Placed(Stmt("mm", sums["O"], (p, v)), inner), Placed(Stmt("fix", partial, (sums["O"],)), inner),
+    )  # fmt: skip
+    tensors = tuple(TensorArg(n, o.space) for n, o in (("q", s.q), ("k", s.k), ("v", s.v)))
+    tensors += tuple(TensorArg(n, "dram") for n in (SCORES, WEIGHTS, PARTIAL))
+    stages = (Stage("load", tuple(loads)), Stage("score", score), Stage("value", value))
+    return Nest(b.name, b.loops, tuple(b.buffers), tensors, stages, macs_padded=_padded(s, b.t, b.machine))
+
+
+def _padded(s: Attention, t: Tile, machine: Machine) -> int:
+    """MACs of the cube in both products, empty rows and columns of its blocks included."""
+    matrix = machine.core.matrix
+    depth = matrix.depth(s.q.dtype)
+    heights = [min(t.h, s.h - lo) for lo in range(0, s.h, t.h)]
+    widths = [min(t.n, s.n - lo) for lo in range(0, s.n, t.n)]
+    rows = sum(_whole(h, matrix.rows) for h in heights)
+    scores = sum(_whole(w, matrix.cols) for w in widths) * _whole(s.c, depth)
+    values = sum(_whole(w, depth) for w in widths) * _whole(s.e, matrix.cols)
+    return s.x * s.y * rows * (scores + values)
+
+
+def _whole(value: int, unit: int) -> int:
+    return -(-value // unit) * unit
+
+
+def _vector(b: _Shape) -> Nest:
+    """Online softmax of a core's rows of every block, and the output, rescaled and summed up."""
+    s, count = b.s, mix.partners(b.machine)
+    share = -(-b.most["h"] // (count * b.t.rows)) * b.t.rows
+    tile, tile_level = b.level("xyh"), b.level("xyhn")
+    b.loops = (*b.loops, Loop(ROWS, share * count, b.t.rows, count))
+    level, space = len(b.loops), b.machine.scratch_space
+    b.extent["h"] = emax(emin(b.extent["h"] - pos(ROWS), b.t.rows), 0)
+    spaces = {}
+    for name, letters, kind in ((SCORES, "hn", s.acc_dtype), (WEIGHTS, "hn", s.q.dtype), (PARTIAL, "he", s.acc_dtype)):
+        tile_ref = b.workspace(name, letters, kind, tile_level)
+        rows = replace(tile_ref.dims[0], most=b.t.rows)
+        spaces[name] = replace(tile_ref, dims=(rows, tile_ref.dims[1]), offset=pos(ROWS) * rows.stride)
+    b.most["h"] = b.t.rows
+    wide, out = b.pair("hn"), b.pair("he")
+    tiles = {"S": ("fp32", wide), "P": (s.q.dtype, wide), "T": ("fp32", out), "Y": (s.out.dtype, out)}
+    ref: dict[str, Ref] = {}
+    for name, (kind, extents) in tiles.items():
+        ref[name] = dense(name, kind, dtype(kind).size_bytes, extents)
+        b.buffer(name, space, kind, extents[0][1] * extents[1][1], level)
+    mine = pos(ROWS) - param(f"lo_{ROWS}")  # the first of the present rows among those of the core
+    state = {"M": 1, "L": 1, "B": 1, "A": s.e}  # largest score, sum of weights, largest score before, output
+    for name, columns in state.items():
+        b.buffer(name, space, "fp32", share * columns, tile)
+    b.buffer("R", space, "fp32", share, tile_level)  # by which a block rescales what was before
+    one = {n: Ref(n, "fp32", (Dim(*wide[0], 4), Dim(1, 1, 4)), mine * 4) for n in (*state, "R") if n != "A"}
+    total = Ref("A", "fp32", (Dim(*out[0], 4 * s.e), Dim(*out[1], 4)), mine * (4 * s.e))
+
+    def spread(name: str, columns: tuple[Value, int]) -> Ref:
+        """A number a row, for all columns."""
+        return replace(one[name], dims=(one[name].dims[0], Dim(*columns, 0)))
+
+    later, first = emin(pos("n"), 1), binary("eq", pos("n"), 0)
+    final = Expr("gt", (pos("n"), s.n - b.loops[3].tile - 1)) if b.loops[3].count > 1 else 1
+    soft = [
+        _when(later, "v.copy", one["B"], one["M"]),
+        Stmt("v.lmax", spread("M", wide[1]), (ref["S"],), accumulate=pos("n")),
+        _when(later, "v.sub", one["R"], one["B"], one["M"]),
+        _when(later, "v.muls", one["R"], one["R"], f0=s.scale),
+        _when(later, "v.exp", one["R"], one["R"]),
+        Stmt("v.sub", ref["S"], (ref["S"], spread("M", wide[1]))),
+        Stmt("v.muls", ref["S"], (ref["S"],), f0=s.scale),
+        Stmt("v.exp", ref["P"], (ref["S"],)),
+        _when(later, "v.mul", one["L"], one["L"], one["R"]),
+        Stmt("v.lsum", spread("L", wide[1]), (ref["P"],), accumulate=pos("n")),
+        Stmt("cp", spaces[WEIGHTS], (ref["P"],)),
+    ]
+    update = [
+        Stmt("cp", ref["T"], (spaces[PARTIAL],)),
+        _when(later, "v.mul", total, total, spread("R", out[1])),
+        _when(later, "v.add", total, total, ref["T"]),
+        _when(first, "v.copy", total, ref["T"]),
+        _when(final, "v.div", ref["Y"], total, spread("L", out[1])),
+        _when(final, "cp", replace(_target(b), scale=s.out.scale), ref["Y"]),
+    ]
+    tensors = (*(TensorArg(n, "dram") for n in (SCORES, WEIGHTS, PARTIAL)), TensorArg("out", s.out.space))
+    stages = (
+        Stage("load", (Placed(Stmt("cp", ref["S"], (spaces[SCORES],)), level),)),
+        Stage("softmax", tuple(Placed(stmt, level, "post") for stmt in soft)),
+        Stage("update", tuple(Placed(stmt, level, "post") for stmt in update)),
+    )
+    return Nest(b.name, b.loops, tuple(b.buffers), tensors, stages, kind=1)
+
+
+def _target(b: _Shape) -> Ref:
+    """The present rows of the output."""
+    out = b.s.out
+    dims = tuple(Dim(*e, out.bytes_of(k)) for e, k in zip(b.pair("he"), "he"))
+    start = pos(ROWS) * out.bytes_of("h") + b.origin(out, "xyh")
+    return Ref("out", out.dtype, dims, start)
+
+
+def _when(condition: Value, op: str, dst: Ref, *srcs: Ref, f0: float = 0.0) -> Stmt:
+    """A statement that has elements only where a condition is 1."""
+    def limited(ref: Ref) -> Ref:
+        first = ref.dims[0]
+        return replace(ref, dims=(replace(first, extent=binary("mul", first.extent, condition)), *ref.dims[1:]))
+
+    return Stmt(op, limited(dst), tuple(limited(r) for r in srcs), f0=f0)
+
+
+# The choice of tiles
+
+
+def candidates(s: Attention, machine: Machine) -> Iterator[Tile]:
+    """Tiles that fit all buffers of both kinds of cores."""
+    matrix, spaces, count = machine.core.matrix, machine.core.spaces, mix.partners(machine)
+    size, acc = dtype(s.q.dtype).size_bytes, dtype(s.acc_dtype).size_bytes
+    c, e = _whole(s.c, matrix.rows), _whole(s.e, matrix.rows)
+    right = matrix.operand_b_space or matrix.operand_space
+    for n in sorted({min(_whole(s.n, matrix.rows), w) for w in (512, 256, 128, 64, 32, 16)}, reverse=True):
+        for h in sorted({min(_whole(s.h, matrix.rows), w) for w in (256, 128, 64, 32, 16)}, reverse=True):
+            staged = size * (2 * h * c + LOADS_AHEAD * n * (c + e) + 2 * h * n)
+            fits = {
+                matrix.operand_space: size * h * (c + n), right: size * n * (c + e),
+                matrix.acc_space: acc * h * (n + e), machine.staging_space: staged + 4096,
+            }  # fmt: skip
+            if any(need > spaces[space].size_bytes for space, need in fits.items()):
+                continue
+            share = -(-h // count)
+            state = 4 * share * (s.e + 8) * 2
+            row = TILES * (4 * n + size * n + 4 * s.e + dtype(s.out.dtype).size_bytes * s.e)
+            rows = min(share, max(0, spaces[machine.scratch_space].size_bytes - state - 8192) // row)
+            if rows:
+                for split in splits(s, h, machine.cores):
+                    yield Tile(h, n, rows, split)
+
+
+def splits(s: Attention, h: int, cores: int) -> list[tuple[tuple[str, int], ...]]:
+    """Ways to share heads and tiles of queries among cores."""
+    counts = {"x": s.x, "y": s.y, "h": -(-s.h // h)}
+    moving = [k for k in counts if counts[k] > 1]
+    if cores == 1 or not moving:
+        return [()]
+    ways: list[tuple[tuple[str, int], ...]] = [((k, cores),) for k in moving]
+    ways += [((k, a), (m, cores // a)) for i, k in enumerate(moving) for m in moving[i + 1 :]
+             for a in range(2, cores) if cores % a == 0]  # fmt: skip
+    return ways
+
+
+def search(s: Attention, machine: Machine) -> Tile | None:
+    """The cheapest tile by the slowest pipe of a step and the steps of the busiest core; None when none fits."""
+    return min(candidates(s, machine), key=lambda t: _cycles(s, t, machine), default=None)
+
+
+def _cycles(s: Attention, t: Tile, machine: Machine) -> float:
+    matrix, vector, count = machine.core.matrix, machine.core.vector, mix.partners(machine)
+    size, acc = dtype(s.q.dtype).size_bytes, dtype(s.acc_dtype).size_bytes
+    steps = 1.0
+    parts = dict(t.split)
+    for letter, total in (("x", s.x), ("y", s.y), ("h", -(-s.h // t.h))):
+        steps *= -(-total // parts.get(letter, 1))
+    steps *= -(-s.n // t.n)
+    h, n = _whole(t.h, matrix.rows), _whole(t.n, matrix.cols)
+    cube = 2 * h * n * max(s.c, s.e) / (matrix.rows * matrix.cols * matrix.depth(s.q.dtype))
+    drain, load = machine.path(matrix.acc_space, "dram"), machine.path("dram", machine.staging_space)
+    near = machine.path("dram", machine.scratch_space)
+    assert vector is not None and drain is not None and load is not None and near is not None
+    lanes = vector.register_elements()
+    pipes = (
+        cube, acc * h * (n + s.e) / drain.bytes_per_cycle, size * n * (s.c + s.e + h) / load.bytes_per_cycle,
+        acc * h * (n + s.e) / count / near.bytes_per_cycle,
+        h / count / lanes * (8 * n + 5 * s.e) + 20 * vector.latency_cycles * -(-h // (count * t.rows)),
+    )  # fmt: skip
+    return steps * (max(pipes) + 4 * machine.memory.request_latency_cycles) + sum(pipes)
