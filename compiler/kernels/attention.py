@@ -3,8 +3,8 @@
 Cube cores make the scores of a tile of queries and a block of keys, and the product of its weights with the values;
 vector cores keep for each query the largest score, the sum of weights and the output so far, and rescale them when a
 block brings a larger score (online softmax: Milakov and Gimelshein 2018; Dao et al., FlashAttention, 2022). Scores,
-weights and partial outputs go through workspaces of two slots that stay in the shared cache. While vector cores work on
-a block the cube makes the scores of the next.
+weights and partial outputs go through workspaces of a few slots that stay in the shared cache. The way of a block from
+core to core and back takes longer than the work on it, so scores are made some blocks ahead of values.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from isa.machine import Machine
 Value = Expr | int
 SCORES, WEIGHTS, PARTIAL = ("scores", "weights", "partial")  # the workspaces, in the order of their flags
 ROWS = mix.ROWS
-LOADS_AHEAD = 4  # slots of tiles of K and V in L1, at most
+SLOTS = 3  # of each workspace
+AHEAD = 2  # blocks whose scores are made before the values of the first of them
+LOADS = 3  # slots of tiles of K and V in L1, at most
 TILES = 3  # slots of a tile in a vector core's buffer, at most
 
 
@@ -105,8 +107,8 @@ class _Shape:
         size = dtype(kind).size_bytes
         room = self.most[letters[0]] * self.most[letters[1]] * size
         room = -(-room // mix.ALIGN_BYTES) * mix.ALIGN_BYTES
-        channel = mix.SLOTS * (SCORES, WEIGHTS, PARTIAL).index(name)
-        self.buffers.append(Buffer(name, "dram", kind, room, level, mix.SLOTS, channel=channel))
+        channel = SLOTS * (SCORES, WEIGHTS, PARTIAL).index(name)
+        self.buffers.append(Buffer(name, "dram", kind, room, level, SLOTS, channel=channel))
         rows, columns = self.pair(letters)
         return Ref(name, kind, (Dim(*rows, self.most[letters[1]] * size), Dim(*columns, size)))
 
@@ -116,11 +118,16 @@ class _Shape:
         self.buffers.append(Buffer(name, space, kind, room, level, least_slots=least))
 
 
+def _gap(steps: int) -> tuple[Stage, ...]:
+    """Stages without statements: what follows works so many steps later."""
+    return tuple(Stage(f"ahead{i}", ()) for i in range(steps))
+
+
 def workspace_bytes(s: Attention, t: Tile) -> dict[str, int]:
     """Bytes of each workspace of a cube core."""
     shapes = {SCORES: (t.n, dtype(s.acc_dtype)), WEIGHTS: (t.n, dtype(s.q.dtype)), PARTIAL: (s.e, dtype(s.acc_dtype))}
     align = mix.ALIGN_BYTES
-    return {k: mix.SLOTS * (-(-t.h * w * d.size_bytes // align) * align) for k, (w, d) in shapes.items()}
+    return {k: SLOTS * (-(-t.h * w * d.size_bytes // align) * align) for k, (w, d) in shapes.items()}
 
 
 def build(s: Attention, t: Tile, machine: Machine, name: str) -> Nest:
@@ -159,7 +166,7 @@ def _cube(b: _Shape) -> Nest:
     k, feed_k = block("KB", right, turned, depth, width, inner)
     p, feed_p = block("PA", matrix.operand_space, dense("P", s.q.dtype, size, (high, width)), high, width, inner)
     v, feed_v = block("VB", right, fed["V"], width, out, inner)
-    b.buffer("P", staging, s.q.dtype, b.most["h"] * b.most["n"], inner)
+    b.buffer("P", staging, s.q.dtype, b.most["h"] * b.most["n"], inner, least=2)
     sums = {n: dense(n, s.acc_dtype, b.acc_size, b.pair(k), rows=1) for n, k in (("S", "hn"), ("O", "he"))}
     for name, letters in (("S", "hn"), ("O", "he")):
         elements = _whole(b.most[letters[0]], matrix.rows) * _whole(b.most[letters[1]], matrix.cols)
@@ -173,7 +180,8 @@ def _cube(b: _Shape) -> Nest:
     )  # fmt: skip
     tensors = tuple(TensorArg(n, o.space) for n, o in (("q", s.q), ("k", s.k), ("v", s.v)))
     tensors += tuple(TensorArg(n, "dram") for n in (SCORES, WEIGHTS, PARTIAL))
-    stages = (Stage("load", tuple(loads)), Stage("score", score), Stage("value", value))
+    fetch = Stage("fetch", (loads.pop(),))  # values, only when they are needed
+    stages = (Stage("load", tuple(loads)), Stage("score", score), *_gap(AHEAD - 2), fetch, Stage("value", value))
     return Nest(b.name, b.loops, tuple(b.buffers), tensors, stages, macs_padded=_padded(s, b.t, b.machine))
 
 
@@ -212,7 +220,7 @@ def _vector(b: _Shape) -> Nest:
     ref: dict[str, Ref] = {}
     for name, (kind, extents) in tiles.items():
         ref[name] = dense(name, kind, dtype(kind).size_bytes, extents)
-        b.buffer(name, space, kind, extents[0][1] * extents[1][1], level)
+        b.buffer(name, space, kind, extents[0][1] * extents[1][1], level, least=2)
     mine = pos(ROWS) - param(f"lo_{ROWS}")  # the first of the present rows among those of the core
     state = {"M": 1, "L": 1, "B": 1, "A": s.e}  # largest score, sum of weights, largest score before, output
     for name, columns in state.items():
@@ -252,6 +260,7 @@ def _vector(b: _Shape) -> Nest:
     stages = (
         Stage("load", (Placed(Stmt("cp", ref["S"], (spaces[SCORES],)), level),)),
         Stage("softmax", tuple(Placed(stmt, level, "post") for stmt in soft)),
+        *_gap(AHEAD * (share // b.t.rows) - 1),  # a step is so many rows of a block, not a block
         Stage("update", tuple(Placed(stmt, level, "post") for stmt in update)),
     )
     return Nest(b.name, b.loops, tuple(b.buffers), tensors, stages, kind=1)
@@ -285,7 +294,7 @@ def candidates(s: Attention, machine: Machine) -> Iterator[Tile]:
     right = matrix.operand_b_space or matrix.operand_space
     for n in sorted({min(_whole(s.n, matrix.rows), w) for w in (512, 256, 128, 64, 32, 16)}, reverse=True):
         for h in sorted({min(_whole(s.h, matrix.rows), w) for w in (256, 128, 64, 32, 16)}, reverse=True):
-            staged = size * (2 * h * c + LOADS_AHEAD * n * (c + e) + 2 * h * n)
+            staged = size * (2 * h * c + LOADS * n * (c + e) + 2 * h * n)
             fits = {
                 matrix.operand_space: size * h * (c + n), right: size * n * (c + e),
                 matrix.acc_space: acc * h * (n + e), machine.staging_space: staged + 4096,
@@ -293,7 +302,7 @@ def candidates(s: Attention, machine: Machine) -> Iterator[Tile]:
             if any(need > spaces[space].size_bytes for space, need in fits.items()):
                 continue
             share = -(-h // count)
-            state = 4 * share * (s.e + 8) * 2
+            state = 4 * share * (s.e + 8 * (AHEAD + 2))
             row = TILES * (4 * n + size * n + 4 * s.e + dtype(s.out.dtype).size_bytes * s.e)
             rows = min(share, max(0, spaces[machine.scratch_space].size_bytes - state - 8192) // row)
             if rows:
@@ -335,6 +344,7 @@ def _cycles(s: Attention, t: Tile, machine: Machine) -> float:
     pipes = (
         cube, acc * h * (n + s.e) / drain.bytes_per_cycle, size * n * (s.c + s.e + h) / load.bytes_per_cycle,
         acc * h * (n + s.e) / count / near.bytes_per_cycle,
-        h / count / lanes * (8 * n + 5 * s.e) + 20 * vector.latency_cycles * -(-h // (count * t.rows)),
+        h / count / lanes * (8 * n + 5 * s.e),
     )  # fmt: skip
-    return steps * (max(pipes) + 4 * machine.memory.request_latency_cycles) + sum(pipes)
+    way = sum(pipes) + 8 * machine.memory.request_latency_cycles  # of a block, from core to core and back
+    return steps * max(*pipes, way / (AHEAD + 1)) + way
