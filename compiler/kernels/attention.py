@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 from compiler.expr import Expr, binary, emax, emin, param, pos
 from compiler.kernels import mix
@@ -21,7 +22,8 @@ from isa.machine import Machine
 
 Value = Expr | int
 SCORES, WEIGHTS, PARTIAL = ("scores", "weights", "partial")  # the workspaces, in the order of their flags
-ROWS = mix.ROWS
+ROWS, PART = mix.ROWS, "p"
+MOST_STAGES = 14  # registers of the sequencer hold a position for each
 SLOTS = 3  # of each workspace
 AHEAD = 2  # blocks whose scores are made before the values of the first of them
 LOADS = 3  # slots of tiles of K and V in L1, at most
@@ -48,10 +50,12 @@ class Attention:
 
 @dataclass(frozen=True)
 class Tile:
-    """Queries and keys of a block, rows that a vector core works on at a time, and the loops shared by cores."""
+    """Queries and keys of a block, keys that the cube takes at a time, rows that a vector core does at a time, and the
+    loops shared by cores."""
 
     h: int
     n: int
+    part: int
     rows: int
     split: tuple[tuple[str, int], ...]
 
@@ -73,8 +77,12 @@ class _Shape:
         parts = dict(self.t.split)
         self.loops = tuple(Loop(k, totals[k], min(tiles[k], totals[k]), parts.get(k, 0)) for k in "xyhn")
         self.most = {"h": self.loops[2].tile, "n": self.loops[3].tile, "c": self.s.c, "e": self.s.e}
+        self.most["p"] = min(self.t.part, self.most["n"])
         self.extent: dict[str, Value] = {"c": self.s.c, "e": self.s.e}
         self.extent |= {x.name: self._extent(x) for x in self.loops[2:]}
+        last = emin(self.extent["n"] - pos(PART), self.most["p"])
+        whole = isinstance(self.extent["n"], int) and self.most["n"] % self.most["p"] == 0
+        self.extent["p"] = self.most["p"] if whole else emax(last, 0)
         self.size = dtype(self.s.q.dtype).size_bytes
         self.acc_size = dtype(self.s.acc_dtype).size_bytes
 
@@ -136,22 +144,29 @@ def build(s: Attention, t: Tile, machine: Machine, name: str) -> Nest:
 
 
 def _cube(b: _Shape) -> Nest:
-    """Scores of a block, and a step behind them the product of its weights with the values."""
+    """Scores of a block, part by part, and some steps behind them the product of its weights with the values."""
     s, matrix, size = b.s, b.machine.core.matrix, b.size
     staging, right = b.machine.staging_space, matrix.operand_b_space or matrix.operand_space
-    inner, tile = b.level("xyhn"), b.level("xyh")
+    b.loops = (*b.loops, Loop(PART, b.most["n"], b.most["p"]))
+    inner, block_level, tile = b.level("xyhnp"), b.level("xyhn"), b.level("xyh")
     loads, fed = [], {}
-    for name, operand, letters, level in (("Q", s.q, "hc", tile), ("K", s.k, "nc", inner), ("V", s.v, "ne", inner)):
+    for name, operand, letters, level in (("Q", s.q, "hc", tile), ("K", s.k, "pc", inner), ("V", s.v, "pe", inner)):
         extents = b.pair(letters)
         kept = dense(name, operand.dtype, size, extents)
-        start = b.origin(operand, "xy" + letters[0])
+        stored = letters.replace("p", "n")
+        start = b.origin(operand, "xy" + stored[0])
+        if letters[0] == "p":
+            start = pos(PART) * operand.bytes_of("n") + start
         source = Ref(name.lower(), operand.dtype, tuple(
-            Dim(*e, operand.bytes_of(k)) for e, k in zip(extents, letters)), start)
+            Dim(*e, operand.bytes_of(k)) for e, k in zip(extents, stored)), start)
         b.buffer(name, staging, operand.dtype, b.most[letters[0]] * b.most[letters[1]], level)
         loads.append(Placed(Stmt("cp", kept, (source,)), level))
         fed[name] = kept
-    scores, weights = b.workspace(SCORES, "hn", s.acc_dtype, inner), b.workspace(WEIGHTS, "hn", s.q.dtype, inner)
-    partial = b.workspace(PARTIAL, "he", s.acc_dtype, inner)
+    scores = b.workspace(SCORES, "hn", s.acc_dtype, block_level)
+    weights = b.workspace(WEIGHTS, "hn", s.q.dtype, block_level)
+    partial = b.workspace(PARTIAL, "he", s.acc_dtype, block_level)
+    column = replace(scores.dims[1], extent=b.extent["p"], most=b.most["p"])
+    scores = replace(scores, dims=(scores.dims[0], column), offset=pos(PART) * column.stride)
 
     def block(name: str, space: str, source: Ref, rows: tuple[Value, int], cols: tuple[Value, int],
               level: int) -> tuple[Ref, Placed]:
@@ -160,28 +175,33 @@ def _cube(b: _Shape) -> Nest:
         b.buffer(name, space, source.dtype, _whole(rows[1], matrix.rows) * _whole(cols[1], matrix.rows), level)
         return held, Placed(Stmt("cp", held, (source,)), level)
 
-    (high, width), depth, out = b.pair("hn"), b.pair("c")[0], b.pair("e")[0]
+    (high, width), depth, out = b.pair("hp"), b.pair("c")[0], b.pair("e")[0]
     turned = replace(fed["K"], dims=fed["K"].dims[::-1])
     q, feed_q = block("QA", matrix.operand_space, fed["Q"], high, depth, tile)
     k, feed_k = block("KB", right, turned, depth, width, inner)
-    p, feed_p = block("PA", matrix.operand_space, dense("P", s.q.dtype, size, (high, width)), high, width, inner)
+    kept = dense("P", s.q.dtype, size, b.pair("hn"))
+    some = Dim(*width, kept.dims[1].stride)
+    some_p = replace(kept, dims=(kept.dims[0], some), offset=pos(PART) * some.stride)
+    p, feed_p = block("PA", matrix.operand_space, some_p, high, width, inner)
     v, feed_v = block("VB", right, fed["V"], width, out, inner)
-    b.buffer("P", staging, s.q.dtype, b.most["h"] * b.most["n"], inner, least=2)
-    sums = {n: dense(n, s.acc_dtype, b.acc_size, b.pair(k), rows=1) for n, k in (("S", "hn"), ("O", "he"))}
-    for name, letters in (("S", "hn"), ("O", "he")):
+    b.buffer("P", staging, s.q.dtype, b.most["h"] * b.most["n"], block_level, least=2)
+    sums = {n: dense(n, s.acc_dtype, b.acc_size, b.pair(k), rows=1) for n, k in (("S", "hp"), ("O", "he"))}
+    for name, letters, level in (("S", "hp", inner), ("O", "he", block_level)):
         elements = _whole(b.most[letters[0]], matrix.rows) * _whole(b.most[letters[1]], matrix.cols)
-        b.buffer(name, matrix.acc_space, s.acc_dtype, elements, inner)
+        b.buffer(name, matrix.acc_space, s.acc_dtype, elements, level)
     score = (
         feed_q, feed_k, Placed(Stmt("mm", sums["S"], (q, k)), inner), Placed(Stmt("fix", scores, (sums["S"],)), inner),
     )  # fmt: skip
     value = (
-        Placed(Stmt("cp", dense("P", s.q.dtype, size, (high, width)), (weights,)), inner), feed_p, feed_v,
-        Placed(Stmt("mm", sums["O"], (p, v)), inner), Placed(Stmt("fix", partial, (sums["O"],)), inner),
+        Placed(Stmt("cp", kept, (weights,)), block_level), feed_p, feed_v,
+        Placed(Stmt("mm", sums["O"], (p, v), accumulate=pos(PART)), inner),
+        Placed(Stmt("fix", partial, (sums["O"],)), block_level, "post"),
     )  # fmt: skip
     tensors = tuple(TensorArg(n, o.space) for n, o in (("q", s.q), ("k", s.k), ("v", s.v)))
     tensors += tuple(TensorArg(n, "dram") for n in (SCORES, WEIGHTS, PARTIAL))
     fetch = Stage("fetch", (loads.pop(),))  # values, only when they are needed
-    stages = (Stage("load", tuple(loads)), Stage("score", score), *_gap(AHEAD - 2), fetch, Stage("value", value))
+    between = AHEAD * b.loops[-1].count - 2  # a step is a part of a block
+    stages = (Stage("load", tuple(loads)), Stage("score", score), *_gap(between), fetch, Stage("value", value))
     return Nest(b.name, b.loops, tuple(b.buffers), tensors, stages, macs_padded=_padded(s, b.t, b.machine))
 
 
@@ -260,7 +280,7 @@ def _vector(b: _Shape) -> Nest:
     stages = (
         Stage("load", (Placed(Stmt("cp", ref["S"], (spaces[SCORES],)), level),)),
         Stage("softmax", tuple(Placed(stmt, level, "post") for stmt in soft)),
-        *_gap(AHEAD * (share // b.t.rows) - 1),  # a step is so many rows of a block, not a block
+        *_gap(AHEAD * (share // b.t.rows) - 1),  # a step is so many rows of a block
         Stage("update", tuple(Placed(stmt, level, "post") for stmt in update)),
     )
     return Nest(b.name, b.loops, tuple(b.buffers), tensors, stages, kind=1)
@@ -292,22 +312,23 @@ def candidates(s: Attention, machine: Machine) -> Iterator[Tile]:
     size, acc = dtype(s.q.dtype).size_bytes, dtype(s.acc_dtype).size_bytes
     c, e = _whole(s.c, matrix.rows), _whole(s.e, matrix.rows)
     right = matrix.operand_b_space or matrix.operand_space
-    for n in sorted({min(_whole(s.n, matrix.rows), w) for w in (512, 256, 128, 64, 32, 16)}, reverse=True):
-        for h in sorted({min(_whole(s.h, matrix.rows), w) for w in (256, 128, 64, 32, 16)}, reverse=True):
-            staged = size * (2 * h * c + LOADS * n * (c + e) + 2 * h * n)
-            fits = {
-                matrix.operand_space: size * h * (c + n), right: size * n * (c + e),
-                matrix.acc_space: acc * h * (n + e), machine.staging_space: staged + 4096,
-            }  # fmt: skip
-            if any(need > spaces[space].size_bytes for space, need in fits.items()):
-                continue
-            share = -(-h // count)
-            state = 4 * share * (s.e + 8 * (AHEAD + 2))
-            row = TILES * (4 * n + size * n + 4 * s.e + dtype(s.out.dtype).size_bytes * s.e)
-            rows = min(share, max(0, spaces[machine.scratch_space].size_bytes - state - 8192) // row)
-            if rows:
-                for split in splits(s, h, machine.cores):
-                    yield Tile(h, n, rows, split)
+    widths = sorted({min(_whole(s.n, matrix.rows), w) for w in (1024, 512, 256, 128, 64, 32, 16)}, reverse=True)
+    heights = sorted({min(_whole(s.h, matrix.rows), w) for w in (256, 128, 64, 32, 16)}, reverse=True)
+    for h, n, part in product(heights, widths, widths):
+        staged = size * (2 * h * c + LOADS * part * (c + e) + 2 * h * n)
+        fits = {
+            matrix.operand_space: size * h * (c + part), right: size * part * (c + e),
+            matrix.acc_space: acc * h * (part + e), machine.staging_space: staged + 4096,
+        }  # fmt: skip
+        if part > n or any(need > spaces[space].size_bytes for space, need in fits.items()):
+            continue
+        share = -(-h // count)
+        state = 4 * share * (s.e + 8 * MOST_STAGES)
+        row = 4 * TILES * n + 2 * (size * n + 4 * s.e + dtype(s.out.dtype).size_bytes * s.e)
+        rows = min(share, max(0, spaces[machine.scratch_space].size_bytes - state - 8192) // row)
+        if rows and AHEAD * max(-(-share // rows), n // part) <= MOST_STAGES - 3:
+            for split in splits(s, h, machine.cores):
+                yield Tile(h, n, part, rows, split)
 
 
 def splits(s: Attention, h: int, cores: int) -> list[tuple[tuple[str, int], ...]]:
@@ -341,8 +362,10 @@ def _cycles(s: Attention, t: Tile, machine: Machine) -> float:
     near = machine.path("dram", machine.scratch_space)
     assert vector is not None and drain is not None and load is not None and near is not None
     lanes = vector.register_elements()
+    parts_a_block = -(-t.n // t.part)
     pipes = (
-        cube, acc * h * (n + s.e) / drain.bytes_per_cycle, size * n * (s.c + s.e + h) / load.bytes_per_cycle,
+        cube + 60 * parts_a_block, acc * h * (n + s.e) / drain.bytes_per_cycle + 300 * (parts_a_block + 1),
+        size * n * (s.c + s.e + h) / load.bytes_per_cycle,
         acc * h * (n + s.e) / count / near.bytes_per_cycle,
         h / count / lanes * (8 * n + 5 * s.e),
     )  # fmt: skip

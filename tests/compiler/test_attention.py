@@ -90,6 +90,6 @@ def test_tiles_fit_and_cover_every_core() -> None:
     operand = Operand("dram", "fp16", strides)
     spec = Attention(1, 8, 2048, 2048, 128, 128, 0.1, "fp32", operand, operand, operand, operand)
     found = list(candidates(spec, machine))
-    assert found and all(t.h * (t.n + 128) * 4 <= machine.core.spaces["l0c"].size_bytes for t in found)
+    assert found and all(t.h * (t.part + 128) * 4 <= machine.core.spaces["l0c"].size_bytes for t in found)
     assert {tuple(p for _, p in way) for way in splits(spec, 128, 24)} >= {(24,), (8, 3), (2, 12)}
     assert workspace_bytes(spec, found[0]).keys() == {"scores", "weights", "partial"}
