@@ -169,13 +169,19 @@ class DmaEngine(Part):
 
 
 class Path(Part):
-    """A legal way from `src` to `dst`, on engine `pipe` (a key of `dma`, or `weights` for the array's weight port)."""
+    """A legal way from `src` to `dst`, on engine `pipe` (a key of `dma`, or `weights` for the array's weight port).
+
+    `converts` is what a copy may change on the way: the format of elements (`cast`), its border (`window`: padding, or
+    img2col), which of its dimensions is stored innermost (`transpose`), rows chosen by an index (`gather`). Absent:
+    anything.
+    """
 
     src: str
     dst: str
     pipe: str
     bytes_per_cycle: Rate
     latency_cycles: Natural = 0
+    converts: list[Literal["cast", "window", "transpose", "gather"]] | None = None
 
 
 class Core(Part):

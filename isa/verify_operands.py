@@ -38,6 +38,14 @@ class Operand:
     ext: tuple[int, ...]
     fixed: tuple[bool, ...]
     rows: int
+    stride: tuple[int, ...] = ()
+    windowed: bool = False
+
+    @property
+    def innermost(self) -> int:
+        """The dimension whose elements lie closest together; -1 when there is one element."""
+        moving = [(abs(s), -i) for i, (e, s) in enumerate(zip(self.ext, self.stride)) if e > 1 and s]
+        return -min(moving)[1] if moving else -1
 
     @property
     def height(self) -> int:
@@ -87,6 +95,7 @@ def operand(program: Program, index: int, letter: str) -> Operand:
     return Operand(
         letter, SPACES[int(record["space"])], DTYPE[int(record["dtype"])].name, tuple(record["ext"][:n].tolist()),
         tuple(r < 0 for r in record["ext_reg"][:n].tolist()), int(record["rows"]),
+        tuple(record["stride"][:n].tolist()), bool((record["axis"][:n] >= 0).any()),
     )  # fmt: skip
 
 
@@ -227,10 +236,28 @@ def _copy(use: Use, machine: Machine) -> Iterator[str]:
     if path is None or path.pipe == "weights":
         legal = ", ".join(f"{p.src}->{p.dst}" for p in machine.core.paths if p.pipe != "weights")
         yield f"no path {a.space}->{d.space} for a copy; {machine.name} has {legal}"
+    elif path.converts is not None:
+        offered = ", ".join(path.converts) or "nothing"
+        for what, why in _conversions(use):
+            if what not in path.converts:
+                yield f"{why}; the path {a.space}->{d.space} of {machine.name} converts {offered} (core.paths.converts)"
     if use.op.name == "cp":
         yield from _same_shape(use)
     elif use.operands["B"].dtype not in ("int32", "int64"):
         yield f"operand B holds row indices: int32 or int64, not {use.operands['B'].dtype}"
+
+
+def _conversions(use: Use) -> Iterator[tuple[str, str]]:
+    """What a copy changes on the way, and in words."""
+    a, d = use.operands["A"], use.operands["D"]
+    if a.dtype != d.dtype:
+        yield "cast", f"A is {a.dtype}, D is {d.dtype}: a copy that casts"
+    if a.windowed or d.windowed:
+        yield "window", "a copy through a window, which pads"
+    if use.op.name == "cpg":
+        yield "gather", "a copy that gathers"
+    elif not a.windowed and -1 not in (a.innermost, d.innermost) and a.innermost != d.innermost:
+        yield "transpose", f"dimension {a.innermost} of A and {d.innermost} of D are innermost: a copy that transposes"
 
 
 def _same_shape(use: Use) -> Iterator[str]:

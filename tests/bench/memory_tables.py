@@ -94,8 +94,8 @@ def _with(chip: Machine | MemoryChip, **changes: Any) -> Any:
 # What changes, as settings of the machine (`--set`), from the figures that it has.
 CHANGES: dict[str, Callable[[Machine], list[str]]] = {
     "as it is": lambda m: [],
-    "scratchpad x 2": lambda m: [f"core.spaces.spm.size_bytes={2 * m.core.spaces['spm'].size_bytes}"],
-    "scratchpad / 4": lambda m: [f"core.spaces.spm.size_bytes={m.core.spaces['spm'].size_bytes // 4}"],
+    "scratchpad x 2": lambda m: _scratchpads(m, 2.0),
+    "scratchpad / 4": lambda m: _scratchpads(m, 0.25),
     "DRAM clock x 2": lambda m: [f"memory.dram.tck_ps={m.memory.dram.tck_ps / 2}"],
     "DRAM clock, DMA and ports of the cores x 2": lambda m: [
         f"memory.dram.tck_ps={m.memory.dram.tck_ps / 2}",
@@ -118,23 +118,33 @@ LAYERS = {
 }  # fmt: skip
 
 
+def _scratchpads(machine: Machine, factor: float) -> list[str]:
+    """The scratchpad, or L1 and UB, in another size."""
+    spaces = dict.fromkeys((machine.scratch_space, machine.staging_space))
+    return [f"core.spaces.{s}.size_bytes={int(factor * machine.core.spaces[s].size_bytes)}" for s in spaces]
+
+
 def _other_kind(machine: Machine) -> str:
     """DDR4 in place of HBM, HBM in place of DDR."""
     return "ddr4-3200" if machine.memory.dram.command_buses == 2 else "hbm2-2000"
 
 
 
-def sensitivity_table(hw: str) -> Iterator[str]:
-    """Cycles of a memory-bound and a compute-bound layer under changes of the memory; in brackets the roofline's."""
+def sensitivity_table(hw: str, fixed: Sequence[str] = ()) -> Iterator[str]:
+    """Cycles of a memory-bound and a compute-bound layer under changes of the memory; in brackets the roofline's.
+
+    `fixed` are settings of all rows.
+    """
     base = load_machine(hw).machine
-    yield f"| {hw} | " + " | ".join(f"{what} ({model})" for what, model in LAYERS.items()) + " |"
+    yield f"| {', '.join((hw, *fixed))} | " + " | ".join(f"{what} ({model})" for what, model in LAYERS.items()) + " |"
     yield "|---" * (len(LAYERS) + 1) + "|"
     first: dict[str, int] = {}
     for what, settings in CHANGES.items():
         cells = []
         for model in LAYERS.values():
-            result = api.run(model, hw, settings=settings(base))
-            roofline = api.run(model, hw, settings=settings(base), fidelity="roofline").record.total_cycles
+            chosen = [*fixed, *settings(base)]
+            result = api.run(model, hw, settings=chosen)
+            roofline = api.run(model, hw, settings=chosen, fidelity="roofline").record.total_cycles
             cycles = result.record.total_cycles
             first.setdefault(model, cycles)
             first.setdefault(f"{model} roof", roofline)
@@ -307,6 +317,8 @@ TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "options": options_table, "efficiency": efficiency_table,
     "sensitivity tpu-v3": lambda: sensitivity_table("tpu-v3"),
     "sensitivity gemmini-16x16": lambda: sensitivity_table("gemmini-16x16"),
+    "sensitivity ascend-910b2": lambda: sensitivity_table("ascend-910b2", ("launch_cycles=0",)),
+    "sensitivity ascend-310": lambda: sensitivity_table("ascend-310"),
     "hint": hint_table,
     "shared": shared_table,
     "generators v100": lambda: generators_table("v100"),

@@ -6,7 +6,11 @@ import pytest
 from asm_fixture import machine
 from test_verify import program, refuse
 
+from isa.asm import assemble
+from isa.errors import ProgramError
+from isa.loader import load_machine
 from isa.machine import Machine
+from isa.program import Program
 from isa.verify import verify
 
 
@@ -36,3 +40,25 @@ def test_a_bundle_holds_no_more_sets_than_an_instruction_raises(count: int, lega
         verify(program(body), chip)
     else:
         refuse(program(body), "7 sets in a bundle; an instruction raises at most 6 flags", chip)
+
+
+def test_a_path_converts_what_it_says_and_nothing_else() -> None:
+    """Load3d pads on the way L1 -> L0A, which transposes too; copies from and to memory move what is stored."""
+    chip = load_machine("ascend-310").machine
+    head = ".program p\n.machine ascend-310\n.operator o op_type=T shape=[] nodes=[] dtype=fp16 macs=0 flops=0 min_bytes=0\n"
+
+    def copy(source: str, target: str) -> Program:
+        body = f"  .desc %a {source}\n  .desc %d {target}\n  cp %d, %a\n  halt\n.end\n.launch k operator=0\n"
+        return assemble(f"{head}.kernel k() l1=4096 l0a=4096 l0b=4096 ub=4096\n{body}")
+
+    rows, turned = "ext=[4, 16]", "ext=[4, 16] stride=[2, 8]"
+    window = "ext=[4, 16] axis=[0] coef=[1] limit=[3] axis_stride=[32]"
+    verify(copy(f"space=l1 dtype=fp16 {turned}", f"space=l0a dtype=fp16 {rows}"), chip)
+    verify(copy(f"space=l1 dtype=fp16 {window}", f"space=l0a dtype=fp16 {rows}"), chip)
+    for source, target, why in (
+        (f"space=dram dtype=fp32 {rows}", f"space=ub dtype=fp16 {rows}", "A is fp32, D is fp16: a copy that casts"),
+        (f"space=dram dtype=fp16 {turned}", f"space=ub dtype=fp16 {rows}", "a copy that transposes"),
+        (f"space=l1 dtype=fp16 {window}", f"space=l0b dtype=fp16 {rows}", "a copy through a window"),
+    ):  # fmt: skip
+        with pytest.raises(ProgramError, match=why):
+            verify(copy(source, target), chip)
