@@ -224,7 +224,7 @@ class _Work:
     def cycles(self, load_slots: int) -> float:
         """Cycles of the core with most work."""
         spec, matrix, chip = self.s, self.matrix, self.chip
-        loads = {name: loads_of(letters, self.t.order, self.mine) for name, letters in self.letters.items()}
+        loads = {name: self._fetches(letters) for name, letters in self.letters.items()}
         high, wide, channels = self.block
         fed = high * wide * channels * self.size["a"]
         feed = sum(
@@ -243,6 +243,12 @@ class _Work:
         busiest = max(self.product_cycles + serial, steps * feed, load, *ways.values(), stored, scalar)
         ends = sum(moved.values()) + latency + feed + ways["drain"] / max(1, loads["out"])
         return float(busiest + ends)
+
+    def _fetches(self, letters: str) -> int:
+        """How often the busiest core takes a tile; a loop that is shared out counts as moving even if it has one."""
+        moving = [k for k in self.t.order if self.counts[k] > 1]
+        depth = max((i + 1 for i, k in enumerate(moving) if k in letters), default=0)
+        return math.prod(self.mine[k] for k in moving[:depth])
 
     def need(self, load_slots: int) -> dict[str, int]:
         """Bytes by space, as the builder will ask for them."""
@@ -276,6 +282,7 @@ class _Work:
         """Cycles of the copy of one tile between DRAM and the core; short rows leave fewer bytes in flight."""
         cols, total = {"a": ("c", self.s.c), "out": ("n", self.s.n)}.get(name, ("", 0))
         size = run = self.bytes[name]
+        total = getattr(self.s, name).strides.get("w", total) if cols else 0  # of a pixel, all groups
         if cols and self.tiles[cols] < total:
             size = bus_bytes(size, self.tiles[cols], total, self.size[name], self.machine)
             run = self.tiles[cols] * self.size[name]
