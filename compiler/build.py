@@ -26,6 +26,7 @@ from compiler.nest import Loop, Nest, render
 from compiler.ops import op_def
 from compiler.ops.custom import label
 from compiler.passes.memory import plan
+from isa.cost import shared_bytes_per_cycle
 from isa.errors import CapacityError, CompileError
 from isa.machine import Machine
 from isa.params import Params, resolve
@@ -67,13 +68,18 @@ class Group:
 
 @dataclass
 class Built:
-    """A program with what only the compiler knows: constants by tensor name, the nests, and notes for the user."""
+    """A program with what only the compiler knows: constants by tensor name, the nests, and notes for the user.
+
+    `expected_cycles` are what tile searches say, and where there is none the time of the bytes, without launches: good
+    for choosing between programs of one graph.
+    """
 
     program: Program
     constants: Mapping[str, Constant]
     graph: Graph
     nests: Mapping[str, Nest]
     assumptions: tuple[str, ...] = ()
+    expected_cycles: float = 0.0
 
     def dump(self) -> str:
         """The tile programs as text."""
@@ -137,6 +143,7 @@ class _Builder:
         self.kernels: dict[Any, tuple[str, Compiled, Nest]] = {}
         self.launches: list[_Launch] = []
         self.assumptions: list[str] = []
+        self.expected_cycles = 0.0
 
     def run(self) -> Built:
         for group in self.groups:
@@ -150,7 +157,19 @@ class _Builder:
         )
         constants = {**self.graph.constants, **self.context.new_constants}
         nests = {name: nest for name, _, nest in self.kernels.values()}
-        return Built(program, constants, self.graph, nests, tuple(dict.fromkeys(self.assumptions)))
+        return Built(
+            program, constants, self.graph, nests, tuple(dict.fromkeys(self.assumptions)), self.expected_cycles
+        )
+
+    def _bytes_per_cycle(self, nest: Nest) -> float:
+        """From the shared cache or DRAM to the cores that a kernel is shared out to."""
+        machine = self.machine
+        rate = machine.dram_bytes_per_second / (machine.clock_mhz * 1e6)
+        if machine.memory.l2 is not None:
+            rate = float(shared_bytes_per_cycle(machine))
+        path = machine.path("dram", self.scratch)
+        cores = math.prod(min(loop.split, loop.count) for loop in nest.loops if loop.split)
+        return rate if path is None else min(rate, cores * path.bytes_per_cycle)
 
     # Where tensors live
 
@@ -237,6 +256,7 @@ class _Builder:
             part = operator if i == 0 else _part(operator, i)
             part = _with_macs(part, nest.macs_padded)
             self.launches.append(_Launch(LAUNCH_KERNEL, part, name, nest, bind))
+            self.expected_cycles += call.cycles or part.min_bytes / self._bytes_per_cycle(nest)
 
     def _parts(self, group: Group) -> tuple[Group, Group]:
         """A group in two: the longest beginning that has a kernel (else its first node), and the rest."""
@@ -284,6 +304,7 @@ class _Builder:
             lanes = (vector.register_elements() if vector else 1) * self.machine.vector_cores
             cycles = int(max(size / rate, operator.flops / lanes)) + self.machine.memory.request_latency_cycles
             self.assumptions.append(f"{label(group.anchor)} is estimated: {printable(reason)}")
+        self.expected_cycles += cycles
         names = tuple(n.name for n in group.nodes)
         inputs, outputs = (tuple(dict.fromkeys(self.root(n) for n in side)) for side in touched)
         self.launches.append(_Launch(

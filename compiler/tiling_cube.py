@@ -39,6 +39,15 @@ def search(
     return _search(_Key(spec, machine, tuple(sorted(budget.items())), tile))
 
 
+def expected_cycles(spec: Contraction, tiling: Tiling, machine: Machine, budget: Mapping[str, int]) -> float:
+    """What the search takes a tiling to cost the busiest core."""
+    block = feed_block(spec, tiling, machine)
+    assert block is not None, "the search takes no tile that does not fit L0"
+    work = _Work(spec, tiling, machine, _chip(machine), block)
+    fitting = [s for s in LOAD_SLOTS if all(size <= budget[space] for space, size in work.need(s).items())]
+    return work.cycles(fitting[0] if fitting else LOAD_SLOTS[-1])
+
+
 @dataclass(frozen=True)
 class _Key:
     spec: Contraction
@@ -94,11 +103,14 @@ def candidates(
     unit = max(1, matrix.rows // spec.w)
     parts = {cores, 2 * cores} if cores > 1 else set()
     heights = sorted({*steps_of(spec.h, unit), *(-(-spec.h // part) for part in parts | {3, 7})})
-    share = ceil_to(-(-spec.n // cores), matrix.cols)
-    widths = sorted({*steps_of(spec.n, matrix.cols), min(share, spec.n)})
+    columns = max(matrix.cols, spec.out.blocks.get("n", 1))
+    share = ceil_to(-(-spec.n // cores), columns)
+    widths = sorted({*steps_of(spec.n, columns), min(share, spec.n)})
     depths = steps_of(spec.c, matrix.depth(spec.operand_dtype))[::-1]
     if tile is not None:
-        heights, widths, depths = ([min(t, total)] for t, total in zip(tile, (spec.h, spec.n, spec.c)))
+        units = (1, columns if spec.out.blocks else 1, spec.a.blocks.get("c", 1))  # whole blocks
+        wanted = zip(tile, (spec.h, spec.n, spec.c), units)
+        heights, widths, depths = ([min(ceil_to(t, unit), total)] for t, total, unit in wanted)
     acc_size, room = dtype(spec.acc_dtype).size_bytes, budget[matrix.acc_space]
     staged, size = budget[machine.staging_space], dtype(spec.a.dtype).size_bytes
     for h, n in product(heights, widths):
@@ -225,7 +237,7 @@ class _Work:
     def cycles(self, load_slots: int) -> float:
         """Cycles of the core with most work."""
         spec, matrix, chip = self.s, self.matrix, self.chip
-        loads = {name: loads_of(letters, self.t.order, self.mine) for name, letters in self.letters.items()}
+        loads = {name: self._fetches(letters) for name, letters in self.letters.items()}
         high, wide, channels = self.block
         fed = high * wide * channels * self.size["a"]
         feed = sum(
@@ -244,6 +256,12 @@ class _Work:
         busiest = max(self.product_cycles + serial, steps * feed, load, *ways.values(), stored, scalar)
         ends = sum(moved.values()) + latency + feed + ways["drain"] / max(1, loads["out"])
         return float(busiest + ends)
+
+    def _fetches(self, letters: str) -> int:
+        """How often the busiest core takes a tile; a loop that is shared out counts as moving even if it has one."""
+        moving = [k for k in self.t.order if self.counts[k] > 1]
+        depth = max((i + 1 for i, k in enumerate(moving) if k in letters), default=0)
+        return math.prod(self.mine[k] for k in moving[:depth])
 
     def need(self, load_slots: int) -> dict[str, int]:
         """Bytes by space, as the builder will ask for them."""
@@ -277,7 +295,12 @@ class _Work:
         """Cycles of the copy of one tile between DRAM and the core; short rows leave fewer bytes in flight."""
         cols, total = {"a": ("c", self.s.c), "out": ("n", self.s.n)}.get(name, ("", 0))
         size = run = self.bytes[name]
-        if cols and self.tiles[cols] < total:
+        operand = getattr(self.s, name)
+        total = operand.strides.get("w", total) if cols else 0  # of a pixel, all groups
+        block = operand.blocks.get(cols, 0)
+        if block:  # rows of pixels follow each other in every block of channels
+            run = size // (self.tiles[cols] // block)
+        elif cols and self.tiles[cols] < total:
             size = bus_bytes(size, self.tiles[cols], total, self.size[name], self.machine)
             run = self.tiles[cols] * self.size[name]
         way = self.chip.out if name == "out" else self.chip.load

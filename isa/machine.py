@@ -64,6 +64,7 @@ class MatrixUnit(Part):
     rows: Annotated[int, Field(gt=0, le=4096)]
     cols: Annotated[int, Field(gt=0, le=4096)]
     depth_bytes: Annotated[int, Field(ge=0, le=4096)] = 0  # of a cube: of a row of a block; narrow types go deeper
+    fractal_bytes: Annotated[int, Field(ge=0, le=4096)] = 0  # of a cube: C0 of its fractal layouts; 0: it has none
     latency_cycles: Natural = 0  # of a cube, from the last block to its result
     dataflow: Literal["ws", "os", "is", "cube"] = "ws"
     passes: dict[str, Rate]
@@ -366,6 +367,8 @@ def _path_faults(machine: Machine) -> Iterator[str]:
     spaces, pipes = {*core.spaces, *CHIP_SPACES}, {*core.dma, "weights"}
     if (matrix.dataflow == "cube") != (matrix.depth_bytes > 0):
         yield "core.matrix.depth_bytes: needed by, and only by, `dataflow: cube`"
+    if matrix.fractal_bytes not in (0, matrix.depth_bytes):
+        yield "core.matrix.fractal_bytes: a row of a fractal is one of a cube's block: `depth_bytes`, or 0 without them"
     seen: set[tuple[str, str]] = set()
     for i, path in enumerate(core.paths):
         for field, end in (("src", path.src), ("dst", path.dst)):

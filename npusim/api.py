@@ -33,9 +33,12 @@ RUN_KEYS = {
     "output_dtype": "what products that are outputs of the model are stored in, as fp32 behind fp16 operands",
     "fusion": "true or false: fuse operators into kernels",
     "tile": "HxNxC: output rows, output columns and channels (K) of a tile of products and convolutions",
+    "layout": "auto, channels_last or nc1hwc0: order of feature maps in memory, where the machine has fractal layouts",
     "rows": "once or reread: whether softmax and normalisations keep a row on chip or fetch it once a reduction",
 }
-RUN_WORDS = {"fusion": ("true", "false"), "rows": ("once", "reread")}
+RUN_WORDS = {
+    "fusion": ("true", "false"), "rows": ("once", "reread"), "layout": ("auto", "channels_last", "nc1hwc0"),
+}  # fmt: skip
 INSTRUCTIONS_A_STEP = 20  # of a core, at least: a step of a loop of tiles copies, loads, multiplies and counts
 
 
@@ -172,7 +175,8 @@ def compile(  # the name users expect
 
         calibration = generate(graph, seed, skew)
     fuse = options.get("fusion", "true") != "false"
-    choices = Choices(options.get("rows", "once") == "reread", tile_of(options["tile"]) if "tile" in options else None)
+    tile = tile_of(options["tile"]) if "tile" in options else None
+    choices = Choices(options.get("rows", "once") == "reread", tile, options.get("layout", "auto"))
     kept = options.get("output_dtype", "")
     compilation = compile_graph(graph, machine, dtype, calibration, Options(fusion=fuse), dump, choices, kept)
     if "tile" in options:

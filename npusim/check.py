@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from compiler import layouts
 from compiler.build import VIEWS, Built, Group, groups_of, is_view, strided_views
 from compiler.compile import Compilation
 from compiler.graph import Graph, Node, TensorType
@@ -148,10 +149,18 @@ def _quantised(graph: Graph, node: Node, tensors: _Tensors, given: list[Array | 
     weight = tensors.raw(node.inputs[1]).astype(np.float64)
     exact = op_def(node.op).evaluate(node, [np.rint(data), weight])[0]
     scales = np.asarray(graph.constants[str(node.attrs["weight_scales"])].value(), np.float32).reshape(-1)
-    result = np.asarray(exact, np.float64) * (scales * np.float32(kind.scale)).astype(np.float64)
+    result = np.asarray(exact, np.float64) * _by_channel(node, (scales * np.float32(kind.scale)).astype(np.float64))
     if len(given) > 2 and given[2] is not None:
-        result = result + np.asarray(given[2], np.float64).reshape(-1)
+        result = result + _by_channel(node, np.asarray(given[2], np.float64).reshape(-1))
     return result
+
+
+def _by_channel(node: Node, values: Array) -> Array:
+    """A vector along the output channels, as it broadcasts to the result."""
+    if node.attrs.get("layout") != "NC1HWC0":
+        return values
+    stored: Array = layouts.store("NC1HWC0", values.reshape(1, 1, 1, -1), layouts.Fractal(int(node.attrs["c0"])))[0]
+    return stored
 
 
 def _compare(graph: Graph, group: Group, tensors: _Tensors) -> dict[str, Any]:
@@ -199,7 +208,9 @@ def _propagate(graph: Graph, node: Node, made: Mapping[str, Array], tensors: _Te
     kind = graph.tensors[node.outputs[0]]
     step = ulp(value, dtype(kind.dtype), kind.scale)
     if magnitude is not None:
-        terms = int(np.prod(graph.tensors[node.inputs[1]].shape)) // max(1, kind.shape[-1])
+        weight = graph.tensors[node.inputs[1]].shape
+        columns = weight[-1] if node.attrs.get("layout") == "NC1HWC0" else kind.shape[-1]
+        terms = int(np.prod(weight)) // max(1, columns)
         carried: Array | float = 0.0
         if node.inputs[0] in made:  # the weights of attention, made in the same kernel
             wrong = np.broadcast_to(error, graph.tensors[node.inputs[0]].shape)

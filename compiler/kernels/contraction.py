@@ -8,10 +8,11 @@ block of taps x channels that fits the array's rows).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from compiler.expr import Expr, emax, emin, param, pos
-from compiler.kernels.dataflow import products
+from compiler.kernels.dataflow import Axis, Span, axes_of, products
 from compiler.nest import Buffer, Dim, Loop, Nest, Placed, Ref, Stage, Stmt, TensorArg, dense
 from isa.dtypes import dtype
 from isa.machine import Machine, MatrixUnit
@@ -22,6 +23,7 @@ class Operand:
     """How one operand lies in memory: its space, dtype and element strides by loop letter (absent: 0).
 
     A capital letter is the stride of the tile's origin where it differs from that inside the tile (blocked weights).
+    A tile reaches over several blocks of a letter that `blocks` cuts into so many elements: NC1HWC0, FRACTAL_Z.
     """
 
     space: str
@@ -29,6 +31,7 @@ class Operand:
     strides: dict[str, int]
     scale: float = 1.0
     zero_point: int = 0
+    blocks: dict[str, int] = field(default_factory=dict)
 
     def letters(self, inner: str) -> str:
         """The loops that choose the operand's tile: x and y where they move it, and the `inner` ones."""
@@ -37,6 +40,11 @@ class Operand:
     def bytes_of(self, letter: str) -> int:
         """Stride of a letter in bytes."""
         return self.strides.get(letter, 0) * dtype(self.dtype).size_bytes
+
+    def dims(self, axes: Iterable[Axis]) -> tuple[Dim, ...]:
+        """Dimensions of a tile in place."""
+        size = dtype(self.dtype).size_bytes
+        return tuple(Dim(x.extent, x.most, x.stride(self.strides) * size) for x in axes)
 
     def origin_bytes(self, letter: str) -> int:
         """Stride of a letter in bytes from one tile's origin to the next one's, an element of the letter."""
@@ -148,6 +156,7 @@ class TileBuilder:
     def __init__(self, spec: Contraction, tiling: Tiling, machine: Machine, name: str) -> None:
         self.s, self.t, self.machine, self.name = spec, tiling, machine, name
         self.scratch = machine.scratch_space
+        self.first_row: Expr | int = 0  # of the tile, that is worked on
         self.vector_space = self.scratch  # of bias and scales
         self.weight_space = machine.staging_space
         tiles = {"x": 1, "y": 1, "h": tiling.h, "n": tiling.n, "c": tiling.c}
@@ -158,6 +167,7 @@ class TileBuilder:
         self.extent = {x.name: self._extent(x) for x in self.loops}
         self.acc_size = dtype(spec.acc_dtype).size_bytes
         self.out_size = dtype(spec.out.dtype).size_bytes
+        self.acc_row = self.most["n"] * self.acc_size
         self.units_n, self.units_h = unit_grid(machine, self.most["n"])
         self.tap_block = tap_block(spec, machine.core.matrix, self.most["c"])
         reach = (self.most["h"] - 1) * spec.stride[0] + (spec.kh - 1) * spec.dilation[0] + 1
@@ -202,7 +212,6 @@ class TileBuilder:
         a = self._input()
         weight = self._weights()
         acc_level = self.level("xyhn")
-        self.acc_row = self.most["n"] * self.acc_size
         acc_bytes = self.most["h"] * self.s.w * self.acc_row
         self.buffers.append(Buffer("acc", self.machine.core.matrix.acc_space, self.s.acc_dtype, acc_bytes, acc_level))
         stages = [*self.work(a, weight), *self._drain(acc_level)]
@@ -248,19 +257,16 @@ class TileBuilder:
             row_start = self.in_low * s.a.bytes_of("h") + row_start
         space = self.machine.staging_space
         if s.a.space == space:
-            self.a_strides = (s.a.bytes_of("h"), s.a.bytes_of("w"), s.a.bytes_of("c"))
+            self.a_strides = {x: s.a.bytes_of(x) for x in "hwc"}
             return Ref("a", s.a.dtype, (), row_start)
-        by_letter = {"h": (self.in_count, self.in_rows), "w": (s.in_w, s.in_w), "c": (self.extent["c"], c_tile)}
+        spans = {"h": Span(0, self.in_count, self.in_rows), "w": Span(0, s.in_w, s.in_w), "c": self.span("c")}
         order = sorted("hwc", key=lambda x: -s.a.strides.get(x, 0))  # as stored, so that the copy moves long runs
-        extents = tuple(by_letter[x] for x in order)
-        tile = dense("A", s.a.dtype, size, extents)
-        steps = dict(zip(order, (d.stride for d in tile.dims)))
-        self.a_strides = (steps["h"], steps["w"], steps["c"])
+        axes = axes_of(order, spans, s.a.blocks)
+        tile = dense("A", s.a.dtype, size, _extents(axes))
+        self.a_strides = _tile_strides(axes, tile)
         level = self.level(s.a.letters("hc"))
         self.buffers.append(Buffer("A", space, s.a.dtype, self.in_rows * s.in_w * c_tile * size, level))
-        source = Ref("a", s.a.dtype, tuple(
-            Dim(e, m, s.a.bytes_of(x)) for (e, m), x in zip(extents, order)), row_start)
-        self.loads.append(Placed(Stmt("cp", tile, (source,)), level))
+        self.loads.append(Placed(Stmt("cp", tile, (Ref("a", s.a.dtype, s.a.dims(axes), row_start),)), level))
         return Ref("A", s.a.dtype, ())
 
     def _weights(self) -> Ref:
@@ -268,38 +274,43 @@ class TileBuilder:
         s = self.s
         offset = self.origin(s.weight, "xycn")
         direct = self.machine.path(s.weight.space, "wfifo") is not None
+        letters = ("kh", "kw", "c", "n")
         if direct:
-            self.w_strides = tuple(s.weight.bytes_of(x) for x in ("kh", "kw", "c", "n"))
-            self.w_starts = (*self.w_strides[:3], s.weight.origin_bytes("n"))
+            self.w_strides = {x: s.weight.bytes_of(x) for x in letters} | {"N": s.weight.origin_bytes("n")}
             return Ref("weight", s.weight.dtype, (), offset)
         size = dtype(s.weight.dtype).size_bytes
-        c_tile, n_tile = self.most["c"], self.most["n"]
-        extents = ((s.kh, s.kh), (s.kw, s.kw), (self.extent["c"], c_tile), (self.extent["n"], n_tile))
         level = self.level(s.weight.letters("cn"))
-        transposed = s.weight.strides.get("c", 0) == 1 and s.weight.strides.get("n", 0) != 1
-        if transposed:  # keep the stored order, so that the copy moves long runs; the weight port reads it transposed
-            extents = (extents[0], extents[1], extents[3], extents[2])
-        tile = dense("W", s.weight.dtype, size, extents)
-        letters = ("kh", "kw", "n", "c") if transposed else ("kh", "kw", "c", "n")
-        by_letter = dict(zip(letters, (d.stride for d in tile.dims)))
-        self.w_strides = tuple(by_letter[x] for x in ("kh", "kw", "c", "n"))
-        self.w_starts = self.w_strides
-        source = Ref("weight", s.weight.dtype, tuple(
-            Dim(e, m, s.weight.bytes_of(x)) for (e, m), x in zip(extents, letters)), offset)
-        room = s.kh * s.kw * c_tile * n_tile * size
+        if s.weight.strides.get("c", 0) == 1 and s.weight.strides.get("n", 0) != 1:
+            letters = ("kh", "kw", "n", "c")  # as stored, so that the copy moves long runs; it is read transposed
+        spans = {"kh": Span(0, s.kh, s.kh), "kw": Span(0, s.kw, s.kw), "c": self.span("c"), "n": self.span("n")}
+        axes = axes_of(letters, spans, s.weight.blocks)
+        tile = dense("W", s.weight.dtype, size, _extents(axes))
+        self.w_strides = _tile_strides(axes, tile)
+        room = s.kh * s.kw * self.most["c"] * self.most["n"] * size
         self.buffers.append(Buffer("W", self.weight_space, s.weight.dtype, room, level))
+        source = Ref("weight", s.weight.dtype, s.weight.dims(axes), offset)
         self.loads.append(Placed(Stmt("cp", tile, (source,)), level))
         return Ref("W", s.weight.dtype, ())
 
     # The way out
 
+    def span(self, letter: str) -> Span:
+        """The present tile's range of a letter."""
+        return Span(0, self.extent[letter], self.most[letter])
+
+    def out_axes(self) -> list[Axis]:
+        """Dimensions of a tile of results, as the output has them."""
+        return axes_of("hwn", {"h": self.span("h"), "w": Span(0, self.s.w, self.s.w), "n": self.span("n")},
+                       self.s.out.blocks)  # fmt: skip
+
     def results(self) -> tuple[tuple[tuple[Expr | int, int], ...], Ref, Ref]:
         """(extents, sums, place in the output) of the present tile of results."""
-        out = self.s.out
-        extents = ((self.extent["h"], self.most["h"]), (self.s.w, self.s.w), (self.extent["n"], self.most["n"]))
-        dims = tuple(Dim(x, m, out.bytes_of(k)) for (x, m), k in zip(extents, "hwn"))
-        target = Ref("out", out.dtype, dims, self.origin(out, "xyhn"), scale=out.scale, zero_point=out.zero_point)
-        return extents, dense("acc", self.s.acc_dtype, self.acc_size, extents), target
+        out, axes = self.s.out, self.out_axes()
+        strides = {"h": self.s.w * self.acc_row, "w": self.acc_row, "n": self.acc_size}
+        sums = Ref("acc", self.s.acc_dtype, tuple(Dim(x.extent, x.most, x.stride(strides)) for x in axes))
+        target = Ref("out", out.dtype, out.dims(axes), self.origin(out, "xyhn"), scale=out.scale,
+                     zero_point=out.zero_point)  # fmt: skip
+        return _extents(axes), sums, target
 
     def _drain(self, level: int) -> list[Stage]:
         s, e = self.s, self.s.epilogue
@@ -341,8 +352,8 @@ class TileBuilder:
         self.buffers.append(Buffer(name.upper(), self.vector_space, "fp32", most * 4, level))
         source = Ref(name, "fp32", (Dim(*extents[0], 4),), pos("y") * (4 * step) + pos("n") * 4)
         self.loads.append(Placed(Stmt("cp", dense(name.upper(), "fp32", 4, extents), (source,)), level))
-        rows, columns = Dim(self.extent["h"], self.most["h"], 0), Dim(self.s.w, self.s.w, 0)
-        return Ref(name.upper(), "fp32", (rows, columns, Dim(*extents[0], 4)))
+        dims = tuple(Dim(x.extent, x.most, x.stride({"n": 4})) for x in self.out_axes())
+        return Ref(name.upper(), "fp32", dims)
 
     def _after(self, src: Ref, final: Ref, extents: tuple[tuple[Expr | int, int], ...], level: int,
                scales: tuple[float, ...]) -> tuple[Placed, ...]:
@@ -379,13 +390,12 @@ class TileBuilder:
 
     def _epilogue_operand(self, index: int, extents: tuple[tuple[Expr | int, int], ...], level: int) -> Ref:
         operand = self.s.epilogue.operands[index]
-        size = dtype(operand.dtype).size_bytes
-        source = Ref(f"e{index}", operand.dtype, tuple(
-            Dim(x, m, operand.bytes_of(k)) for (x, m), k in zip(extents, "hwn")), self.origin(operand, "xyhn"),
-            scale=operand.scale, zero_point=operand.zero_point)
+        size, axes = dtype(operand.dtype).size_bytes, self.out_axes()
+        source = Ref(f"e{index}", operand.dtype, operand.dims(axes), self.origin(operand, "xyhn"),
+                     scale=operand.scale, zero_point=operand.zero_point)  # fmt: skip
         if operand.space == self.scratch:
             return source
-        moving = [(x, m) if operand.strides.get(k) else (1, 1) for (x, m), k in zip(extents, "hwn")]
+        moving = [(x, m) if d.stride else (1, 1) for (x, m), d in zip(extents, source.dims)]
         count = 1
         for _, most in moving:
             count *= most
@@ -397,9 +407,15 @@ class TileBuilder:
             Dim(x, m, d.stride) for (x, m), d in zip(moving, source.dims)), source.offset)
         self.loads.append(Placed(Stmt("cp", tile, (compact,)), level))
         dims = tuple(
-            Dim(x, m, d.stride if operand.strides.get(k) else 0) for (x, m), d, k in zip(extents, tile.dims, "hwn")
+            Dim(x, m, d.stride if o.stride else 0) for (x, m), d, o in zip(extents, tile.dims, source.dims)
         )
         return Ref(tile.base, tile.dtype, dims, 0, scale=operand.scale, zero_point=operand.zero_point)
 
 
+def _extents(axes: Iterable[Axis]) -> tuple[tuple[Expr | int, int], ...]:
+    return tuple((x.extent, x.most) for x in axes)
 
+
+def _tile_strides(axes: Iterable[Axis], tile: Ref) -> dict[str, int]:
+    """Byte strides of a dense tile by letter; a capital letter's is that from block to block, an element."""
+    return {x.letter if x.step == 1 else x.letter.upper(): d.stride // x.step for x, d in zip(axes, tile.dims)}

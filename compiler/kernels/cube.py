@@ -50,7 +50,7 @@ def feed_block(spec: Contraction, tiling: Tiling, machine: Machine) -> tuple[int
     if most < depth:
         return None
     if most < channels:
-        return 1, 1, ceil_to(_even(channels, most), depth)
+        return 1, 1, ceil_to(_even(channels, most), depth)  # whole blocks of channels, which are no deeper
     if most < channels * spec.kw:
         return 1, _even(spec.kw, most // channels), channels
     return _even(spec.kh, most // (channels * spec.kw)), spec.kw, channels
@@ -97,9 +97,8 @@ class _CubeBuilder(TileBuilder):
         if not is_fed(self.machine):
             product = Stmt("mm", result_operand(self, spans), sources, accumulate=earlier)
             return [Stage("compute", (Placed(product, len(self.loops)),))]
-        extents = {k: (span.extent, span.most) for k, span in spans.items()}
-        left = self._fed("L0A", [extents[k] for k in ("h", "w", "kh", "kw", "c")], ("x", "y", "h", "c"), 2)
-        right = self._fed("L0B", [extents[k] for k in ("kh", "kw", "c", "n")], ("x", "y", "c", "n"), 3)
+        left = self._fed("L0A", sources[0], ("x", "y", "h", "c"))
+        right = self._fed("L0B", sources[1], ("x", "y", "c", "n"))
         feed = zip((left, right), sources)
         placed = [Placed(Stmt("cp", to, (source,)), self._buffer(to.base).level) for to, source in feed]
         product = Stmt("mm", result_operand(self, spans), (left, right), accumulate=earlier)
@@ -113,12 +112,10 @@ class _CubeBuilder(TileBuilder):
         if self.machine.drain_engine is None:
             return super()._drain(level)
         e = self.s.epilogue
-        extents, acc, target = self.results()
+        _, acc, target = self.results()
         if e.after:
-            space, tile = mix.workspace(self.s, self.t)
-            self.buffers.append(replace(space, level=level))
-            dims = tuple(replace(d, extent=x, most=m) for d, (x, m) in zip(tile.dims, extents))
-            target = replace(tile, dims=dims)
+            space, target = mix.workspace(self, level)
+            self.buffers.append(space)
         vectors = [self._vector(k, p) for k, p in (("bias", e.bias), ("scales", e.scales))]
         fix = Stmt("fix", target, (acc, *vectors), act=e.act, f0=e.f0, f1=e.f1)
         return [Stage("drain", (Placed(fix, level, "post"),))]
@@ -150,8 +147,9 @@ class _CubeBuilder(TileBuilder):
             "kw": part("tw", s.kw, s.kw), "c": part("cs", self.extent["c"], self.most["c"]),
         }
 
-    def _fed(self, name: str, extents: list[tuple[Expr | int, int]], letters: tuple[str, ...], rows: int) -> Ref:
-        """A block in L0A or L0B, a matrix of its first `rows` dimensions by the others; whole fractals take room."""
+    def _fed(self, name: str, source: Ref, letters: tuple[str, ...]) -> Ref:
+        """The place of a block in L0A or L0B, the same matrix as `source`; whole fractals take room."""
+        extents, rows = tuple((d.extent, d.most) for d in source.dims), source.rows
         matrix, kind = self.machine.core.matrix, self.s.operand_dtype
         size, depth = dtype(kind).size_bytes, matrix.depth(kind)
         outer = inner = 1
@@ -161,7 +159,7 @@ class _CubeBuilder(TileBuilder):
         space = matrix.operand_space if name == "L0A" else matrix.operand_b_space or matrix.operand_space
         room = ceil_to(outer, units[0]) * ceil_to(inner, units[1]) * size
         self.buffers.append(Buffer(name, space, kind, room, self.level((*letters, *BLOCK_LOOPS))))
-        return dense(name, kind, size, tuple(extents), rows=rows)
+        return dense(name, kind, size, extents, rows=rows)
 
     def padded_macs(self) -> int:
         """MACs of the cube, empty rows, columns and depth of its blocks included."""

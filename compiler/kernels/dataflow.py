@@ -7,11 +7,11 @@ columns; output-stationary ones hold an m x n block of results and stream all of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from compiler.expr import Expr, ceil_div, emax, emin, pos, var
+from compiler.expr import Expr, binary, ceil_div, emax, emin, pos, var
 from compiler.nest import Dim, Ref, Stmt, SubLoop, Window
 from isa.table import NEXT_TILE, STATIONARY_A
 
@@ -31,6 +31,38 @@ class Span:
 
 
 Block = Mapping[str, Span]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One dimension of a tile: the elements of a letter or, where it is stored in blocks, its blocks of `step`."""
+
+    letter: str
+    extent: Value
+    most: int
+    step: int = 1
+
+    def stride(self, strides: Mapping[str, int]) -> int:
+        """Of an operand, in the unit of `strides`; a capital letter's is that from block to block, an element."""
+        inside = strides.get(self.letter, 0)
+        return inside if self.step == 1 else self.step * strides.get(self.letter.upper(), inside)
+
+
+def axes_of(letters: Iterable[str], spans: Block, blocks: Mapping[str, int]) -> list[Axis]:
+    """Dimensions of a tile over `letters`; blocks of a letter that has several come before all letters.
+
+    A letter in blocks starts, and its tile ends, with a whole block.
+    """
+    outer: list[Axis] = []
+    inner: list[Axis] = []
+    for letter in letters:
+        span, block = spans[letter], blocks.get(letter, 0)
+        if not block or span.most <= block:
+            inner.append(Axis(letter, span.extent, span.most))
+            continue
+        outer.append(Axis(letter, binary("div", span.extent, block), span.most // block, block))
+        inner.append(Axis(letter, block, block))
+    return [*outer, *inner]
 
 
 def products(b: TileBuilder, a: Ref, weight: Ref) -> SubLoop:
@@ -178,10 +210,11 @@ def weight_operand(b: TileBuilder, weight: Ref, spans: Block) -> Ref:
     """The weights of a block: K (kh, kw, c) by n."""
     letters = ("kh", "kw", "c", "n")
     offset = weight.offset
-    for letter, stride in zip(letters, b.w_starts):
-        offset = offset + spans[letter].start * stride
-    dims = tuple(Dim(spans[x].extent, spans[x].most, stride) for x, stride in zip(letters, b.w_strides))
-    return Ref(weight.base, weight.dtype, dims, offset, rows=3)
+    for letter in letters:
+        offset = offset + spans[letter].start * b.w_strides.get(letter.upper(), b.w_strides[letter])
+    axes = axes_of(letters, spans, b.s.weight.blocks)
+    dims = tuple(Dim(x.extent, x.most, x.stride(b.w_strides)) for x in axes)
+    return Ref(weight.base, weight.dtype, dims, offset, rows=len(dims) - 1)
 
 
 def result_operand(b: TileBuilder, spans: Block) -> Ref:
@@ -197,20 +230,19 @@ def result_operand(b: TileBuilder, spans: Block) -> Ref:
 def row_operand(b: TileBuilder, a: Ref, spans: Block) -> Ref:
     """The feature map of a block: rows (h, w) by K (kh, kw, c), windowed where the border pads."""
     s = b.s
-    sh, sw, sc = b.a_strides
+    sh, sw, sc = (b.a_strides[x] for x in "hwc")
     h, w, th, tw, c = (spans[x] for x in ("h", "w", "kh", "kw", "c"))
-    offset = a.offset + c.start * sc
+    offset = a.offset + c.start * b.a_strides.get("C", sc)
     down, right = h.start * s.stride[0] + th.start * s.dilation[0], w.start * s.stride[1] + tw.start * s.dilation[1]
+    *blocks, channels = (Dim(x.extent, x.most, x.stride(b.a_strides)) for x in axes_of("c", spans, s.a.blocks))
     if not any(s.pad) and _inside(b):
-        dims = (Dim(h.extent, h.most, sh * s.stride[0]), Dim(w.extent, w.most, sw * s.stride[1]),
-                Dim(th.extent, th.most, sh * s.dilation[0]), Dim(tw.extent, tw.most, sw * s.dilation[1]),
-                Dim(c.extent, c.most, sc))
+        dims = (Dim(h.extent, h.most, sh * s.stride[0]), Dim(w.extent, w.most, sw * s.stride[1]), *blocks,
+                Dim(th.extent, th.most, sh * s.dilation[0]), Dim(tw.extent, tw.most, sw * s.dilation[1]), channels)
         return Ref(a.base, a.dtype, dims, offset + down * sh + right * sw, rows=2)
     first = pos("h") * s.stride[0] - s.pad[0] - b.in_low
     windows = (Window(first + down, b.in_count, sh), Window(right - s.pad[1], s.in_w, sw))
-    dims = (Dim(h.extent, h.most, 0, 0, s.stride[0]), Dim(w.extent, w.most, 0, 1, s.stride[1]),
-            Dim(th.extent, th.most, 0, 0, s.dilation[0]), Dim(tw.extent, tw.most, 0, 1, s.dilation[1]),
-            Dim(c.extent, c.most, sc))
+    dims = (Dim(h.extent, h.most, 0, 0, s.stride[0]), Dim(w.extent, w.most, 0, 1, s.stride[1]), *blocks,
+            Dim(th.extent, th.most, 0, 0, s.dilation[0]), Dim(tw.extent, tw.most, 0, 1, s.dilation[1]), channels)
     return Ref(a.base, a.dtype, dims, offset, rows=2, windows=windows)
 
 

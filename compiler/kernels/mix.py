@@ -7,11 +7,9 @@ walk over the same tiles, so the one works on the next while the others finish t
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from compiler.expr import Expr, emax, emin, pos
 from compiler.kernels.contraction import Contraction, Operand, TileBuilder, Tiling
-from compiler.nest import Buffer, Loop, Nest, Placed, Ref, Stage, Stmt, TensorArg, dense
+from compiler.nest import Buffer, Dim, Loop, Nest, Placed, Ref, Stage, Stmt, TensorArg, dense
 from isa.dtypes import dtype
 from isa.machine import Machine
 
@@ -37,13 +35,16 @@ def slot_bytes(spec: Contraction, tiling: Tiling) -> int:
     return -(-size // ALIGN_BYTES) * ALIGN_BYTES
 
 
-def workspace(spec: Contraction, tiling: Tiling) -> tuple[Buffer, Ref]:
-    """The workspace, and a whole tile of it: rows, columns of the output."""
+def workspace(b: TileBuilder, level: int) -> tuple[Buffer, Ref]:
+    """The workspace, which changes at `level`, and the builder's tile or rows of results in it, row-major."""
+    spec = b.s
     kind = spec.epilogue.mid_dtype or spec.out.dtype
-    extents = tuple((x, x) for x in (min(tiling.h, spec.h), spec.w, min(tiling.n, spec.n)))
+    size, columns = dtype(kind).size_bytes, min(b.t.n, spec.n)
+    strides = {"h": spec.w * columns * size, "w": columns * size, "n": size}
     scales = spec.epilogue.mid_scales or (spec.out.scale,)
-    tile = dense("mid", kind, dtype(kind).size_bytes, extents, scale=scales[0])
-    return Buffer("mid", "dram", kind, slot_bytes(spec, tiling), 0, SLOTS, channel=0), tile
+    dims = tuple(Dim(x.extent, x.most, x.stride(strides)) for x in b.out_axes())
+    tile = Ref("mid", kind, dims, b.first_row * strides["h"], scale=scales[0])
+    return Buffer("mid", "dram", kind, slot_bytes(spec, b.t), level, SLOTS, channel=0), tile
 
 
 def rows_at_once(spec: Contraction, tiling: Tiling, machine: Machine) -> int:
@@ -67,6 +68,7 @@ class _Epilogue(TileBuilder):
 
     def __init__(self, spec: Contraction, tiling: Tiling, machine: Machine, name: str, rows: int) -> None:
         super().__init__(spec, tiling, machine, name)
+        self.first_row = pos(ROWS)
         self.tile_level = super().level("xyhn")
         count = partners(machine)
         share = -(-self.most["h"] // (count * rows)) * rows
@@ -87,13 +89,11 @@ class _Epilogue(TileBuilder):
     def build(self) -> Nest:
         self.buffers, self.loads = [], []
         s, e, level = self.s, self.s.epilogue, len(self.loops)
-        space, tile = workspace(s, self.t)
-        self.buffers.append(replace(space, level=self.tile_level))
+        space, source = workspace(self, self.tile_level)
+        self.buffers.append(space)
         extents, _, target = self.results()
         scales = e.mid_scales or (s.out.scale,) * (len(e.after) + 1)
         drained = dense("D", space.dtype, dtype(space.dtype).size_bytes, extents, scale=scales[0])
-        source = replace(tile, dims=tuple(replace(d, extent=x, most=m) for d, (x, m) in zip(tile.dims, extents)),
-                         offset=pos(ROWS) * tile.dims[0].stride)  # fmt: skip
         final = dense("O", s.out.dtype, self.out_size, extents, scale=s.out.scale, zero_point=s.out.zero_point)
         for ref in (drained, final):
             room = self.most["h"] * s.w * self.most["n"] * dtype(ref.dtype).size_bytes

@@ -7,7 +7,7 @@ and columns that its windows reach; what lies beyond the border reads as the pad
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from compiler.expr import Expr, emax, emin, pos
 from compiler.kernels.tiles import (
@@ -126,10 +126,14 @@ class _Builder:
         if s.x.space == grid.scratch:
             return here
         require_path(self.machine, s.x.space, grid.scratch)
-        tile = dense("X", s.x.dtype, size, extents)
-        buffer = Buffer("X", grid.scratch, s.x.dtype, tile.dims[0].stride * grid.tiles[0], grid.level(range(4)))
+        order = sorted(range(4), key=lambda i: -s.x.strides[i])  # as stored, so that the copy moves long runs
+        tile = dense("X", s.x.dtype, size, tuple(extents[i] for i in order))
+        room = tile.dims[0].stride * tile.dims[0].most
+        buffer = Buffer("X", grid.scratch, s.x.dtype, room, grid.level(range(4)))
         streams.buffers.append(buffer)
-        streams.loads.append(Placed(Stmt("cp", tile, (here,)), buffer.level))
+        source = replace(here, dims=tuple(dims[i] for i in order))
+        streams.loads.append(Placed(Stmt("cp", tile, (source,)), buffer.level))
+        tile = replace(tile, dims=tuple(tile.dims[order.index(i)] for i in range(4)))
         return quantised(tile, s.x.scale, s.x.zero_point)
 
     def _windowed(self, x: Ref) -> Ref:

@@ -33,12 +33,13 @@ class NoKernel(CompileError):
 class Call:
     """One kernel to launch: equal `key`s share code; `bind` gives the graph tensor behind each TensorArg of the nest.
 
-    A binding is (tensor name, byte offset into it). `padded_macs` counts what the array executes.
+    A binding is (tensor name, byte offset into it). `cycles` are those that a tile search expects; 0: nobody has.
     """
 
     key: Hashable
     build: Callable[[str], Nest]  # kernel name -> nest
     bind: Mapping[str, tuple[str, int]]
+    cycles: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,13 @@ class Choices:
 
     `reread_rows`: softmax and normalisations fetch a row once a reduction, as compilers do that do not keep it on chip
     between fused loops; one that a product makes is reduced as it is made. `tile`: output rows, output columns
-    and channels of a tile of products and convolutions.
+    and channels of a tile of products and convolutions. `layout`: of feature maps on machines with fractal layouts,
+    `channels_last` or `nc1hwc0`; `auto` leaves it to the compiler.
     """
 
     reread_rows: bool = False
     tile: tuple[int, int, int] | None = None
+    layout: str = "auto"
 
 
 @dataclass

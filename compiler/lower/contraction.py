@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from compiler import layouts, tiling_cube
 from compiler import tiling as tiling_array
-from compiler import tiling_cube
 from compiler.graph import Constant, Node, TensorType
 from compiler.kernels import attention, mix
 from compiler.kernels import contraction as array_kernel
@@ -47,6 +48,18 @@ class _Axes:
     extents: dict[str, int]
     out_shape: tuple[int, ...]
     out_strides: dict[str, int]
+    out_blocks: dict[str, int]
+    vector_y: int  # elements of a vector along the channels from one y to the next
+    channels: int  # with those that fill the last block
+
+    @property
+    def vector_shape(self) -> tuple[int, ...]:
+        """Shape of a vector along the channels that broadcasts to the output."""
+        shape = [1] * len(self.out_shape)
+        shape[-1] = self.out_shape[-1]
+        if self.out_blocks:
+            shape[1] = self.out_shape[1]
+        return tuple(shape)
 
 
 def activation(node: Node) -> tuple[str, float, float]:
@@ -67,48 +80,84 @@ def activation(node: Node) -> tuple[str, float, float]:
     return UNARY[node.op], 0.0, 0.0
 
 
+@dataclass(frozen=True)
+class _Map:
+    """A feature map as it is stored: channels with those that fill a block; element strides by letter (C: a channel's
+    from block to block)."""
+
+    batch: int
+    h: int
+    w: int
+    channels: int
+    strides: dict[str, int]
+    block: int = 0
+
+    def operand(self, letter: str, share: int) -> tuple[dict[str, int], dict[str, int]]:
+        """(strides, blocks) where channels are `letter`, `share` of them to each y."""
+        names = {"c": letter, "C": letter.upper()}
+        strides = {names.get(k, k): v for k, v in self.strides.items()}
+        strides["y"] = share * self.strides.get("C", self.strides["c"])
+        return strides, {letter: self.block} if self.block else {}
+
+
+def _feature_map(context: Context, name: str) -> _Map:
+    """[N, C1, H, W, C0] or [N, H, W, C]."""
+    shape = context.type_of(name).shape
+    if len(shape) == 5:
+        n, c1, h, w, c0 = shape
+        return _Map(n, h, w, c1 * c0, {"x": c1 * h * w * c0, "h": w * c0, "w": c0, "c": 1, "C": h * w}, c0)
+    n, h, w, c = shape
+    return _Map(n, h, w, c, {"x": h * w * c, "h": w * c, "w": c, "c": 1})
+
+
 @rule("Conv")
 def lower_conv(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
-    """Lower a 2-D channels-last convolution with its epilogue."""
+    """Lower a 2-D convolution, channels last or in blocks, with its epilogue."""
     node = nodes[0]
-    if node.attrs.get("layout") != "NHWC" or len(context.type_of(node.inputs[0]).shape) != 4:
-        raise NoKernel(f"{node.name}: only 2-D channels-last convolutions have a kernel")
     x, w = node.inputs[0], node.inputs[1]
-    batch, in_h, in_w, channels = context.type_of(x).shape
+    if node.attrs.get("layout") not in ("NHWC", "NC1HWC0") or len(context.type_of(w).shape) != 4:
+        raise NoKernel(f"{node.name}: only 2-D convolutions, channels last or in blocks, have a kernel")
+    source, result = (_feature_map(context, name) for name in (x, node.outputs[0]))
     kh, kw, per_group, filters = context.type_of(w).shape
-    _, h, wide, _ = context.type_of(node.outputs[0]).shape
     groups = int(node.attrs.get("group", 1))
     if groups > 1:
-        w, merged = _pack_groups(context, node, groups)
+        w, merged = _pack_groups(context, node, groups, source.block)
+        blocks, c, n = -(-groups // merged), per_group * merged, filters // groups * merged
     else:
-        merged = 1
-    blocks, c, n = groups // merged, per_group * merged, filters // groups * merged
+        blocks, c, n = 1, source.channels, result.channels
     pads = tuple(node.attrs.get("pads", (0, 0, 0, 0)))
-    a = _operand(context, x, {"x": in_h * in_w * channels, "y": c, "h": in_w * channels, "w": channels, "c": 1})
-    weight = _operand(context, w, {"y": kh * kw * c * n * (groups > 1), "kh": kw * c * n, "kw": c * n, "c": n, "n": 1})
+    a = _operand(context, x, *source.operand("c", c))
+    weight = _operand(context, w, {"y": kh * kw * c * n * (groups > 1), "kh": kw * c * n, "kw": c * n, "c": n, "n": 1},
+                      {"c": source.block} if source.block else {})  # fmt: skip
+    strides, cut = result.operand("n", n)
     axes = _Axes(
-        {"x": batch, "y": blocks, "h": h, "w": wide, "n": n}, (batch, h, wide, filters),
-        {"x": h * wide * filters, "y": n, "h": wide * filters, "w": filters, "n": 1},
-    )
+        {"x": source.batch, "y": blocks, "h": result.h, "w": result.w, "n": n}, context.type_of(node.outputs[0]).shape,
+        strides, cut, n, result.channels,
+    )  # fmt: skip
     window = {
-        "kh": kh, "kw": kw, "in_h": in_h, "in_w": in_w, "stride": tuple(node.attrs.get("strides", (1, 1))),
+        "kh": kh, "kw": kw, "in_h": source.h, "in_w": source.w, "stride": tuple(node.attrs.get("strides", (1, 1))),
         "pad": (pads[0], pads[1]), "dilation": tuple(node.attrs.get("dilations", (1, 1))), "c": c,
     }
     return _finish(context, nodes, a, weight, (x, w), axes, window)
 
 
-def _pack_groups(context: Context, node: Node, groups: int) -> tuple[str, int]:
-    """Merge groups into block-diagonal tiles that fill the array: [blocks, kh, kw, c, n]; (name, groups a block)."""
+def _pack_groups(context: Context, node: Node, groups: int, block: int) -> tuple[str, int]:
+    """Merge groups into block-diagonal tiles: [blocks, kh, kw, c, n]; (name, groups a tile).
+
+    Tiles fill the array or, where the feature map lies in blocks of channels, those.
+    """
     source = context.graph.constants.get(node.inputs[1])
     if source is None:
         raise NoKernel(f"{node.name}: grouped convolution with computed weights")
     kh, kw, per_group, filters = source.type.shape
     per_out = filters // groups
     matrix = context.machine.core.matrix
-    merged = max(m for m in range(1, groups + 1)
-                 if groups % m == 0 and (m == 1 or (m * per_group <= matrix.rows and m * per_out <= matrix.cols)))
-    blocks = groups // merged
-    packed_type = TensorType((blocks, kh, kw, merged * per_group, merged * per_out), source.type.dtype,
+    merged = layouts.merged_groups(groups, per_group, per_out, block) if block else max(
+        m for m in range(1, groups + 1)
+        if groups % m == 0 and (m == 1 or (m * per_group <= matrix.rows and m * per_out <= matrix.cols)))
+    if not merged:
+        raise NoKernel(f"{node.name}: its groups do not fill blocks of {block} channels")
+    packed_type = TensorType((-(-groups // merged), kh, kw, merged * per_group, merged * per_out), source.type.dtype,
                              source.type.scale, source.type.zero_point)
 
     def pack(values: Array) -> Array:
@@ -177,7 +226,8 @@ def product_of(context: Context, node: Node) -> Product:
     b_strides = {"x": batch[0][2], "y": batch[1][2], "c": k_b, "n": n_b}
     o_strides = {"x": batch[0][3], "y": batch[1][3], "h": row_o, "n": 1}
     window = {"kh": 1, "kw": 1, "in_h": m, "in_w": 1, "stride": (1, 1), "pad": (0, 0), "dilation": (1, 1), "c": k}
-    axes = _Axes(extents, final, o_strides)
+    vector_y = n if o_strides["y"] == n and extents["y"] * n == final[-1] else 0
+    axes = _Axes(extents, final, o_strides, {}, vector_y, final[-1])
     a, weight = _operand(context, left, a_strides), _operand(context, right, b_strides)
     return Product(left, right, a, weight, axes, window, outer)
 
@@ -271,9 +321,11 @@ def _merge_batch(out: tuple[int, ...], a: tuple[int, ...], a_strides: tuple[int,
     return rows
 
 
-def _operand(context: Context, name: str, strides: Mapping[str, int]) -> Operand:
+def _operand(
+    context: Context, name: str, strides: Mapping[str, int], blocks: Mapping[str, int] = MappingProxyType({})
+) -> Operand:
     tensor = context.type_of(name) if name in context.graph.tensors else context.new_constants[name].type
-    return Operand(context.space_of(name), tensor.dtype, dict(strides), tensor.scale, tensor.zero_point)
+    return Operand(context.space_of(name), tensor.dtype, dict(strides), tensor.scale, tensor.zero_point, dict(blocks))
 
 
 def _finish(context: Context, nodes: tuple[Node, ...], a: Operand, weight: Operand, sources: tuple[str, str],
@@ -285,7 +337,7 @@ def _finish(context: Context, nodes: tuple[Node, ...], a: Operand, weight: Opera
     if operand_dtype not in matrix.passes:
         raise NoKernel(f"{node.name}: the array of {context.machine.name} does not multiply {operand_dtype}")
     out_name = nodes[-1].outputs[0]
-    out = _operand(context, out_name, axes.out_strides)
+    out = _operand(context, out_name, axes.out_strides, axes.out_blocks)
     bind = {"a": (sources[0], 0), "weight": (sources[1], 0), "out": (out_name, 0)}
     epilogue = _epilogue(context, nodes, axes, bind)
     e = axes.extents
@@ -301,9 +353,13 @@ def _finish(context: Context, nodes: tuple[Node, ...], a: Operand, weight: Opera
             raise NoKernel(f"{node.name}: a row of {spec.w} x {tiling.n} results does not fit a vector core's buffer")
         size = context.machine.cores * mix.SLOTS * mix.slot_bytes(spec, tiling)
         bind["mid"] = (context.workspace(size), 0)
-    spec = _block_weights(context, spec, tiling, bind) if whole else spec
+    cycles = tiling_cube.expected_cycles(spec, tiling, context.machine, budget) if cube else 0.0
+    if weight.blocks:
+        spec = _fractal_weights(context, spec, tiling, bind)
+    elif whole:
+        spec = _block_weights(context, spec, tiling, bind)
     make = partial(_make, (cube_kernel if cube else array_kernel).build, spec, tiling, context.machine)
-    return [Call(("contraction", repr(spec), tiling), make, bind)]
+    return [Call(("contraction", repr(spec), tiling), make, bind, cycles)]
 
 
 def _require_ways(machine: Machine, node: Node, a: Operand, weight: Operand, sources: tuple[str, str]) -> None:
@@ -324,32 +380,70 @@ def _require_ways(machine: Machine, node: Node, a: Operand, weight: Operand, sou
 def _block_weights(
     context: Context, spec: Contraction, tiling: Tiling, bind: dict[str, tuple[str, int]]
 ) -> Contraction:
-    """Store constant weights tile by tile along n, so that a tile's copy is one long run; n fills whole tiles."""
-    name = bind["weight"][0]
+    """Store constant weights tile by tile, so that a tile's copy is one long run; n, and c if cut, fill whole tiles.
+
+    Tiles follow each other along n and, on a cube, along c where taps lie between its parts.
+    """
+    name, matrix = bind["weight"][0], context.machine.core.matrix
     source = context.new_constants.get(name) or context.graph.constants.get(name)
-    strides = spec.weight.strides
-    depth = spec.kh * spec.kw * spec.c
+    strides, taps = spec.weight.strides, spec.kh * spec.kw
     direct = context.machine.path(spec.weight.space, "wfifo") is not None  # the array fetches its tiles itself
-    width = context.machine.core.matrix.cols if direct else min(tiling.n, spec.n)
-    if source is None or width >= spec.n or strides.get("n") != 1 or strides.get("c") != spec.n:
+    width = matrix.cols if direct else min(tiling.n, spec.n)
+    deep = tiling.c if matrix.dataflow == "cube" and taps > 1 and tiling.c < spec.c else spec.c
+    if source is None or strides.get("n") != 1 or strides.get("c") != spec.n or (width >= spec.n and deep == spec.c):
         return spec
-    blocks = -(-spec.n // width)
-    groups = source.type.elements // (depth * spec.n)
-    shape = (groups, blocks, depth, width)
+    width = min(width, spec.n)
+    across, along = -(-spec.n // width), -(-spec.c // deep)
+    groups = source.type.elements // (taps * spec.c * spec.n)
+    shape = (groups, across * along, taps * deep, width)
 
     def block(values: Array) -> Array:
-        padded = np.zeros((groups, depth, blocks * width), values.dtype)
-        padded[:, :, : spec.n] = values.reshape(groups, depth, spec.n)
-        return np.ascontiguousarray(padded.reshape(groups, depth, blocks, width).transpose(0, 2, 1, 3))
+        padded = np.zeros((groups, taps, along * deep, across * width), values.dtype)
+        padded[:, :, : spec.c, : spec.n] = values.reshape(groups, taps, spec.c, spec.n)
+        tiles = padded.reshape(groups, taps, along, deep, across, width)
+        return np.ascontiguousarray(tiles.transpose(0, 4, 2, 1, 3, 5)).reshape(shape)
 
     kind = TensorType(shape, source.type.dtype, source.type.scale, source.type.zero_point)
-    blocked = f"{name}.n{width}"
+    blocked = f"{name}.n{width}" if deep == spec.c else f"{name}.n{width}c{deep}"
     if blocked not in context.new_constants:
         context.add_constant(blocked, source.map(kind, block), weight=True)
     bind["weight"] = (blocked, 0)
-    outer = {k: v // (depth * spec.n) * (blocks * depth * width) for k, v in strides.items() if k in "xy"}
-    inner = {"kh": spec.kw * spec.c * width, "kw": spec.c * width, "c": width, "n": 1, "N": depth}
+    depth = along * taps * deep
+    outer = {k: v // (taps * spec.c * spec.n) * (across * depth * width) for k, v in strides.items() if k in "xy"}
+    inner = {"kh": spec.kw * deep * width, "kw": deep * width, "c": width, "n": 1, "N": depth}
+    if along > 1:
+        inner["C"] = taps * width
     return replace(spec, weight=replace(spec.weight, strides={**outer, **inner}))
+
+
+def _fractal_weights(
+    context: Context, spec: Contraction, tiling: Tiling, bind: dict[str, tuple[str, int]]
+) -> Contraction:
+    """Store constant weights as FRACTAL_Z, one a tile along n: any range of channels of a tile is one run."""
+    name = bind["weight"][0]
+    source = context.new_constants.get(name) or context.graph.constants.get(name)
+    if source is None:
+        raise NoKernel(f"{name}: computed weights have no fractal order")
+    *_, c, n = source.type.shape
+    width, block = min(tiling.n, spec.n), layouts.Fractal(spec.weight.blocks["c"])
+    tiles, groups = -(-spec.n // width), source.type.elements // (spec.kh * spec.kw * c * n)
+    tile = layouts.stored_shape("FRACTAL_Z", (spec.kh, spec.kw, spec.c, width), block)
+
+    def pack(values: Array) -> Array:
+        room = np.zeros((groups, spec.kh, spec.kw, spec.c, tiles * width), values.dtype)
+        room[..., :c, :n] = values.reshape(groups, spec.kh, spec.kw, c, n)
+        parts = [layouts.store("FRACTAL_Z", part, block) for part in np.split(room, tiles, axis=-1)]
+        return np.stack(parts, axis=1)
+
+    kind = TensorType((groups, tiles, *tile), source.type.dtype, source.type.scale, source.type.zero_point)
+    stored, each = f"{name}.z{width}", prod(tile)
+    if stored not in context.new_constants:
+        context.add_constant(stored, source.map(kind, pack), weight=True)
+    bind["weight"] = (stored, 0)
+    row = prod(tile[1:])  # of one tap and block of channels
+    strides = {"y": tiles * each * (groups > 1), "N": each // width, "C": spec.kh * spec.kw * row // block.cols,
+               "kh": spec.kw * row, "kw": row, "n": block.cols, "c": 1}
+    return replace(spec, weight=replace(spec.weight, strides=strides))
 
 
 def _make(build: Any, spec: Any, tiling: Any, machine: Machine, name: str) -> Any:
@@ -358,15 +452,13 @@ def _make(build: Any, spec: Any, tiling: Any, machine: Machine, name: str) -> An
 
 def _epilogue(context: Context, nodes: tuple[Node, ...], axes: _Axes, bind: dict[str, tuple[str, int]]) -> Epilogue:
     anchor = nodes[0]
-    e = axes.extents
-    per_group = e["n"] if axes.out_strides["y"] == e["n"] and e["y"] * e["n"] == axes.out_shape[-1] else 0
     bias = len(anchor.inputs) > 2 and bool(anchor.inputs[2])
     if bias:
-        bind["bias"] = (_vector(context, anchor.inputs[2]), 0)
+        bind["bias"] = (_vector(context, anchor.inputs[2], axes.channels), 0)
     uniform = context.type_of(anchor.inputs[0]).scale * context.type_of(anchor.inputs[1]).scale
     scales = "weight_scales" in anchor.attrs or uniform != 1.0
     if "weight_scales" in anchor.attrs:
-        bind["scales"] = (_channel_scales(context, anchor), 0)
+        bind["scales"] = (_channel_scales(context, anchor, axes.channels), 0)
     elif scales:  # two quantised activations: one scale for all
         constant = Constant.of(np.full(axes.extents["n"], uniform, np.float32), "fp32")
         bind["scales"] = (context.add_constant(f"{anchor.name}.scales", constant), 0)
@@ -386,7 +478,7 @@ def _epilogue(context: Context, nodes: tuple[Node, ...], axes: _Axes, bind: dict
             _require(context, op, drained=False)
         previous = node.outputs[0]
         mids.append(context.type_of(previous).scale)
-    return Epilogue(bias, scales, act, f0, f1, tuple(after), tuple(operands), per_group,
+    return Epilogue(bias, scales, act, f0, f1, tuple(after), tuple(operands), axes.vector_y,
                     context.type_of(anchor.outputs[0]).dtype, tuple(mids))
 
 
@@ -430,40 +522,42 @@ def _step(context: Context, node: Node, previous: str, axes: _Axes, operands: li
     value = scalar_value(context, others[0])
     if value is not None and op in SCALAR_FORM:
         return SCALAR_FORM[op], value, 0.0, -1
-    strides = _broadcast(context.type_of(others[0]).shape, axes)
     bind[f"e{len(operands)}"] = (others[0], 0)
-    operands.append(_operand(context, others[0], strides))
+    operands.append(_operand(context, others[0], *_broadcast(context.type_of(others[0]).shape, axes)))
     return op, 0.0, 0.0, len(operands) - 1
 
 
-def _broadcast(shape: tuple[int, ...], axes: _Axes) -> dict[str, int]:
-    """Strides by letter of a tensor that broadcasts to the output; raises NoKernel when the letters do not fit."""
+def _broadcast(shape: tuple[int, ...], axes: _Axes) -> tuple[dict[str, int], dict[str, int]]:
+    """(strides by letter, blocks) of what broadcasts to the output; raises NoKernel when the letters do not fit."""
     if shape == axes.out_shape:
-        return dict(axes.out_strides)
-    padded = (1,) * (len(axes.out_shape) - len(shape)) + shape
-    if all(x == 1 for x in padded[:-1]) and padded[-1] == axes.out_shape[-1]:
-        return {"y": axes.extents["n"] if axes.extents["y"] * axes.extents["n"] == padded[-1] else 0, "n": 1}
+        return axes.out_strides, axes.out_blocks
+    if (1,) * (len(axes.out_shape) - len(shape)) + shape == axes.vector_shape:
+        return {"y": axes.extents["n"] if axes.extents["y"] * axes.extents["n"] == axes.channels else 0, "n": 1}, {}
     raise NoKernel(f"an epilogue operand of shape {shape} does not broadcast simply to {axes.out_shape}")
 
 
-def _vector(context: Context, name: str) -> str:
-    """The fp32 copy of a per-channel constant, where copy engines can fetch it."""
+def _vector(context: Context, name: str, channels: int) -> str:
+    """The fp32 copy of a per-channel constant, zero beyond its end, where copy engines can fetch it."""
     constant = context.graph.constants.get(name)
     if constant is None:
         raise NoKernel(f"{name}: a computed bias has no kernel")
-    flat = TensorType((constant.type.elements,), "fp32")
-    key = f"{name}.fp32"
+    key = f"{name}.fp32" if constant.type.elements == channels else f"{name}.fp32.{channels}"
     if key not in context.new_constants:
-        context.add_constant(key, constant.map(flat, lambda v: np.asarray(v, np.float32).reshape(-1)))
+        context.add_constant(key, constant.map(TensorType((channels,), "fp32"), partial(_filled, channels)))
     return key
 
 
-def _channel_scales(context: Context, anchor: Node) -> str:
+def _filled(channels: int, values: Array) -> Array:
+    found = np.zeros(channels, np.float32)
+    found[: values.size] = np.asarray(values, np.float32).reshape(-1)
+    return found
+
+
+def _channel_scales(context: Context, anchor: Node, channels: int) -> str:
     """Scale of every output channel's accumulator: that of the input times that of the filter."""
     name = str(anchor.attrs["weight_scales"])
     step = context.type_of(anchor.inputs[0]).scale
     source: Constant = context.graph.constants[name]
-    key = f"{anchor.name}.scales"
-    flat = TensorType((source.type.elements,), "fp32")
-    scaled = source.map(flat, lambda v: (np.asarray(v, np.float32) * np.float32(step)).reshape(-1))
-    return context.add_constant(key, scaled)
+    flat = TensorType((channels,), "fp32")
+    scaled = source.map(flat, lambda v: _filled(channels, np.asarray(v, np.float32) * np.float32(step)))
+    return context.add_constant(f"{anchor.name}.scales", scaled)

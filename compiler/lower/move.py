@@ -166,6 +166,44 @@ def resize(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     return _dense(context, node, extents, [s for stride in row_major(shape) for s in (stride, 0)])
 
 
+@rule("TransData")
+def trans_data(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
+    """Channels into blocks or back: a strided copy of the whole blocks, one of the last block if it is not full."""
+    (node,) = nodes
+    x, out = node.inputs[0], node.outputs[0]
+    inward = node.attrs["dst"] == "NC1HWC0"
+    n, blocks, h, w, c0 = context.type_of(out if inward else x).shape
+    channels, pixels = int(node.attrs["channels"]), h * w
+    full, rest = divmod(channels, c0)
+    last = "NHWC" in (node.attrs["src"], node.attrs["dst"])
+    channel, pixel = (1, channels) if last else (pixels, 1)  # steps of what is not in blocks
+    outer, cut = (channels * pixels, c0 * channel, pixel, channel), (blocks * pixels * c0, pixels * c0, c0, 1)
+    src, dst = (outer, cut) if inward else (cut, outer)
+    calls = strided(context, x, out, *_by_stride((n, full, pixels, c0), src, dst))
+    if not rest:
+        return calls
+    at = full * c0 * channel, full * pixels * c0
+    first, place = at if inward else at[::-1]
+    if not inward:
+        part = _by_stride((n, pixels, rest), (src[0], *src[2:]), (dst[0], *dst[2:]))
+        return [*calls, *strided(context, x, out, *part, first, place)]
+    spec = Pool(
+        (n, pixels, rest, 1), (pixels, c0), (1, 1), (1, 1), (1, 1), (0, 0), "copy",
+        operand(context, x, (src[0], pixel, channel, 1)), operand(context, out, (dst[0], c0, 1, 1)),
+        float(context.type_of(x).zero_point),
+    )  # fmt: skip
+    bind = {"x": (x, first * spec.x.size_bytes), "out": (out, place * spec.out.size_bytes)}
+    return [*calls, call(context, spec, build_window, bind)]
+
+
+def _by_stride(
+    extents: Sequence[int], src: Sequence[int], dst: Sequence[int]
+) -> tuple[list[int], list[int], list[int]]:
+    """The same copy with its dimensions in the order in which they lie in the result."""
+    order = sorted(range(len(extents)), key=lambda i: -dst[i])
+    return [extents[i] for i in order], [src[i] for i in order], [dst[i] for i in order]
+
+
 @rule("Pad")
 def pad(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     """Constants along one or two axes are a window of one element; all else is a strided copy a region."""

@@ -15,7 +15,8 @@ input; attributes are ints, floats, strings or tuples of them.
     ConstantOfShape        shape, value, dtype            Softmax, LogSoftmax           axis, one axis only
 
 `layout='NHWC'` on Conv, ConvTranspose, pools and channel-wise normalisations puts the channel last; Conv weights are
-then [k..., C/g, M] and ConvTranspose weights [k..., C, M/g].
+then [k..., C/g, M] and ConvTranspose weights [k..., C, M/g]. Conv also takes `layout='NC1HWC0'`; TransData (src, dst,
+channels, c0) converts between NCHW or NHWC and NC1HWC0.
 """
 
 from compiler.ops import (  # noqa: F401  (importing a family registers its operators)

@@ -1,28 +1,61 @@
 """Convolutions: im2col and BLAS per group, shifted adds where each group has one channel.
 
 Weights are ONNX's [M, C/g, k...] (Conv) and [C, M/g, k...] (ConvTranspose); with layout 'NHWC' they are
-[k..., C/g, M] and [k..., C, M/g].
+[k..., C/g, M] and [k..., C, M/g]. A 2-D Conv with layout 'NC1HWC0' (compiler.layouts) gives blocks of `c0` channels and
+takes such, or a map with channels last; its weights are as with 'NHWC'. Channels that only fill a block are zero.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from compiler import layouts
 from compiler.graph import Array, Node, TensorType
 from compiler.ops.base import Types, Values, Work, computed, fail, ints, optional, product, register, want
 from compiler.ops.matmul import accumulator_dtype, exact_matmul
 from compiler.ops.spatial import Window, channel_last, logical_shape, stored_shape, to_logical, to_stored, window_of
 
+BLOCKED = "NC1HWC0"
+
+def in_blocks(node: Node) -> bool:
+    """True for layout 'NC1HWC0'."""
+    return bool(node.attrs.get("layout", "NCHW") == BLOCKED)
+
 
 def _weight_shape(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Conv weight shape as (M, C/g, k...)."""
-    return (shape[-1], shape[-2], *shape[:-2]) if channel_last(node) else tuple(shape)
+    return (shape[-1], shape[-2], *shape[:-2]) if in_blocks(node) or channel_last(node) else tuple(shape)
+
+
+def _last(node: Node, x: tuple[int, ...], weight: tuple[int, ...]) -> tuple[int, ...]:
+    """[N, H, W, C] or [N, C1, H, W, C0] as [N, H, W, C], with as many channels as the weights read."""
+    if len(x) not in (4, 5) or len(weight) != 4:
+        raise fail(node, f"layout {BLOCKED} needs an input [N, C1, H, W, C0] and 2-D weights, not {list(x)}")
+    return x if len(x) == 4 else (x[0], x[2], x[3], weight[-2] * int(node.attrs.get("group", 1)))
+
+
+def _block(node: Node) -> layouts.Fractal:
+    return layouts.Fractal(int(node.attrs["c0"]))
+
+
+def _infer_blocked(node: Node, types: Types, values: Values) -> list[TensorType]:
+    """The output of the same convolution with channels last, in blocks."""
+    x, w = want(node, types, 0), want(node, types, 1)
+    last = _last(node, x.shape, w.shape)
+    if x.shape not in (last, layouts.stored_shape(BLOCKED, last, _block(node))):
+        raise fail(node, f"{list(x.shape)} is not {list(last)} in blocks of {_block(node).cols} channels")
+    plain = replace(node, attrs={**node.attrs, "layout": "NHWC"})
+    (out,) = _infer_conv(plain, [TensorType(last, x.dtype), *types[1:]], values)
+    return [TensorType(layouts.stored_shape(BLOCKED, out.shape, _block(node)), out.dtype)]
 
 
 def _infer_conv(node: Node, types: Types, values: Values) -> list[TensorType]:
+    if in_blocks(node):
+        return _infer_blocked(node, types, values)
     x, w = want(node, types, 0), want(node, types, 1)
     if len(w.shape) != len(x.shape) or len(x.shape) < 3:
         raise fail(node, f"input {list(x.shape)} and weight {list(w.shape)} must have the same rank, at least 3")
@@ -62,7 +95,17 @@ def _im2col(x: Array, w: Array, window: Window, outputs: tuple[int, ...]) -> Arr
     return exact_matmul(w.reshape(w.shape[0], -1), columns).reshape(w.shape[0], *outputs)
 
 
+def _blocked(node: Node, values: Values) -> list[Array]:
+    """The convolution with channels last, between conversions."""
+    x, w, *bias = computed(values)
+    last = x if x.ndim == 4 else layouts.load(BLOCKED, x, _last(node, x.shape, w.shape), _block(node))
+    plain = replace(node, attrs={**node.attrs, "layout": "NHWC"})
+    return [layouts.store(BLOCKED, _conv(plain, [last, w, *bias])[0], _block(node))]
+
+
 def _conv(node: Node, values: Values) -> list[Array]:
+    if in_blocks(node):
+        return _blocked(node, values)
     operands = computed(values)
     x, w, bias = to_logical(node, operands[0]), operands[1], optional(operands, 2)
     w = np.moveaxis(w, (-1, -2), (0, 1)) if channel_last(node) else w
@@ -88,9 +131,11 @@ def _conv(node: Node, values: Values) -> list[Array]:
 
 
 def _conv_work(node: Node, inputs: Types, outputs: Sequence[TensorType]) -> Work:
-    _, depth, *kernel = _weight_shape(node, want(node, inputs, 1).shape)
-    macs = outputs[0].elements * depth * product(kernel)
-    return Work(macs, 2 * macs + (outputs[0].elements if optional(inputs, 2) is not None else 0))
+    maps, depth, *kernel = _weight_shape(node, want(node, inputs, 1).shape)
+    shape = outputs[0].shape
+    made = shape[0] * maps * shape[2] * shape[3] if in_blocks(node) else outputs[0].elements
+    macs = made * depth * product(kernel)
+    return Work(macs, 2 * macs + (made if optional(inputs, 2) is not None else 0))
 
 
 def _transpose_weight(node: Node, w: tuple[int, ...]) -> tuple[int, ...]:

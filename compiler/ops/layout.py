@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from compiler import layouts
 from compiler.graph import Array, Node, TensorType
 from compiler.ops.base import (
     Types,
@@ -271,11 +272,44 @@ def _space_to_depth(node: Node, values: Values) -> list[Array]:
     return [np.ascontiguousarray(y).reshape(n, c * block**2, h // block, w // block)]
 
 
+def _plan(node: Node, x: tuple[int, ...]) -> tuple[tuple[int, ...], layouts.Fractal]:
+    """(shape with channels last, block) of a TransData between [N, C, H, W] or [N, H, W, C] and blocks of channels."""
+    src, dst = str(node.attrs["src"]), str(node.attrs["dst"])
+    channels, block = int(node.attrs["channels"]), layouts.Fractal(int(node.attrs["c0"]))
+    plain = src if dst == "NC1HWC0" else dst
+    blocked = "NC1HWC0" in (src, dst)
+    if not blocked or plain not in ("NCHW", "NHWC") or len(x) != (5 if src == "NC1HWC0" else 4):
+        raise fail(node, f"{src} to {dst} of {list(x)} is not between NCHW or NHWC and NC1HWC0")
+    if src == "NC1HWC0":
+        return (x[0], x[2], x[3], channels), block
+    return (x[0], *x[2:], x[1]) if src == "NCHW" else x, block
+
+
+def _infer_trans_data(node: Node, types: Types, values: Values) -> list[TensorType]:
+    x = want(node, types, 0)
+    last, block = _plan(node, x.shape)
+    if node.attrs["dst"] == "NC1HWC0":
+        return [TensorType(layouts.stored_shape("NC1HWC0", last, block), x.dtype)]
+    if layouts.stored_shape("NC1HWC0", last, block) != x.shape:
+        raise fail(node, f"{list(x.shape)} is not {list(last)} in blocks of {block.cols} channels")
+    return [TensorType((last[0], last[3], *last[1:3]) if node.attrs["dst"] == "NCHW" else last, x.dtype)]
+
+
+def _trans_data(node: Node, values: Values) -> list[Array]:
+    x = compute(given(node, values, 0))
+    last, block = _plan(node, x.shape)
+    if node.attrs["dst"] == "NC1HWC0":
+        return [layouts.store("NC1HWC0", np.moveaxis(x, 1, -1) if node.attrs["src"] == "NCHW" else x, block)]
+    plain = layouts.load("NC1HWC0", x, last, block)
+    return [np.ascontiguousarray(np.moveaxis(plain, -1, 1)) if node.attrs["dst"] == "NCHW" else plain]
+
+
 register("Reshape", "layout", _infer_reshape, _reshape, no_work)
 register("Flatten", "layout", _infer_flatten, _flatten, no_work)
 register("Squeeze", "layout", _infer_squeeze, _squeeze, no_work)
 register("Unsqueeze", "layout", _infer_squeeze, _squeeze, no_work)
 register("Transpose", "layout", _infer_transpose, _transpose, no_work)
+register("TransData", "layout", _infer_trans_data, _trans_data, no_work)
 register("Concat", "layout", _infer_concat, _concat, no_work)
 register("Split", "layout", _infer_split, _split, no_work)
 register("Slice", "layout", _infer_slice, _slice, no_work)

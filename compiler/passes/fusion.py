@@ -92,7 +92,7 @@ def _grow(graph: Graph, node: Node, readers: dict[str, list[Node]], group: dict[
         if len(followers) != 1 or value in graph.outputs or followers[0].name in group:
             break
         follower = followers[0]
-        if not _joins(graph, follower, value, epilogue=op_class == "complex"):
+        if not _joins(graph, follower, value, node if op_class == "complex" else None):
             break
         members.append(follower)
     return members
@@ -129,14 +129,15 @@ def _fits_scalar(graph: Graph, name: str) -> bool:
     return constant is not None and constant.type.elements == 1 and not constant.stripped
 
 
-def _joins(graph: Graph, node: Node, value: str, epilogue: bool) -> bool:
+def _joins(graph: Graph, node: Node, value: str, product: Node | None) -> bool:
+    """Whether a node may follow `value` in its kernel: in the epilogue of a product, or in a chain."""
     if op_def(node.op).op_class != "elementwise" or node.op in (*_ALONE, *_FIRST) or len(node.outputs) != 1:
         return False
     before, after = graph.tensors[value], graph.tensors[node.outputs[0]]
     if before.shape != after.shape:
         return False
     others = [n for n in node.inputs if n and n != value]
-    if not epilogue:
+    if product is None:
         return True
     if len(node.inputs) == 1:
         return node.op in _UNARY_EPILOGUE or symmetric(node)  # the latter costs nothing: compiler.passes.quantise
@@ -144,11 +145,12 @@ def _joins(graph: Graph, node: Node, value: str, epilogue: bool) -> bool:
         return False
     if node.op not in _SCALAR_EPILOGUE and node.inputs[0] != value:
         return False
-    return _fits(graph, node, others[0], after.shape)
+    blocks = product.attrs.get("layout") == "NC1HWC0"
+    return _fits(graph, node, others[0], after.shape, (1, 4) if blocks else (len(after.shape) - 1,))
 
 
-def _fits(graph: Graph, node: Node, name: str, shape: tuple[int, ...]) -> bool:
-    """True for a residual of the whole shape, a known scalar, or a constant vector along the last axis (channels)."""
+def _fits(graph: Graph, node: Node, name: str, shape: tuple[int, ...], channels: tuple[int, ...]) -> bool:
+    """True for a residual of the whole shape, a known scalar, or a constant vector along the `channels` axes."""
     found, constant = graph.tensors[name].shape, graph.constants.get(name)
     if found == shape:
         return True
@@ -156,4 +158,5 @@ def _fits(graph: Graph, node: Node, name: str, shape: tuple[int, ...]) -> bool:
         return False
     if constant.type.elements == 1 and not constant.stripped:
         return node.op in _SCALAR_EPILOGUE
-    return bool(found) and found[-1] == shape[-1] and all(d == 1 for d in found[:-1])
+    wide = (1,) * (len(shape) - len(found)) + found
+    return bool(found) and wide == tuple(d if i in channels else 1 for i, d in enumerate(shape))

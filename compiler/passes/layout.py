@@ -56,7 +56,7 @@ class _Layout:
     def place(self, node: Node) -> None:
         if self._makes_channels_first(node):
             return
-        if node.attrs.get("layout", "NCHW") == "NHWC" or not self._channel_last(node):
+        if node.attrs.get("layout", "NCHW") != "NCHW" or not self._channel_last(node):
             for name in node.inputs:
                 if name:
                     self.first(name)

@@ -13,6 +13,7 @@ from compiler.passes import (
     cse,
     dce,
     folding,
+    fractal,
     fusion,
     layout,
     matmul_fuse,
@@ -35,6 +36,8 @@ class Options:
 
     fast_math: bool = False
     channel_last: bool = True
+    channel_block: int = 0  # convolutions between blocks of so many channels (NC1HWC0); 0: channels last
+    least_channels: int = 1  # convolutions of fewer read them last
     fusion: bool = True
     integer: bool = False  # floats will be stored as integers: take their formats from the model where it says them
     slow_lanes: bool = False  # reductions across lanes are slow: keep softmax between products out of them
@@ -56,6 +59,8 @@ def steps(options: Options) -> list[Step]:
         ("canonical", lambda graph: canonical.run(graph, options.host)),
         ("simplify", lambda graph: simplify.run(graph, options.fast_math)),
         *([("layout", layout.run)] if options.channel_last else []),
+        *([("fractal", lambda graph: fractal.run(graph, options.channel_block, options.least_channels))]
+          if options.channel_block else []),
         *([] if "Resize" in options.host else [("resample", resample.run)]),
         ("matmul_fuse", matmul_fuse.run),
         *([("softmax_axis", softmax_axis.run)] if options.slow_lanes else []),

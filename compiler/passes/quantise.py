@@ -166,7 +166,7 @@ def _channel_axis(node: Node, rank: int) -> int:
     """Axis of the output channels in a weight."""
     if node.op == "MatMul":
         return rank - 2 if node.attrs.get("transB", 0) else rank - 1
-    if node.attrs.get("layout", "NCHW") == "NHWC":
+    if node.attrs.get("layout", "NCHW") != "NCHW":
         return rank - 1
     return 0 if node.op == "Conv" else 1
 

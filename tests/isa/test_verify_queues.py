@@ -45,7 +45,8 @@ def test_a_bundle_holds_no_more_sets_than_an_instruction_raises(count: int, lega
 def test_a_path_converts_what_it_says_and_nothing_else() -> None:
     """Load3d pads on the way L1 -> L0A, which transposes too; copies from and to memory move what is stored."""
     chip = load_machine("ascend-310").machine
-    head = ".program p\n.machine ascend-310\n.operator o op_type=T shape=[] nodes=[] dtype=fp16 macs=0 flops=0 min_bytes=0\n"
+    head = ".program p\n.machine ascend-310\n"
+    head += ".operator o op_type=T shape=[] nodes=[] dtype=fp16 macs=0 flops=0 min_bytes=0\n"
 
     def copy(source: str, target: str) -> Program:
         body = f"  .desc %a {source}\n  .desc %d {target}\n  cp %d, %a\n  halt\n.end\n.launch k operator=0\n"
