@@ -173,7 +173,7 @@ def dram_bytes_per_cycle(machine: Machine) -> Fraction:
     memory, dram = machine.memory, machine.memory.dram
     if memory.model == "ideal" and memory.ideal_bytes_per_cycle is not None:
         return Fraction(str(memory.ideal_bytes_per_cycle))
-    bytes_per_tick = Fraction(memory.channels * dram.bus_bits * dram.data_rate, 8)
+    bytes_per_tick = Fraction(memory.channels * dram.pseudo_channels * dram.bus_bits * dram.data_rate, 8)
     ticks_per_cycle = Fraction(10**12, round(machine.clock_mhz * 1000)) / round(dram.tck_ps * 1000)
     return bytes_per_tick * ticks_per_cycle
 

@@ -146,14 +146,6 @@ class Record:
         return starts, within_peak(moved, np.floor(np.diff(starts, append=self.total_cycles) * peak))
 
 
-def dram_bytes_per_cycle(machine: Machine) -> float:
-    """Peak DRAM bandwidth in bytes a core cycle: the part's, or the stated one of the ideal model."""
-    memory = machine.memory
-    if memory.model == "ideal" and memory.ideal_bytes_per_cycle is not None:
-        return memory.ideal_bytes_per_cycle
-    return machine.dram_bytes_per_second / (machine.clock_mhz * 1e6)
-
-
 def within_peak(series: Array, room: Array) -> Array:
     """Series [2, bins] of whole bytes with at most `room` [bins] in a bin, what is too much in the bins before.
 

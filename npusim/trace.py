@@ -17,8 +17,9 @@ from typing import Any, TextIO
 import numpy as np
 import numpy.typing as npt
 
+from isa.cost import dram_bytes_per_cycle
 from isa.table import BY_CODE
-from npusim.record import EVENT, Result, dram_bytes_per_cycle
+from npusim.record import EVENT, Result
 
 Array = npt.NDArray[Any]
 
@@ -118,7 +119,7 @@ def _counters(result: Result, clock: _Clock) -> Iterator[str]:
 def _bandwidth(result: Result) -> tuple[Array, Array]:
     """The core cycle at which each bin of the series starts, and GB/s read and written in it [bins, 2]."""
     record = result.record
-    starts, moved = record.dram_over_time(dram_bytes_per_cycle(result.machine))
+    starts, moved = record.dram_over_time(float(dram_bytes_per_cycle(result.machine)))
     seconds = np.diff(starts, append=record.total_cycles) / (result.machine.clock_mhz * 1e6)
     return starts, (moved / seconds / 1e9).T.round(3)
 

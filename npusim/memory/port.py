@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from npusim.jit import kernel
+from npusim.jit import inlined, kernel
 
 Array = npt.NDArray[Any]
 
@@ -106,23 +106,17 @@ def ring_push(
     return True
 
 
-@kernel
+@inlined
 def _before(rows: Array, a: int, b: int) -> bool:
     if rows[a, RSP_TIME_FS] != rows[b, RSP_TIME_FS]:
         return bool(rows[a, RSP_TIME_FS] < rows[b, RSP_TIME_FS])
     return bool(rows[a, RSP_SEQ] < rows[b, RSP_SEQ])
 
 
-@kernel
+@inlined
 def _copy(rows: Array, source: int, target: int) -> None:
     for column in range(RSP_COLUMNS):
         rows[target, column] = rows[source, column]
-
-
-@kernel
-def _swap(rows: Array, a: int, b: int) -> None:
-    for column in range(RSP_COLUMNS):
-        rows[a, column], rows[b, column] = rows[b, column], rows[a, column]
 
 
 @kernel
@@ -135,20 +129,21 @@ def heap_push(responses: Array, heap_state: Array, time_fs: int, tag: int, wait_
 @kernel
 def heap_insert(responses: Array, heap_state: Array, time_fs: int, order: int, tag: int, wait_fs: int) -> bool:
     """Add a response; False, and nothing done, when the heap is full. The earliest (time, order) is row 0."""
-    child = heap_state[HEAP_SIZE]
-    if child >= responses.shape[0]:
+    hole = heap_state[HEAP_SIZE]
+    if hole >= responses.shape[0]:
         return False
-    responses[child, RSP_TIME_FS] = time_fs
-    responses[child, RSP_SEQ] = order
-    responses[child, RSP_TAG] = tag
-    responses[child, RSP_WAIT_FS] = wait_fs
     heap_state[HEAP_SIZE] += 1
-    while child > 0:
-        parent = (child - 1) // 2
-        if not _before(responses, child, parent):
+    while hole > 0:
+        parent = (hole - 1) >> 1
+        later = responses[parent, RSP_TIME_FS] - time_fs
+        if later < 0 or (later == 0 and responses[parent, RSP_SEQ] <= order):
             break
-        _swap(responses, child, parent)
-        child = parent
+        _copy(responses, parent, hole)
+        hole = parent
+    responses[hole, RSP_TIME_FS] = time_fs
+    responses[hole, RSP_SEQ] = order
+    responses[hole, RSP_TAG] = tag
+    responses[hole, RSP_WAIT_FS] = wait_fs
     return True
 
 

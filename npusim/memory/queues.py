@@ -21,6 +21,8 @@ from npusim.memory.controller.layout import (
     CH_WAIT_FIRST,
     CH_WAIT_LAST,
     CH_WANTED,
+    CH_WRITES_FROM,
+    CH_WRITES_TO,
     E_ARRIVAL,
     E_BANK,
     E_BYTES,
@@ -69,8 +71,9 @@ from npusim.memory.state import (
     C_FORWARDED,
     C_HISTOGRAM,
     C_LATENCY_FS,
-    C_SERIES_BIN_FS,
+    C_SERIES_MERGED,
     C_WAIT_FS,
+    FIRST_BIN_FS,
     P_CONFLICT,
     P_MISS,
     P_POSTED,
@@ -84,27 +87,28 @@ Array = npt.NDArray[Any]
 def _merge_bins(counters: Array, series: Array, time_fs: int) -> None:
     """Merge bins in pairs until a time lies within the last."""
     bins = series.shape[1]
-    while time_fs >= counters[C_SERIES_BIN_FS] * bins:
+    while time_fs >= (FIRST_BIN_FS << counters[C_SERIES_MERGED]) * bins:
         for kind in range(2):
             for i in range(bins // 2):
                 series[kind, i] = series[kind, 2 * i] + series[kind, 2 * i + 1]
             series[kind, bins // 2 :] = 0
-        counters[C_SERIES_BIN_FS] *= 2
+        counters[C_SERIES_MERGED] += 1
 
 
 @inlined
 def bin_of(counters: Array, series: Array, time_fs: int) -> int:
     """The bin of the time series that a time lies in."""
-    if time_fs >= counters[C_SERIES_BIN_FS] * series.shape[1]:
+    first = time_fs // FIRST_BIN_FS
+    if first >> counters[C_SERIES_MERGED] >= series.shape[1]:
         _merge_bins(counters, series, time_fs)
-    return int(time_fs // counters[C_SERIES_BIN_FS])
+    return int(first >> counters[C_SERIES_MERGED])
 
 
 @inlined
 def record_run(counters: Array, series: Array, begin_fs: int, end_fs: int, size: int, write: int) -> None:
     """Add the bytes of a run to the time series, evenly over the time that they were on the bus."""
     last = bin_of(counters, series, end_fs)  # the series now reaches to the end
-    width = counters[C_SERIES_BIN_FS]
+    width = FIRST_BIN_FS << counters[C_SERIES_MERGED]
     while begin_fs < last * width:
         first = begin_fs // width
         edge = (first + 1) * width
@@ -213,6 +217,8 @@ def _queued_write(control: Array, s: Array, runs: Array, run: int) -> int:
     """Whether a read's data lie in a queued write: 0 not at all, 1 in part, 2 all of them in one."""
     place, first = control[AT_LIST] + WRITE_LIST * control[P_SLOTS], runs[run, E_LOCAL]
     end, found = first + runs[run, E_COUNT], 0
+    if first >= s[CH_WRITES_TO] or end <= s[CH_WRITES_FROM]:
+        return 0
     for i in range(s[CH_SIZE0 + WRITE_LIST]):
         write = s[place + L_WORDS * i]
         begin = runs[write, E_LOCAL]

@@ -48,7 +48,7 @@ BUS_FREE_FS, BUS_FREE_NUM = 0, 1  # ideal model: the bus is free at FS + NUM / D
 
 # Counters (int64); the last are a histogram of request latencies: two buckets an octave of nanoseconds.
 (C_READS, C_WRITES, C_READ_BYTES, C_WRITE_BYTES, C_READ_BURSTS, C_WRITE_BURSTS, C_WAIT_FS, C_LATENCY_FS,
- C_FORWARDED, C_SERIES_BIN_FS, C_HISTOGRAM) = range(11)
+ C_FORWARDED, C_SERIES_MERGED, C_HISTOGRAM) = range(11)
 BUCKETS = 48
 C_COUNT = C_HISTOGRAM + BUCKETS
 # fmt: on
@@ -61,7 +61,7 @@ _CHANNEL_NAMES = {
 }  # fmt: skip
 
 SERIES_BINS = 512
-FIRST_BIN_FS = 1_000_000  # 1 ns; doubles as the run grows
+FIRST_BIN_FS = 1_000_000  # 1 ns; bins are merged in pairs, C_SERIES_MERGED times so far, as the run grows
 MAX_REQUEST_BYTES = 1 << 20  # keeps every product of the ideal model inside int64
 
 
@@ -158,7 +158,7 @@ class MemoryState:
     @property
     def series_bin_fs(self) -> int:
         """Width of one bin of `series` in femtoseconds."""
-        return int(self.counters[C_SERIES_BIN_FS])
+        return FIRST_BIN_FS << int(self.counters[C_SERIES_MERGED])
 
 
 def make_memory(
@@ -185,7 +185,6 @@ def make_memory(
     starts = np.zeros(1, np.int64) if regions is None or not len(regions) else np.asarray(regions, np.int64)
     params[P_REGIONS] = len(starts)
     counters = np.zeros(C_COUNT, np.int64)
-    counters[C_SERIES_BIN_FS] = FIRST_BIN_FS
     asked, runs = np.zeros((ASKED_ROWS, A_WORDS), np.int64), np.zeros((RUN_ROWS, at.E_WORDS), np.int64)
     _chain(asked, 1, A_NEXT, 0)
     _chain(runs, 1, at.E_NEXT, 0)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from isa.cost import network_bytes_per_cycle, shared_bytes_per_cycle
+from isa.cost import dram_bytes_per_cycle, network_bytes_per_cycle, shared_bytes_per_cycle
 from isa.dtypes import DTYPES, dtype
 from isa.machine import CHIP_SPACES, Machine, Path
 from isa.program import LAUNCH_HOST, Program
-from npusim.record import Result, dram_bytes_per_cycle
+from npusim.record import Result
 
 HOST_LINK = "host_link"  # key of the level of a machine without a path to its host
 SHARED = "l2"  # key of the level of the shared cache
@@ -85,7 +85,7 @@ def levels(result: Result) -> tuple[Level, ...]:
     it, if there are; last, where host operators move bytes and no path leads to the host, the link that `machine.host`
     describes."""
     machine = result.machine
-    found = [Level("dram", machine.memory.label, dram_bytes_per_cycle(machine), "memory")]
+    found = [Level("dram", machine.memory.label, float(dram_bytes_per_cycle(machine)), "memory")]
     for path in machine.core.paths:
         label = f"{space_label(machine, path.src)} → {space_label(machine, path.dst)}"
         key = f"{path.src}_to_{path.dst}"

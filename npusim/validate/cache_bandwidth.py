@@ -5,7 +5,9 @@ start in step. The kernel ends with its slowest core, so the rate is that of the
 little larger than an L1 the fast warps keep theirs, until they have read all that they have to: there the whole kernel
 is simulated, in fewer sweeps.
 
-`shared_l2` (gpu-l2-cache): blocks of 1024 threads read `kb_per_block` each, out of a data set that they share.
+`shared_l2` (gpu-l2-cache): blocks of 1024 threads read `kb_per_block` each, out of a data set that they share. So many
+blocks run one after the other that cores are no longer in step: blocks, given out in order, start evenly spread. The
+bytes of a block a core pass before the steady part, and more in it.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ TESTS = ("private_l1", "shared_l2")
 # Bytes of a thread's load: float and double on NVIDIA, float4 on AMD (`dtype` of the two programs).
 ELEMENT = {32: {"private_l1": 4, "shared_l2": 8}, 64: {"private_l1": 16, "shared_l2": 16}}
 CYCLES = (8_000, 40_000)  # of the steady part
+BLOCK_CYCLES = 200_000  # of it, at most, where whole blocks pass
 LEAST_BYTES = 24 << 20
 KEPT = 2  # L1s: of a larger data set no warp keeps anything
 SWEEPS = 24  # of a whole kernel, the first not timed
@@ -128,12 +131,15 @@ def measure(row: Row, bench: Bench) -> Outcome:
     run, private = filled(chip, size, pattern), row.text("test") == "private_l1"
     if private and in_part(size, chip):
         loaded, cycles = whole(run, size * chip.cores, chip.cores)
-    else:
+    elif private:
         settle(run, warmed(size, chip, pattern), CYCLES)
         before = loads_of(run)
-        loaded, cycles = steady(run, K_LOAD_BYTES, least=LEAST_BYTES, cycles=CYCLES)
-        if private:
-            loaded = int((loads_of(run) - before).min()) * chip.cores
+        _, cycles = steady(run, K_LOAD_BYTES, least=LEAST_BYTES, cycles=CYCLES)
+        loaded = int((loads_of(run) - before).min()) * chip.cores
+    else:
+        blocks = (row.integer("kb_per_block") << 10) * pattern.blocks_per_core * chip.cores
+        settle(run, lambda counters: bool(counters[K_LOAD_BYTES] >= blocks), CYCLES)
+        loaded, cycles = steady(run, K_LOAD_BYTES, least=blocks, cycles=(CYCLES[0], BLOCK_CYCLES))
     simulated = giga_bytes_per_second(loaded, cycles, chip)
     peak = giga_bytes_per_second(int(1000 * roof(size, chip, row.text("test"))), 1000, chip)
     return Outcome(measured, simulated, "GB/s", roofline=peak)

@@ -139,6 +139,12 @@ def test_roofline_meets_at_the_ridge():
     assert roofline_cycles(machine, macs, 0, "fp32") == -(-macs * 6 // 65536)
 
 
+def test_pseudo_channels_count():
+    one, two = (load_machine("tpu-v3", [f"memory.dram.pseudo_channels={n}"]).machine for n in (1, 2))
+    assert dram_bytes_per_cycle(two) == 2 * dram_bytes_per_cycle(one)
+    assert float(dram_bytes_per_cycle(two)) == pytest.approx(two.dram_bytes_per_second / 940e6)
+
+
 def test_ideal_memory_sets_its_own_roof():
     machine = load_machine("tpu-v3", ["memory.model=ideal", "memory.ideal_bytes_per_cycle=42.5"]).machine
     assert dram_bytes_per_cycle(machine) == 42.5

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from isa.cost import dram_bytes_per_cycle
 from npusim import api
-from npusim.record import dram_bytes_per_cycle, within_peak
+from npusim.record import within_peak
 from npusim.report.charts import timeline_chart
 from npusim.report.profile import Profile
 from npusim.trace import write_trace
@@ -54,7 +55,7 @@ def test_what_is_too_much_was_earlier() -> None:
 )  # fmt: skip
 def test_no_bin_of_a_run_is_above_the_peak(model: str, hw: str, settings: tuple[str, ...]) -> None:
     result = api.run(model, hw, settings=settings)
-    record, peak = result.record, dram_bytes_per_cycle(result.machine)
+    record, peak = result.record, float(dram_bytes_per_cycle(result.machine))
     starts, moved = record.dram_over_time(peak)
     assert moved.sum(axis=1).tolist() == record.series.sum(axis=1).tolist()
     assert (moved.sum(axis=0) <= np.diff(starts, append=record.total_cycles) * peak).all()

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from npusim.jit import inlined, kernel
 from npusim.memory.controller.commands import earliest, slot_from
 from npusim.memory.controller.layout import (
+    ACTIVE_LIST,
     ANY,
     AT_BANK,
     AT_LIST,
@@ -50,6 +51,7 @@ from npusim.memory.controller.layout import (
     PROTECT_NONE,
     PROTECT_OLDER,
     PSEUDO_OF,
+    WRITE_LIST,
 )
 from npusim.memory.controller.timing import ACT, PRE, RD, WR
 
@@ -161,7 +163,8 @@ def choose(
         bank = s[place + L_BANK]
         at = params[AT_BANK] + B_WORDS * bank
         if s[at + B_ROW] == s[place + L_ROW]:
-            command, tick = column_tick(params, nodes, s, runs, s[place], at, bank, now, due)
+            command = column_of(runs, queue, s[place])
+            tick = column_tick(params, nodes, s, command, at, bank, now, due)
             if tick > now:
                 due = min(due, tick)
             elif not held(params, nodes, s, runs, queue, i, now):
@@ -202,19 +205,24 @@ def choose_row(params: Array, nodes: Array, s: Array, runs: Array, queue: int, n
 
 
 @inlined
-def column_tick(
-    params: Array, nodes: Array, s: Array, runs: Array, entry: int, at: int, bank: int, now: int, due: int
-) -> tuple[int, int]:
-    """The column command of an entry whose row is open, and the first tick from `now` on that takes it.
+def column_of(runs: Array, queue: int, entry: int) -> int:
+    """The column command of an entry; only the active list holds reads and writes."""
+    if queue == ACTIVE_LIST:
+        return WR if runs[entry, E_WRITE] else RD
+    return WR if queue == WRITE_LIST else RD
+
+
+@inlined
+def column_tick(params: Array, nodes: Array, s: Array, command: int, at: int, bank: int, now: int, due: int) -> int:
+    """The first tick from `now` on that takes the column command of an entry whose row is open.
 
     What is known to lie at `due` or later is not worked out; so it is in the functions below.
     """
-    command = WR if runs[entry, E_WRITE] else RD
     word = at + (B_WRITE_FROM if command == WR else B_READ_FROM)
     if s[word] < due:
         s[word] = earliest(params, nodes, s, command, bank)
     tick = max(now, s[word])
-    return command, slot_from(params, s, command, bank, 0, tick)
+    return slot_from(params, s, command, bank, 0, tick)
 
 
 @inlined

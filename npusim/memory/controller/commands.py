@@ -28,18 +28,23 @@ from npusim.memory.controller.layout import (
     CH_PREAS,
     CH_PRES,
     CH_REFRESH_FROM,
+    CH_REFRESHING,
     CH_ROW_FROM,
+    CH_SHUT,
     CLOSED,
     FAW_WORDS,
     LOG_WORDS,
     LONG_AGO,
+    P_AAD,
     P_BANKS,
     P_FAW,
     P_HALF,
     P_LOG,
     P_PSEUDO,
+    P_REFRESH,
     P_SIBLING,
     P_STACKS,
+    PER_BANK,
     PSEUDO_OF,
 )
 from npusim.memory.controller.timing import (
@@ -48,10 +53,12 @@ from npusim.memory.controller.timing import (
     CHANNEL,
     COMMAND_COUNT,
     GROUP,
-    LEVEL_COUNT,
     PRE,
     PREA,
     PSEUDO,
+    R_COUNT,
+    R_RULE0,
+    R_WORDS,
     RD,
     REFA,
     STACK,
@@ -97,19 +104,13 @@ def slot_from(params: Array, s: Array, command: int, bank: int, pseudo: int, tic
 def apply_rules(
     params: Array, rules: Array, nodes: Array, s: Array, command: int, bank: int, now: int, first: int
 ) -> None:
-    """Let a command that goes out `now` push back what must wait for it at levels from `first` on.
+    """Let a command that goes out `now` push back what must wait for it, by its rules from number `first` on.
 
     Of a command to all banks `bank` is one.
     """
-    levels = 2 if command == PREA or command == REFA else LEVEL_COUNT
-    for level in range(first, levels):
-        count = rules[level, command, 0]
-        if count == 0:
-            continue
-        at = nodes[bank, level]
-        for i in range(count):
-            word = at + rules[level, command, 1 + 2 * i]
-            s[word] = max(s[word], now + rules[level, command, 2 + 2 * i])
+    for at in range(R_RULE0 + R_WORDS * first, R_RULE0 + R_WORDS * rules[command, R_COUNT], R_WORDS):
+        word = nodes[bank, rules[command, at]] + rules[command, at + 1]
+        s[word] = max(s[word], now + rules[command, at + 2])
     if command == ACT:
         _count_activation(params, nodes, s, bank, now)
     elif command == RD and params[P_SIBLING] > 0:
@@ -161,7 +162,11 @@ def set_row(params: Array, nodes: Array, s: Array, bank: int, row: int) -> None:
     """Change the row that a bank has open; what was known of its next commands is void."""
     at = params[AT_BANK] + B_WORDS * bank
     s[at + B_ROW] = row
-    s[CH_ROW_FROM] = s[CH_REFRESH_FROM] = 0
+    s[CH_ROW_FROM] = 0
+    if s[CH_REFRESHING] == 1 + bank or params[P_AAD]:  # other commands only put a refresh off
+        s[CH_REFRESH_FROM] = 0
+    if params[P_REFRESH] == PER_BANK:
+        s[CH_SHUT] = s[CH_SHUT] | (1 << bank) if row == CLOSED else s[CH_SHUT] & ~(1 << bank)
     if row < 0:
         s[CH_CLOSINGS] += row == CLOSED
         s[CH_COLUMN_FROM] = 0

@@ -23,19 +23,23 @@ from __future__ import annotations
  P_ACTIVE,                                 # 1: an entry whose row was opened leaves its queue for the active list
  P_CLOSED,                                 # 1: rows that nobody waits for are closed
  P_TRAIN, P_COLUMN_TICKS, P_BURST_TICKS,   # 1: a run's row hits go out in one piece, so many ticks apart; of a burst
- P_READ_QUEUE, P_WRITE_QUEUE, P_PLACE, P_SLOTS,  # places; bursts of a place; words of each list
+ P_READ_QUEUE, P_WRITE_QUEUE, P_PLACE, P_PLACE_BITS,  # places; bursts of a place, and their log2, -1 if it is none
+ P_SLOTS,                                  # words of each list
  P_LOG,                                    # commands of a channel that are kept, the first ones; 0: none
- AT_READY, AT_BANK, AT_FAW, AT_LIST, AT_LOG, P_WORDS) = range(42)
+ AT_READY, AT_BANK, AT_FAW, AT_LIST, AT_LOG, P_WORDS) = range(43)
 NO_REFRESH, ALL_BANK, PER_BANK = range(3)
 PROTECT_NONE, PROTECT_OLDER, PROTECT_ALL = range(3)
+
+LINE_WORDS = 8  # of the processor's cache: rows of channels and of entries are whole lines
 
 # Header of a channel.
 # The words of every step come first: a channel that has nothing to do costs one line of the processor's cache.
 (CH_NEXT,                                  # tick of the next thing to do
+ CH_WAIT_FIRST, CH_WAIT_WRITE,             # 1 + the first entry without a place: reads, writes
+ CH_WAIT_LAST, CH_WAIT_LAST_WRITE,
+ CH_ADMIT_FROM,                            # none of them can get one before; FAR: not until another leaves
  CH_SIZE0, CH_SIZE1, CH_SIZE2,              # entries in the read, write and active list
  CH_PLACES0, CH_PLACES1, CH_PLACES2,        # places that they take
- CH_WAIT_FIRST, CH_WAIT_WRITE,             # 1 + the first entry without a place: reads, writes
- CH_ADMIT_FROM,                            # none of them can get one before; FAR: not until another leaves
  CH_NEXT_REFRESH, CH_OWED,                 # refreshes: the next one's tick, how many wait
  CH_COLUMN_FREE,                           # the end of the running train
  CH_COLUMN_FROM, CH_ROW_FROM,              # no column, no row command of the queues before; 0: look
@@ -43,18 +47,19 @@ PROTECT_NONE, PROTECT_OLDER, PROTECT_ALL = range(3)
  CH_WRITE_MODE, CH_CLOSINGS,               # 1: writes go first; how often a row was closed
  CH_WANTED,                                # 1: a read waits until a write that is held back is written
  CH_BATCH, CH_READS_OWED,                  # places of writes sent in a row; of reads before writes go first again
+ CH_WRITES_FROM, CH_WRITES_TO,             # no queued write begins before, none ends behind; kept until all are gone
  CH_FINISHED,                              # 1 + the first of the entries that are done
  CH_COMMITTED, CH_COMMITTED_LIST,          # 1 + the entry that follows its CAS, and its list
  CH_ACTIVATING, CH_DEADLINE, CH_ACTIVATED,  # 1 + the entry whose second activation command is due, when, its bank
- CH_WAIT_LAST, CH_WAIT_LAST_WRITE,
  CH_TRAIN_FIRST, CH_LAST_KIND,             # first tick of the last train, and its command
  CH_LAST_WRITE,                            # end of the last write's data
  CH_WCK_UNTIL,                             # the data clock runs until then
  CH_SERVED, CH_REFRESHING, CH_ROUND,       # refreshes made; by bank: 1 + the bank made ready, mask of those still due
+ CH_SHUT,                                  # by bank: mask of banks without an open row
  CH_PAIR_TICK, CH_PAIR_NODE, CH_PAIR_COMMAND, CH_PAIR_BANK,  # half cycles: the last row command of a rising edge
  CH_TURNS, CH_REFRESHES, CH_HITS, CH_MISSES, CH_CONFLICTS, CH_ACTS, CH_PRES, CH_PREAS, CH_READS, CH_WRITES,
  CH_LOGGED,
- CH_COUNT) = range(53)
+ CH_COUNT) = range(56)
 READ_LIST, WRITE_LIST, ACTIVE_LIST = range(3)
 
 # A bank: the open row, CLOSED or OPENING; entries of it in the active list; and ticks before which no RD, no WR, and
@@ -72,8 +77,9 @@ FAW_WORDS = 5  # slot of the oldest, four times
 # E_LOCAL, E_TOTAL: its first burst, counted in the channel, and how many it had. E_TURN: the bank groups that it goes
 # round. E_SEEN: how its first command found the bank. E_OWN: bursts of the
 # same request that the channel carries before its own are over.
-(E_NEXT, E_ARRIVAL, E_BANK, E_ROW, E_COUNT, E_WRITE, E_REQUEST, E_SEEN, E_DONE, E_BYTES, E_LOCAL, E_OWN, E_REGION,
- E_PLACES, E_QUEUED, E_TURN, E_TOTAL, E_WORDS) = range(18)
+# What a run that is cut needs of the one before it comes first.
+(E_NEXT, E_REQUEST, E_LOCAL, E_COUNT, E_TURN, E_OWN, E_BYTES, E_ARRIVAL, E_BANK, E_ROW, E_WRITE, E_SEEN, E_DONE,
+ E_REGION, E_QUEUED, E_TOTAL, E_WORDS) = range(17)
 SEEN_HIT, SEEN_MISS, SEEN_CONFLICT = 1, 2, 3
 # fmt: on
 FAR = 1 << 60  # a tick that never comes

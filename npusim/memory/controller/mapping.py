@@ -31,9 +31,9 @@ CO, PC, SI, BG, BA, RO = range(6)
 # burst; what is less than a round stays in the bank of its chunk.
 (M_BURST_BITS, M_UNIT_BITS, M_CHANNELS, M_CHANNEL_BITS, M_HASH, M_TURN_BITS, M_CHUNK_BITS, M_RUN_BITS, M_PIECES,
  M_BANK_BITS, M_GROUP_BITS, M_STACK_BITS, M_PSEUDO_BITS, M_ROW_BITS, M_SPAN_BITS, M_PERIOD, M_GRANULES,
- M_PIECE0) = range(18)  # fmt: skip
+ M_EVEN, M_PIECE0) = range(19)  # fmt: skip
 # M_SPAN_BITS: log2 of the units of a granule, M_PERIOD: granules of a window, whose places lie behind the pieces,
-# M_GRANULES: of a module in it.
+# M_GRANULES: of a module in it. M_EVEN: 1 if the number of channels is a power of two, so that shifts divide by it.
 CLIENT_BYTES = 64  # the least that most clients ask for at once: it should open one row
 MAX_PIECES = 12
 M_TABLE = M_PIECE0 + 2 * MAX_PIECES
@@ -61,6 +61,7 @@ def make_map(part: DramPart, channels: int, interleave_bytes: int, options: Cont
     unit = max(1, interleave_bytes // part.burst_bytes)
     words[M_UNIT_BITS] = _log2(unit, "memory.interleave_bytes over the bytes of a burst")
     words[M_CHANNELS], words[M_CHANNEL_BITS] = channels, max(1, (channels - 1).bit_length())
+    words[M_EVEN] = channels > 1 and channels & (channels - 1) == 0
     words[M_HASH] = HASHES.index(hashing)
     words[M_BANK_BITS], words[M_GROUP_BITS] = bits["Ba"], bits["Bg"]
     words[M_STACK_BITS], words[M_PSEUDO_BITS] = bits["Si"], bits["Pc"]
@@ -179,6 +180,10 @@ def channel_of(where: Array, unit: int) -> tuple[int, int]:
     channels = where[M_CHANNELS]
     if where[M_HASH] == RANDOM:
         return _drawn(where, unit, channels)
+    if where[M_EVEN]:
+        upper = unit >> where[M_CHANNEL_BITS]
+        c = unit + folded(upper, where[M_CHANNEL_BITS]) if where[M_HASH] == ROTATE else unit
+        return int(c & (channels - 1)), int(upper)
     upper = unit // channels
     c = unit - upper * channels
     if where[M_HASH] == ROTATE:

@@ -36,6 +36,7 @@ from npusim.memory.controller.layout import (
     CH_ROUND,
     CH_ROW_FROM,
     CH_SERVED,
+    CH_SHUT,
     CH_SIZE0,
     CLOSED,
     E_BANK,
@@ -159,15 +160,22 @@ def _idle_bank(params: Array, nodes: Array, s: Array, runs: Array) -> int:
             for _ in range(banks_of(runs, entry)):
                 idle &= ~(1 << bank)
                 bank = next_bank(nodes, bank)
-    found = -1
-    for bank in range(params[P_BANKS]):
+            if idle == 0:
+                return -1
+    bank = _first_free(params, s, idle & s[CH_SHUT])
+    return bank if bank >= 0 else _first_free(params, s, idle & ~s[CH_SHUT])
+
+
+@inlined
+def _first_free(params: Array, s: Array, banks: int) -> int:
+    """The first bank of a mask that neither opens a row nor has one for the active list; -1: there is none."""
+    bank = 0
+    while banks >> bank:
         at = params[AT_BANK] + B_WORDS * bank
-        if (idle >> bank) & 1 and s[at + B_ACTIVE] == 0:
-            if s[at + B_ROW] == CLOSED:
-                return bank
-            if found < 0 and s[at + B_ROW] >= 0:
-                found = bank
-    return found
+        if (banks >> bank) & 1 and s[at + B_ACTIVE] == 0 and s[at + B_ROW] != OPENING:
+            return bank
+        bank += 1
+    return -1
 
 
 @kernel

@@ -40,6 +40,7 @@ from npusim.memory.controller.layout import (
     CH_READS,
     CH_READS_OWED,
     CH_REFRESH_FROM,
+    CH_REFRESHING,
     CH_ROW_FROM,
     CH_SIZE0,
     CH_SIZE2,
@@ -47,13 +48,15 @@ from npusim.memory.controller.layout import (
     CH_TURNS,
     CH_WCK_UNTIL,
     CH_WRITE_MODE,
+    CH_WRITES_FROM,
+    CH_WRITES_TO,
     CLOSED,
     E_ARRIVAL,
     E_BANK,
     E_COUNT,
     E_DONE,
+    E_LOCAL,
     E_NEXT,
-    E_PLACES,
     E_QUEUED,
     E_ROW,
     E_SEEN,
@@ -76,6 +79,7 @@ from npusim.memory.controller.layout import (
     P_LOG,
     P_LOW,
     P_PLACE,
+    P_PLACE_BITS,
     P_READ_LATENCY,
     P_READ_QUEUE,
     P_SLOTS,
@@ -92,7 +96,7 @@ from npusim.memory.controller.layout import (
     SEEN_MISS,
     WRITE_LIST,
 )
-from npusim.memory.controller.timing import ACT, GROUP, PRE, RD, WR
+from npusim.memory.controller.timing import ACT, PRE, R_UPPER, RD, WR
 
 Array = npt.NDArray[Any]
 
@@ -106,11 +110,22 @@ def append(params: Array, nodes: Array, s: Array, runs: Array, queue: int, entry
     s[CH_SIZE0 + queue] += 1
     runs[entry, E_QUEUED] = now
     runs[entry, E_TOTAL] = runs[entry, E_COUNT]
-    s[CH_PLACES0 + queue] += runs[entry, E_PLACES]
+    s[CH_PLACES0 + queue] += _places(params, runs[entry, E_COUNT])
+    if queue == WRITE_LIST:
+        _note_write(s, runs, entry)
     if may_turn(params, s):
         s[CH_ROW_FROM] = s[CH_COLUMN_FROM] = 0
     elif queue == WRITE_LIST if s[CH_WRITE_MODE] else queue == READ_LIST:
         _expect(params, nodes, s, runs, entry)
+
+
+@inlined
+def _note_write(s: Array, runs: Array, entry: int) -> None:
+    """Let the bounds of what the queued writes write hold one more, which is in the list."""
+    begin, end = runs[entry, E_LOCAL], runs[entry, E_LOCAL] + runs[entry, E_COUNT]
+    alone = s[CH_SIZE0 + WRITE_LIST] == 1
+    s[CH_WRITES_FROM] = begin if alone else min(s[CH_WRITES_FROM], begin)
+    s[CH_WRITES_TO] = end if alone else max(s[CH_WRITES_TO], end)
 
 
 @inlined
@@ -137,30 +152,36 @@ def _expect(params: Array, nodes: Array, s: Array, runs: Array, entry: int) -> N
 
 
 @inlined
+def _places(params: Array, bursts: int) -> int:
+    """The places of a queue that some bursts take."""
+    bits, more = params[P_PLACE_BITS], bursts + params[P_PLACE] - 1
+    return int(more >> bits if bits >= 0 else more // params[P_PLACE])
+
+
+@inlined
 def fits(params: Array, s: Array, runs: Array, queue: int, entry: int) -> bool:
-    """Count an entry's places; whether a queue has room for them. One that is larger than the queue has it alone."""
+    """Whether a queue has room for an entry's places. One that is larger than the queue has it alone."""
     places = params[P_WRITE_QUEUE] if queue == WRITE_LIST else params[P_READ_QUEUE]
-    runs[entry, E_PLACES] = (runs[entry, E_COUNT] + params[P_PLACE] - 1) // params[P_PLACE]
-    return bool(s[CH_SIZE0 + queue] == 0 or s[CH_PLACES0 + queue] + runs[entry, E_PLACES] <= places)
+    wanted = _places(params, runs[entry, E_COUNT])
+    return bool(s[CH_SIZE0 + queue] == 0 or s[CH_PLACES0 + queue] + wanted <= places)
 
 
 @inlined
 def remove(params: Array, s: Array, runs: Array, queue: int, position: int) -> None:
     """Take an entry out of a list; the others keep their order."""
     at, size = params[AT_LIST] + queue * params[P_SLOTS], s[CH_SIZE0 + queue] - 1
-    places = runs[s[at + L_WORDS * position], E_PLACES]
+    places = _places(params, runs[s[at + L_WORDS * position], E_TOTAL])
     s[CH_SIZE0 + queue] = size
     s[CH_PLACES0 + queue] -= places
     if queue == WRITE_LIST:
         s[CH_BATCH] = s[CH_BATCH] + places if s[CH_SIZE0 + READ_LIST] else 0
     elif queue == READ_LIST:
         s[CH_READS_OWED] -= places
-    s[CH_COLUMN_FROM] = s[CH_REFRESH_FROM] = s[CH_ADMIT_FROM] = 0
+    s[CH_COLUMN_FROM] = s[CH_ADMIT_FROM] = 0
     if s[CH_KEPT] or may_turn(params, s):
         s[CH_ROW_FROM] = 0
-    for word in range(at + L_WORDS * position, at + L_WORDS * size, L_WORDS):
-        for i in range(L_WORDS):
-            s[word + i] = s[word + L_WORDS + i]
+    for word in range(at + L_WORDS * position, at + L_WORDS * size):
+        s[word] = s[word + L_WORDS]
 
 
 @inlined
@@ -218,7 +239,7 @@ def _activated(params: Array, s: Array, runs: Array, entry: int, bank: int) -> N
     place = first + L_WORDS * i
     s[place + L_ENTRY], s[place + L_BANK], s[place + L_ROW] = entry, bank, runs[entry, E_ROW]
     s[CH_SIZE2] += 1
-    s[CH_PLACES2] += runs[entry, E_PLACES]
+    s[CH_PLACES2] += _places(params, runs[entry, E_TOTAL])
     s[CH_COLUMN_FROM] = 0
     s[params[AT_BANK] + B_WORDS * bank + B_ACTIVE] += 1
 
@@ -251,18 +272,19 @@ def send_columns(
             log(params, s, command, at, runs[entry, E_ROW], now + i * spacing)
             at = next_bank(nodes, at) if turn > 1 else at
     traces = min(bursts, turn)  # of each bank only the last burst leaves one
-    for _ in range((bursts - traces) % turn):
+    for _ in range((bursts - traces) & (turn - 1)):
         bank = next_bank(nodes, bank)
     last = now + (bursts - 1) * spacing
     for i in range(traces):
-        first_level = 0 if i == traces - 1 else GROUP  # of what the groups share only the last one counts
-        apply_rules(params, rules, nodes, s, command, bank, last - (traces - 1 - i) * spacing, first_level)
+        first = 0 if i == traces - 1 else rules[command, R_UPPER]  # of what the groups share only the last one counts
+        apply_rules(params, rules, nodes, s, command, bank, last - (traces - 1 - i) * spacing, first)
         bank = next_bank(nodes, bank) if turn > 1 else bank
     left = count - bursts
     _count_columns(params, s, command, bursts, now, last)
     runs[entry, E_COUNT], runs[entry, E_BANK] = left, bank
     s[params[AT_LIST] + queue * params[P_SLOTS] + L_WORDS * position + L_BANK] = bank
-    s[CH_REFRESH_FROM] = 0
+    if s[CH_REFRESHING] == 0:  # a bank may be free for one now
+        s[CH_REFRESH_FROM] = 0
     if s[CH_KEPT] or queue == ACTIVE_LIST:
         s[CH_ROW_FROM] = 0
     if left == 0:

@@ -13,11 +13,15 @@ from isa.errors import ConfigError
 from isa.memory import Controller, DramPart
 from npusim.memory.controller import layout as at
 from npusim.memory.controller.timing import (
+    CHANNEL,
     COMMAND_COUNT,
     GROUP,
     LEVEL_COUNT,
+    PREA,
     PSEUDO,
     RD,
+    REFA,
+    REFB,
     WR,
     Rule,
     burst_cycles,
@@ -28,6 +32,8 @@ from npusim.memory.controller.timing import (
 
 Array = npt.NDArray[Any]
 MAX_BANKS = 1024
+# Commands that are never sent, by how refresh is done.
+UNSENT = {at.NO_REFRESH: (PREA, REFA, REFB), at.ALL_BANK: (REFB,), at.PER_BANK: (PREA, REFA)}
 MAX_BY_BANK = 62  # refreshed one by one: a mask of banks is one word
 
 
@@ -52,12 +58,13 @@ def make_channels(
     """
     _check(part, options)
     rules = [r for r in constraints(part) if (r.preceding, r.following) not in omitted]
-    table, (window, sibling) = rule_table(rules)
     params = np.zeros(at.P_WORDS, np.int64)
-    params[at.P_FAW], params[at.P_SIBLING] = window, sibling
     params[at.P_TURN], params[at.P_LOG] = turn, kept
     _fill_part(params, part)
     _fill_options(params, part, options, rules)
+    table, (params[at.P_FAW], params[at.P_SIBLING]) = rule_table(
+        [rule for rule in rules if _tells(rule, rules, part, int(params[at.P_REFRESH]))]
+    )
     nodes = _nodes(part, turn)
     words = _place(params, int(nodes[:, :LEVEL_COUNT].max()) + 1)
     nodes[:, :LEVEL_COUNT] = params[at.AT_READY] + COMMAND_COUNT * nodes[:, :LEVEL_COUNT]
@@ -69,7 +76,7 @@ def make_channels(
     faw = state[:, params[at.AT_FAW] : params[at.AT_LIST]].reshape(count, part.pseudo_channels, at.FAW_WORDS)
     faw[:, :, 1:] = at.LONG_AGO
     state[:, [at.CH_WCK_UNTIL, at.CH_PAIR_TICK]] = at.LONG_AGO
-    state[:, at.CH_ROUND] = (1 << min(part.banks, MAX_BY_BANK)) - 1
+    state[:, at.CH_ROUND] = state[:, at.CH_SHUT] = (1 << min(part.banks, MAX_BY_BANK)) - 1
     state[:, at.CH_NEXT_REFRESH] = params[at.P_REFI]
     state[:, at.CH_NEXT] = params[at.P_REFI] if params[at.P_REFRESH] else at.FAR
     return Channels(params, table, nodes, state)
@@ -119,6 +126,17 @@ def _check(part: DramPart, options: Controller) -> None:
         )
 
 
+def _tells(rule: Rule, rules: list[Rule], part: DramPart, refresh: int) -> bool:
+    """Whether a rule can decide: its second command is sent, and no rule that holds wherever it does is as long."""
+    if rule.following in UNSENT[refresh]:
+        return False
+    if rule.window > 1 or rule.sibling:
+        return True
+    level = PSEUDO if rule.level == CHANNEL and part.pseudo_channels == 1 else rule.level
+    rivals = [r for r in rules if r[1:3] == rule[1:3] and r.window == 1 and not r.sibling and r.level <= level]
+    return all((r.ticks, -r.level) <= (rule.ticks, -rule.level) for r in rivals)
+
+
 def _nodes(part: DramPart, turn: int) -> Array:
     """The node of each bank at each level (numbered channel first, banks last); its next bank, its pseudo-channel."""
     pseudo, stacks, groups = part.pseudo_channels, part.stack_ids, part.bank_groups
@@ -166,7 +184,8 @@ def _fill_options(params: Array, part: DramPart, options: Controller, rules: lis
     params[at.P_WRITE_AGE] = at.FAR if options.posted_writes and options.write_when_idle else params[at.P_AGE]
     params[at.P_CLOSED] = int(options.row_policy == "closed")
     params[at.P_READ_QUEUE], params[at.P_WRITE_QUEUE] = options.read_queue, options.write_queue
-    params[at.P_PLACE] = max(1, options.entry_bytes // part.burst_bytes)
+    params[at.P_PLACE] = place = max(1, options.entry_bytes // part.burst_bytes)
+    params[at.P_PLACE_BITS] = place.bit_length() - 1 if place & (place - 1) == 0 else -1
     params[at.P_SLOTS] = at.L_WORDS * max(options.read_queue, options.write_queue, part.banks)
     if options.write_done == "command":
         params[at.P_WRITE_LATENCY] = 0
@@ -197,4 +216,5 @@ def _place(params: Array, nodes: int) -> int:
     params[at.AT_FAW] = params[at.AT_BANK] + params[at.P_BANKS] * at.B_WORDS
     params[at.AT_LIST] = params[at.AT_FAW] + params[at.P_PSEUDO] * at.FAW_WORDS
     params[at.AT_LOG] = params[at.AT_LIST] + 3 * params[at.P_SLOTS]
-    return int(params[at.AT_LOG] + params[at.P_LOG] * at.LOG_WORDS)
+    words = int(params[at.AT_LOG] + params[at.P_LOG] * at.LOG_WORDS)
+    return -(-words // at.LINE_WORDS) * at.LINE_WORDS

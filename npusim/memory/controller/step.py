@@ -178,7 +178,12 @@ def _follow_cas(params: Array, rules: Array, nodes: Array, s: Array, runs: Array
 @inlined
 def in_train(params: Array, s: Array, now: int) -> bool:
     """Whether a burst of the running train takes the shared bus in this tick."""
-    return bool(now < s[CH_COLUMN_FREE] and (now - s[CH_TRAIN_FIRST]) % params[P_COLUMN_TICKS] == 0)
+    if now >= s[CH_COLUMN_FREE]:
+        return False
+    since = now - s[CH_TRAIN_FIRST]
+    if since < params[P_COLUMN_TICKS]:  # of most trains nothing is left behind their first burst
+        return bool(since == 0)
+    return bool(since % params[P_COLUMN_TICKS] == 0)
 
 
 @inlined

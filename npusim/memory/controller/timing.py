@@ -24,7 +24,10 @@ ACT, PRE, PREA, RD, WR, REFA, REFB = range(7)
 LEVELS = ("channel", "pseudo_channel", "stack_id", "bank_group", "bank")
 CHANNEL, PSEUDO, STACK, GROUP, BANK = range(5)
 COMMAND_COUNT, LEVEL_COUNT = len(COMMANDS), len(LEVELS)
-MAX_RULES = 8  # of one command at one level
+# A command's row of the table of rules: how many there are, how many of them at levels above the bank group; then of
+# each rule the level, the command that waits, and its ticks.
+R_COUNT, R_UPPER, R_RULE0 = range(3)
+R_WORDS = 3
 
 
 class Rule(NamedTuple):
@@ -139,19 +142,21 @@ def _row_rules(part: DramPart) -> Iterator[tuple[int, int, int, int]]:
 
 
 def rule_table(rules: list[Rule]) -> tuple[Array, Array]:
-    """Return the rules as int64 [levels, commands, 1 + 2 * MAX_RULES] (count, then following and ticks) and specials.
+    """Return the rules of each command, upper levels first (int64 [commands, R_RULE0 + R_WORDS * most]), and specials.
 
     Specials are int64 [2]: the ticks of the four-activation window, and of reads between stack ids.
     """
-    table = np.zeros((LEVEL_COUNT, COMMAND_COUNT, 1 + 2 * MAX_RULES), np.int64)
+    table = np.zeros((COMMAND_COUNT, R_RULE0 + R_WORDS * len(rules)), np.int64)
     special = np.zeros(2, np.int64)
-    for rule in rules:
+    for rule in sorted(rules, key=lambda rule: rule.level):
         if rule.window == 4:
             special[0] = rule.ticks
         elif rule.sibling:
             special[1] = rule.ticks
         else:
-            row = table[rule.level, rule.preceding]
-            row[1 + 2 * row[0]], row[2 + 2 * row[0]] = rule.following, rule.ticks
-            row[0] += 1
+            row = table[rule.preceding]
+            at = R_RULE0 + R_WORDS * row[R_COUNT]
+            row[at : at + R_WORDS] = rule.level, rule.following, rule.ticks
+            row[R_COUNT] += 1
+            row[R_UPPER] += rule.level < GROUP
     return table, special

@@ -51,7 +51,7 @@ class Pattern:
     cores: int = 0  # that take part; 0: all
     chain: Array = field(default_factory=lambda: np.zeros(1, np.int64))
     chain_bytes: int = 64  # between two elements
-    phases: int = 1  # the first blocks begin at so many different loop counts, in turn: as after a long run
+    phases: int = 1  # the first blocks begin at so many loop counts, the first one farthest on: as after a long run
 
 
 def program(*rows: dict[str, int]) -> Array:

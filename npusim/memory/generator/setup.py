@@ -235,4 +235,5 @@ def _start_warps(state: GeneratorState, pattern: Pattern, cores: int, cycle: int
         for c in range(cores):
             at = c * per_core + slot
             start_block(state.params, state.warps, state.slots, state.events, state.size, state.other, at, cycle)
-    state.warps[:, W_LOOPS] = state.warps[:, W_BLOCK] % pattern.phases
+    blocks = cores * per_core
+    state.warps[:, W_LOOPS] = (blocks - 1 - state.warps[:, W_BLOCK]) * pattern.phases // blocks
