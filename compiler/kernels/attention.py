@@ -25,6 +25,7 @@ SCORES, WEIGHTS, PARTIAL = ("scores", "weights", "partial")  # the workspaces, i
 ROWS, PART = mix.ROWS, "p"
 MOST_STAGES = 14  # registers of the sequencer hold a position for each
 SLOTS = 3  # of each workspace
+CROSS_FLAGS = 3 * SLOTS  # of a core
 AHEAD = 2  # blocks whose scores are made before the values of the first of them
 LOADS = 3  # slots of tiles of K and V in L1, at most
 TILES = 3  # slots of a tile in a vector core's buffer, at most

@@ -239,7 +239,8 @@ def lower_attention(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     scale = scalar_value(context, nodes[1].inputs[1]) if nodes[1].op == "Mul" else 1.0
     machine, kind = context.machine, context.type_of(scores.left).dtype
     sides = [context.type_of(n) for n in (scores.left, scores.right, values.right, last.outputs[0])]
-    if not mix.partners(machine) or scale is None or scores.outer or values.outer or "perm" in first.attrs:
+    enough = mix.partners(machine) and machine.core.cross_flags >= attention.CROSS_FLAGS
+    if not enough or scale is None or scores.outer or values.outer or "perm" in first.attrs:
         raise NoKernel(f"{first.name}: attention in one kernel needs cube and vector cores, and whole batches")
     if any(t.dtype != kind or t.scale != 1.0 for t in sides) or not dtype_of(kind).is_float:
         raise NoKernel(f"{first.name}: attention in one kernel takes one floating-point format")
