@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from isa.errors import DeadlockError
 from isa.params import Params
@@ -40,16 +41,41 @@ class Queues:
         Raises StuckError when what is left waits for ever.
         """
         for step in steps:
-            self._seen += 1
-            if step.pipe > 0:
-                queue = self._queues[step.pipe]
-                queue.append((self._seen, step))
-                if len(queue) == 1:
-                    yield from self._run()
-            else:
-                yield from self._sequencer(step)
+            yield from self.put(step)
+        self.end()
+
+    def put(self, step: Step) -> Iterator[Step]:
+        """Yield what may go once `step` is handed out; raises StuckError when the sequencer waits for ever."""
+        self._seen += 1
+        if step.pipe > 0:
+            queue = self._queues[step.pipe]
+            queue.append((self._seen, step))
+            if len(queue) == 1:
+                yield from self._run()
+        else:
+            yield from self._sequencer(step)
+
+    def end(self) -> None:
+        """The end of the kernel; raises StuckError when something is left that waits for ever."""
         if any(self._queues):
             raise self._stuck(None)
+
+    def held(self) -> list[list[Step]]:
+        """By pipe, the instructions that its queue holds back."""
+        return [[step for _, step in queue] for queue in self._queues]
+
+    def copy(self) -> Queues:
+        """Queues in the same state that go on apart from these."""
+        other = Queues.__new__(Queues)
+        other._queues = [deque(queue) for queue in self._queues]
+        other._flags, other._seen = Counter(self._flags), self._seen
+        return other
+
+    def key(self) -> tuple[Any, ...]:
+        """Equal for states from which the same happens: what is held back in which order, and the flags."""
+        order = {seen: i for i, seen in enumerate(sorted(seen for queue in self._queues for seen, _ in queue))}
+        held = tuple(tuple((order[seen], step) for seen, step in queue) for queue in self._queues)
+        return held, tuple(sorted((flag, count) for flag, count in self._flags.items() if count))
 
     def _sequencer(self, step: Step) -> Iterator[Step]:
         if step.op == WAIT:

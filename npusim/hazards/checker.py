@@ -7,26 +7,19 @@ the same bytes are a race unless all are reads.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from isa.disasm import instr_text
 from isa.errors import SimulationError
-from isa.machine import Machine
+from isa.machine import CHIP_SPACES, Machine
 from isa.params import Params, resolve
 from isa.program import LAUNCH_KERNEL, SPACES, Program
-from isa.table import BY_NAME, NEXT_TILE
 from npusim.functional.control import Step, Walker
-from npusim.functional.operand import Operand
-from npusim.functional.queues import Queues, StuckError
-from npusim.hazards.memory import Access, Footprint, LiveAccesses, Written
-from npusim.hazards.order import CoreOrder, FlagSet
+from npusim.hazards.core import BARRIER, CoreRun, kept
+from npusim.hazards.induction import Prover
+from npusim.hazards.memory import Access, Footprint, Written
 from npusim.hazards.regions import Shapes
-
-_SET, _WAIT, _BARRIER, _FENCE, _PBAR = (BY_NAME[n].code for n in ("set", "wait", "barrier", "fence", "pbar"))
-_HELD = (_SET, _WAIT, _PBAR)  # may be in the queue of a pipe
-_LDW, _MM = BY_NAME["ldw"].code, BY_NAME["mm"].code
 
 
 @dataclass(frozen=True)
@@ -49,14 +42,16 @@ def check_hazards(
     max_findings: int = 20,
     skip: frozenset[tuple[int, int]] = frozenset(),
     without: frozenset[int] = frozenset(),
+    induction: bool = True,
 ) -> list[Finding]:
     """Return at most `max_findings` faults of a program, each pair of instructions once; an empty list is a proof.
 
     On machines that issue in order the hardware orders byte ranges: only bounds, reads of unwritten bytes, deadlock
     and leftover flags are checked. `skip` leaves out waits and sets, as (instruction index, occurrence on its core from
-    0), `without` all occurrences of an instruction. Raises SimulationError when the control flow itself is broken.
+    0), `without` all occurrences of an instruction. Without `induction` every launch is walked: slower, and the same
+    findings. Raises SimulationError when the control flow itself is broken.
     """
-    check = _Check(program, machine, max_findings, skip, without)
+    check = _Check(program, machine, max_findings, skip, without, induction)
     seen: set[tuple[int, int, bytes]] = set()
     for index, launch in enumerate(program.launches):
         if launch["kind"] != LAUNCH_KERNEL:
@@ -75,7 +70,7 @@ class _Check:
 
     def __init__(
         self, program: Program, machine: Machine, max_findings: int, skip: frozenset[tuple[int, int]],
-        without: frozenset[int],
+        without: frozenset[int], induction: bool,
     ) -> None:  # fmt: skip
         self.program = program
         self.machine = machine
@@ -84,6 +79,7 @@ class _Check:
         self.shapes = Shapes()
         self.written = Written(program, self.params)
         self.skip, self.without = skip, without
+        self.prover = Prover(program, self.params, self.shapes, self.written) if induction else None
         self.limit = max_findings
         self.findings: list[Finding] = []
         self._reported: set[tuple[str, tuple[int, ...]]] = set()
@@ -104,20 +100,28 @@ class _Check:
             self.written.tensor(self.program.tensor(name))
 
     def launch(self, index: int) -> None:
-        """Walk all cores of a launch from barrier to barrier."""
+        """Prove a launch, or walk all its cores from barrier to barrier."""
         launch = self.program.launches[index]
-        grid, nargs, kernel = int(launch["grid"]), int(launch["nargs"]), int(launch["kernel"])
+        grid, kernel = int(launch["grid"]), int(launch["kernel"])
         known = 0 <= kernel < len(self.program.kernels)
         cores = len(self.params.cores_of(self.program.kernels[kernel])) if known else 0
         if not 1 <= grid <= cores:
             available = f"there are {len(self.program.kernels)} kernels, {cores} cores"
             raise SimulationError(f"launch {index}: kernel {kernel} on {grid} cores; {available}")
         self.written.new_launch(self.machine.activation_space)
-        runs = []
-        for core in range(grid):
-            first = int(launch["args"]) + core * nargs
-            args = [int(v) for v in self.program.args[first : first + nargs]]
-            runs.append(_CoreRun(self, index, core, self.walker.steps(kernel, core, grid, args)))
+        users = self.walker.pipes(kernel)
+        if self.prover and self.prover.launch(kernel, users, [self._steps(index, core) for core in range(grid)]):
+            return
+        self._walk(index, [_WalkedCore(self, index, core, users, self._steps(index, core)) for core in range(grid)])
+
+    def _steps(self, index: int, core: int) -> Iterator[Step]:
+        """What the sequencer of a core hands out in a launch."""
+        launch = self.program.launches[index]
+        grid, nargs, first = int(launch["grid"]), int(launch["nargs"]), int(launch["args"])
+        args = [int(v) for v in self.program.args[first + core * nargs : first + (core + 1) * nargs]]
+        return kept(self.walker.steps(int(launch["kernel"]), core, grid, args), self.skip, self.without)
+
+    def _walk(self, index: int, runs: list[_WalkedCore]) -> None:
         while True:
             at_barrier = [run.advance() for run in runs]
             self._between_cores(index, runs)
@@ -132,7 +136,7 @@ class _Check:
         for run in runs:
             run.finish()
 
-    def _between_cores(self, index: int, runs: list[_CoreRun]) -> None:
+    def _between_cores(self, index: int, runs: list[_WalkedCore]) -> None:
         for i, run in enumerate(runs):
             for other in runs[i + 1 :]:
                 clash = run.footprint.clash(other.footprint)
@@ -144,211 +148,53 @@ class _Check:
             run.footprint.clear()
 
 
-class _CoreRun:
-    """One core in one launch."""
+class _WalkedCore(CoreRun):
+    """One core in one launch, walked instruction by instruction."""
 
-    def __init__(self, check: _Check, launch: int, core: int, steps: Iterator[Step]) -> None:
+    def __init__(self, check: _Check, launch: int, core: int, users: frozenset[int], steps: Iterator[Step]) -> None:
+        row = check.program.launches[launch]
+        super().__init__(check.program, int(row["kernel"]), check.params, check.shapes, users)
         self.check, self.launch, self.core = check, launch, core
-        self.steps = self._kept(steps)
-        self.order = CoreOrder(check.params)
-        self.heard: list[deque[list[int]]] = [deque() for _ in check.params.pipes]
-        if self.order.queued:
-            self.steps = Queues(check.params).in_order(self.steps)
-        self.live = LiveAccesses(check.shapes)
+        self.steps = steps
         self.footprint = Footprint(check.shapes)
-        self.interlocked = check.machine.issue == "inorder"
-        self.shared = int(check.program.launches[launch]["grid"]) > 1
-        self.occurrences: dict[int, int] = {}
-        self.waiters: dict[int, Step] = {}  # by flag, the first wait for it
-        self.pairs: dict[tuple[int, int], set[int]] = {}  # flags by who sets and who waits
+        self.shared = int(row["grid"]) > 1
         self.ended = False
 
     def advance(self) -> int | None:
         """Run to the next barrier and return its index; None at the end of the kernel or at a deadlock."""
         if self.ended:
             return None
-        try:
-            for step in self.steps:
-                if step.op == _BARRIER:
-                    self.order.drain()
-                    return step.pc
-                if self.order.queued and step.pipe > 0:
-                    self.order.hear(step.pipe, self.heard[step.pipe].popleft())
-                if not (self._sync(step) if step.pipe < 0 or step.op in _HELD else self._data(step)):
-                    break
-            else:
-                self.ended = True
+        for step in self.steps:
+            if not self.offer(step):
+                break
+            if step.op == BARRIER:
+                return step.pc
+        else:
+            self.ended = True
+            if self.end():
                 return None
-        except StuckError as error:
-            self._stuck(error)
         self.ended = True
         self.order.flags.clear()  # a deadlock is reported once, not again as leftovers
         self.order.pushed.clear()
         return None
 
-    def _kept(self, steps: Iterator[Step]) -> Iterator[Step]:
-        """The steps without what is left out; with queues, note what the sequencer knows at each."""
-        for step in steps:
-            if step.op in (_WAIT, _SET):
-                seen = self.occurrences[step.pc] = self.occurrences.get(step.pc, -1) + 1
-                if step.pc in self.check.without or (step.pc, seen) in self.check.skip:
-                    continue
-            if self.order.queued and step.pipe > 0:
-                self.heard[step.pipe].append(self.order.sequencer)
-            yield step
-
-    def _stuck(self, error: StuckError) -> None:
-        """Queues that wait for each other, or for a flag that nobody sets."""
-        pipes = self.check.params.pipes
-        if error.cycle:
-            program = self.check.program
-            ring = "; ".join(
-                f"{pipes[max(wait.pipe, 0)].label} waits at {wait.pc} `{instr_text(program, wait.pc)}` "
-                f"for flag {wait.imm}, which {pipes[made.pipe].label} would set at {made.pc} "
-                f"`{instr_text(program, made.pc)}`"
-                for wait, made in error.cycle
-            )
-            self._report("deadlock", tuple(wait.pc for wait, _ in error.cycle), f"{ring}: each is behind the other's")
-            return
-        for step in error.steps:
-            if step.op == _WAIT:
-                why = f"{pipes[max(step.pipe, 0)].label} waits for flag {step.imm}; {self._setters(step.imm)}"
-                self._report("deadlock", (step.pc,), why)
-
-    def finish(self) -> None:
-        """The end of the launch: flags must be 0 and the weight FIFOs empty."""
-        for flag, pending in self.order.flags.items():
-            if pending:
-                pcs = tuple(dict.fromkeys(item.pc for item in pending))
-                why = f"flag {flag} is {len(pending)} when the launch ends; each set needs its wait"
-                self._report("leftover", pcs[:2], why)
-        for unit, tiles in self.order.pushed.items():
-            if tiles:
-                self._report("leftover", (), f"{len(tiles)} tiles stay in the weight FIFO of unit {unit}")
-
-    def _report(self, kind: str, instrs: tuple[int, ...], message: str) -> None:
+    def report(self, kind: str, instrs: tuple[int, ...], message: str) -> None:
+        """A fault becomes a finding."""
         self.check.report(kind, self.launch, self.core, instrs, message)
 
-    def _sync(self, step: Step) -> bool:
-        """Execute set, wait, fence; False at a deadlock."""
-        if step.op == _SET:
-            pending = self.order.flags.get(step.imm)
-            if pending and self.order.queued:
-                why = f"flag {step.imm} is set already and nobody has waited for it since: the hardware keeps one set"
-                self._report("twice", (pending[-1].pc, step.pc), why)
-            self.order.set_flag(step.pc, step.pipe, step.imm)
-        elif step.op == _PBAR:
-            self.order.pipe_barrier(step.pipe)
-        elif step.op == _FENCE:
-            self.order.drain()
-        else:
-            return self._wait(step)
-        return True
-
-    def _wait(self, step: Step) -> bool:
-        flag, count = step.imm, step.amount
-        other = self.waiters.setdefault(flag, step)
-        if self.order.queued and other.pipe != step.pipe:
-            names = [self.check.params.pipes[max(pipe, 0)].label for pipe in (other.pipe, step.pipe)]
-            why = f"{names[0]} and {names[1]} wait for flag {flag}: either may take a set; give each a flag of its own"
-            self._report("ambiguous", (other.pc, step.pc), why)
-        pending = self.order.flags.get(flag, ())
-        have = len(pending)
-        if self.order.ambiguous(flag, count):
-            why = f"flag {flag} has {have} sets from several pipes and {count} are waited for: any may be first"
-            self._report("ambiguous", (step.pc, *dict.fromkeys(item.pc for item in pending)), why)
-        taken = self.order.wait(step.pipe, flag, count)
-        if taken is None:
-            why = f"flag {flag} is {have}, {count} needed, and nothing is dispatched past this wait; "
-            self._report("deadlock", (step.pc,), why + self._setters(flag))
+    def touch(self, access: Access, letter: str) -> bool:
+        """Bounds and values are checked at once, other cores at the next barrier."""
+        written, space = self.check.written, access.space
+        low, high = access.base + access.shape.low, access.base + access.shape.high
+        if low < 0 or high > written.size(space):
+            why = f"operand {letter} touches bytes [{low}, {high}) of {SPACES[space]}, which has {written.size(space)}"
+            self.report("bounds", (access.pc,), why)
             return False
-        self._count_pairs(step, taken)
-        stuck = next((item for item in taken if self.order.blocked(item)), None)
-        if stuck is not None:
-            why = "the set is queued behind an ldw for which the weight FIFO has no room until a later mm pops a tile"
-            self._report("deadlock", (step.pc, stuck.pc), why)
-        return stuck is None
-
-    def _count_pairs(self, step: Step, taken: list[FlagSet]) -> None:
-        """The hardware has so many flags from one pipe to another (core.flags_per_pair)."""
-        limit = self.check.machine.core.flags_per_pair
-        for item in taken if limit else ():
-            used = self.pairs.setdefault((item.pipe, step.pipe), set())
-            used.add(step.imm)
-            if len(used) > limit:
-                names = [self.check.params.pipes[max(pipe, 0)].label for pipe in (item.pipe, step.pipe)]
-                why = f"{len(used)} flags from {names[0]} to {names[1]}; there are {limit} (core.flags_per_pair)"
-                self._report("flags", (step.pc,), why)
-
-    def _setters(self, flag: int) -> str:
-        """Who could set a flag: instructions of the kernel, by index."""
-        program = self.check.program
-        kernel = program.kernels[int(program.launches[self.launch]["kernel"])]
-        found = [
-            pc
-            for pc in range(kernel.start, kernel.end)
-            if program.instrs[pc]["op"] == _SET and (program.instrs[pc]["imm"] == flag or program.instrs[pc]["a"] >= 0)
-        ]
-        if not found:
-            return "no instruction of the kernel sets it"
-        return "it can be set by " + ", ".join(f"{pc} `{instr_text(program, pc)}`" for pc in found[:4])
-
-    def _data(self, step: Step) -> bool:
-        if any(o is not None and 0 in o.ext for o in step.operands):
-            self.order.dispatch(step.pipe)  # a no-op that keeps its place: it neither pushes nor pops
-            return True
-        if not self._fifo(step):
-            return False
-        number = self.order.dispatch(step.pipe)
-        dst, *sources = step.operands
-        for letter, operand in zip("ABC", sources):
-            if operand is not None:
-                self._access(step, number, operand, letter, False)
-        if dst is not None:
-            if step.accumulate:
-                self._access(step, number, dst, "D", False)
-            self._access(step, number, dst, "D", True)
-        return True
-
-    def _fifo(self, step: Step) -> bool:
-        if step.op == _LDW and not self.order.push(step.unit):
-            why = "the weight FIFO and its queue are full and no mm before this ldw pops a tile"
-            self._report("deadlock", (step.pc,), why)
-            return False
-        if step.op == _MM and step.flags & NEXT_TILE and not self.order.pop(step.unit):
-            self._report("deadlock", (step.pc,), f"no earlier ldw pushes a tile into the FIFO of unit {step.unit}")
-            return False
-        return True
-
-    def _access(self, step: Step, number: int, operand: Operand, letter: str, write: bool) -> None:
-        shape = self.check.shapes.of(operand)
-        if not shape.pieces:
-            return
-        access = Access(operand.space, shape, operand.base, write, step.pc, step.pipe, number)
-        size = self.check.written.size(operand.space)
-        low, high = operand.base + shape.low, operand.base + shape.high
-        if low < 0 or high > size:
-            why = f"operand {letter} touches bytes [{low}, {high}) of {SPACES[operand.space]}, which has {size}"
-            self._report("bounds", (step.pc,), why)
-            return
-        if write:
-            self.check.written.mark(self.core, access)
-        elif not self.check.written.covers(self.core, access):
-            why = f"operand {letter} reads bytes of [{low}, {high}) of {SPACES[operand.space]} that nothing has written"
-            self._report("uninitialised", (step.pc,), why)
-        if not self.interlocked:
-            self._conflict(access)
-        if self.shared and operand.space < 2:
+        if access.write:
+            written.mark(self.core, access)
+        elif not written.covers(self.core, access):
+            why = f"operand {letter} reads bytes of [{low}, {high}) of {SPACES[space]} that nothing has written"
+            self.report("uninitialised", (access.pc,), why)
+        if self.shared and SPACES[space] in CHIP_SPACES:
             self.footprint.add(access)
-
-    def _conflict(self, access: Access) -> None:
-        clash = self.live.add(access, self.order)
-        if clash is None:
-            return
-        kind, pc, pipe, (low, high) = clash
-        earlier, later = (self.check.params.pipes[p].label for p in (pipe, access.pipe))
-        why = (
-            f"bytes [{low}, {high}) of {SPACES[access.space]}: {later} may start {access.pc} before {earlier} has "
-            f"completed {pc}; missing: a set on {earlier} after {pc} and its wait before {access.pc}"
-        )
-        self._report(kind, (pc, access.pc), why)
+        return True

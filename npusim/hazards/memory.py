@@ -33,13 +33,17 @@ class Access(NamedTuple):
     number: int
 
 
+Entry = tuple[int, int, int, int]  # number and instruction of the youngest write, and of the youngest read
+NONE: Entry = (0, 0, 0, 0)
+
+
 class _Bucket:
     """Accesses of one pipe to one space: per byte set, the youngest write and the youngest read."""
 
     __slots__ = ("entries", "youngest")
 
     def __init__(self) -> None:
-        self.entries: dict[tuple[Shape, int], list[int]] = {}  # -> [write number, write pc, read number, read pc]
+        self.entries: dict[tuple[Shape, int], Entry] = {}
         self.youngest = 0
 
     def forget(self, completed: int) -> None:
@@ -48,6 +52,32 @@ class _Bucket:
             self.entries.clear()
         elif len(self.entries) > MANY_ENTRIES:
             self.entries = {k: e for k, e in self.entries.items() if e[0] > completed or e[2] > completed}
+
+    def copy(self) -> _Bucket:
+        """The same accesses, to go on apart from these."""
+        other = _Bucket()
+        other.entries, other.youngest = dict(self.entries), self.youngest
+        return other
+
+    def keep(self, completed: int) -> set[int]:
+        """Drop what is known to be complete, entry by entry; return the numbers of the rest."""
+        if completed >= self.youngest:
+            self.entries = {}
+            return set()
+        kept, numbers = {}, set()
+        for key, (wrote, write_pc, read, read_pc) in self.entries.items():
+            wrote, read = wrote * (wrote > completed), read * (read > completed)
+            if wrote or read:
+                kept[key] = (wrote, write_pc, read, read_pc)
+                numbers |= {wrote, read}
+        self.entries = kept
+        return numbers - {0}
+
+    def renumber(self, numbers: dict[int, int]) -> None:
+        """Give the accesses new numbers, in the same order."""
+        for key, (wrote, write_pc, read, read_pc) in self.entries.items():
+            self.entries[key] = (numbers.get(wrote, 0), write_pc, numbers.get(read, 0), read_pc)
+        self.youngest = max((max(entry[0], entry[2]) for entry in self.entries.values()), default=0)
 
 
 Clash = tuple[str, int, int, tuple[int, int]]  # kind, instruction, pipe, bytes
@@ -77,11 +107,37 @@ class LiveAccesses:
                 clash = self._scan(access, other, bucket, known, own) or clash
             bucket.forget(order.known_to_all(other))
         bucket = pipes.setdefault(access.pipe, _Bucket())
-        entry = bucket.entries.setdefault((access.shape, access.base), [0, 0, 0, 0])
-        at = 0 if access.write else 2
-        entry[at : at + 2] = access.number, access.pc
+        entry, mine = bucket.entries.get((access.shape, access.base), NONE), (access.number, access.pc)
+        bucket.entries[access.shape, access.base] = mine + entry[2:] if access.write else entry[:2] + mine
         bucket.youngest = access.number
         return clash
+
+    def copy(self) -> LiveAccesses:
+        """The same accesses, to go on apart from these."""
+        other = LiveAccesses(self._shapes)
+        for space, pipes in self._spaces.items():
+            other._spaces[space] = {pipe: bucket.copy() for pipe, bucket in pipes.items()}
+        return other
+
+    def renumber(self, order: CoreOrder) -> list[list[int]]:
+        """Keep what somebody may not know to be complete; return its numbers by pipe, from now on 1, 2, ..."""
+        found: list[set[int]] = [set() for _ in order.dispatched]
+        buckets = [(pipe, bucket) for pipes in self._spaces.values() for pipe, bucket in pipes.items()]
+        for pipe, bucket in buckets:
+            found[pipe] |= bucket.keep(order.known_to_all(pipe))
+        live = [sorted(numbers) for numbers in found]
+        for pipe, bucket in buckets:
+            bucket.renumber({number: i + 1 for i, number in enumerate(live[pipe])})
+        return live
+
+    def key(self) -> frozenset[tuple[Any, ...]]:
+        """Equal for the same accesses with the same numbers."""
+        return frozenset(
+            (space, pipe, shape, base, entry[0], entry[2])
+            for space, pipes in self._spaces.items()
+            for pipe, bucket in pipes.items()
+            for (shape, base), entry in bucket.entries.items()
+        )
 
     def _scan(self, access: Access, other: int, bucket: _Bucket, known: int, own: int) -> Clash | None:
         """Compare with one pipe's accesses; those of instruction number `own` are the instruction itself."""
@@ -113,6 +169,8 @@ class Written:
         self._maps: dict[tuple[int, int], Array] = {}
         self._done: dict[tuple[int, int], set[tuple[Shape, int, bool]]] = {}
         self._given: dict[int, tuple[Array, Array]] = {}
+        self._undo: list[tuple[Array, Array]] | None = None
+        self._forget: list[tuple[set[tuple[Shape, int, bool]], tuple[Shape, int, bool]]] = []
         for tensor in program.tensors:
             if tensor.role in ("input", "weight"):
                 self.tensor(tensor)
@@ -134,6 +192,27 @@ class Written:
         for key in [k for k in self._maps if k[0] not in kept]:
             del self._maps[key], self._done[key]
 
+    def begin(self) -> None:
+        """From now on remember what changes."""
+        self._undo, self._forget = [], []
+
+    def end(self, keep: bool) -> None:
+        """Keep what has changed since `begin`, or take it back."""
+        if not keep:
+            for bytes_, before in reversed(self._undo or []):
+                bytes_[...] = before
+            for done, key in self._forget:
+                done.discard(key)
+        self._undo, self._forget = None, []
+
+    def given(self, space: int, low: Array, high: Array) -> Array:
+        """Which of the ranges [low, high) have had values from outside of the kernels since before."""
+        if space not in self._given:
+            return np.zeros(len(low), bool)
+        starts, ends = self._given[space]
+        at = np.searchsorted(starts, low, side="right") - 1
+        return np.asarray((at >= 0) & (high <= ends[at]))
+
     def _map(self, core: int, space: int) -> tuple[Array, set[tuple[Shape, int, bool]]]:
         key = (space, 0 if SPACES[space] in CHIP_SPACES else core)
         if key not in self._maps:
@@ -145,10 +224,19 @@ class Written:
         bytes_, done = self._map(core, access.space)
         key = (access.shape, access.base, True)
         if key not in done:
-            done.add(key)
+            self._note(done, key)
             size = access.shape.size
             for piece in access.shape.pieces:
-                view(bytes_, piece._replace(base=piece.base + access.base), _RAW[size])[...] = _ONES[size]
+                place = view(bytes_, piece._replace(base=piece.base + access.base), _RAW[size])
+                if self._undo is not None:
+                    self._undo.append((place, place.copy()))
+                place[...] = _ONES[size]
+
+    def _note(self, done: set[tuple[Shape, int, bool]], key: tuple[Shape, int, bool]) -> None:
+        """Remember that the bytes of an access are defined."""
+        done.add(key)
+        if self._undo is not None:
+            self._forget.append((done, key))
 
     def covers(self, core: int, access: Access) -> bool:
         """True when every byte that an access reads is defined."""
@@ -166,7 +254,7 @@ class Written:
         moved = (piece._replace(base=piece.base + base) for piece in shape.pieces)
         if not all((view(bytes_, piece, _RAW[size]) == _ONES[size]).all() for piece in moved):
             return False
-        done.add((shape, base, False))
+        self._note(done, (shape, base, False))
         return True
 
 

@@ -7,11 +7,16 @@ pipe), so one number a pipe is exact. The depth of a queue is not relied on: the
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from isa.params import Params
 from isa.table import DMA, MATRIX, SCALAR, WEIGHTS
+
+Clock = tuple[int, ...]  # by pipe: how many of its instructions have completed
 
 
 @dataclass(frozen=True)
@@ -20,21 +25,22 @@ class FlagSet:
 
     pc: int
     pipe: int
-    knows: list[int]
+    knows: Clock
     pops_needed: int
 
 
 class CoreOrder:
-    """Vector clocks of one core during one launch."""
+    """Vector clocks of one core during one launch; `users` are the pipes that its kernel has instructions for."""
 
-    def __init__(self, params: Params) -> None:
+    def __init__(self, params: Params, users: frozenset[int]) -> None:
         count = len(params.pipes)
         self.serial = [p.pipe_class < DMA for p in params.pipes]
         self.scalar = next(p.index for p in params.pipes if p.pipe_class == SCALAR)
         self.dispatched = [0] * count
-        self.sequencer = [0] * count
+        self.sequencer: Clock = (0,) * count
         self.queued = bool(params["queues"])
-        self.knows = [[0] * count for _ in range(count)]  # with queues: what each pipe learnt from its own waits
+        self.users = sorted(pipe for pipe in users if pipe >= 0 and pipe != self.scalar)
+        self.knows: list[Clock] = [(0,) * count] * count  # with queues: what each pipe learnt from its own waits
         self.extra = [[0] * count for _ in range(count)]  # what a pipe learnt through the weight FIFO
         self.flags: dict[int, deque[FlagSet]] = {}
         self.depth = params["fifo_tiles"]
@@ -58,15 +64,16 @@ class CoreOrder:
         if not self.queued:
             return self.sequencer[other]
         own = other if self.serial[other] else -1
-        return min(known[other] for pipe, known in enumerate(self.knows) if pipe not in (own, self.scalar))
+        return min((self.knows[pipe][other] for pipe in self.users if pipe != own), default=self.dispatched[other])
 
-    def hear(self, pipe: int, sequencer: list[int]) -> None:
-        """With queues: what the sequencer knew when it put the next instruction into the queue of `pipe`."""
-        self.knows[pipe] = [max(a, b) for a, b in zip(self.knows[pipe], sequencer)]
+    def hear(self, pipe: int, clock: Clock) -> None:
+        """With queues: a pipe learns what a set proves, or what the sequencer knew when it put in what comes next."""
+        if clock != self.knows[pipe]:
+            self.knows[pipe] = later(self.knows[pipe], clock)
 
     def pipe_barrier(self, pipe: int) -> None:
         """All earlier instructions of a pipe have completed when its next one starts."""
-        self.knows[pipe][pipe] = self.dispatched[pipe]
+        self.knows[pipe] = with_own(self.knows[pipe], pipe, self.dispatched[pipe])
 
     def dispatch(self, pipe: int) -> int:
         """Count an instruction of `pipe`; return its number (from 1)."""
@@ -92,7 +99,7 @@ class CoreOrder:
         if not waiting:
             return False
         matrix, weights = self.matrix[unit], self.weights[unit]
-        self.extra[matrix] = [max(a, b) for a, b in zip(self.extra[matrix], self.extra[weights])]
+        self.extra[matrix] = list(later(self.extra[matrix], self.extra[weights]))
         self.extra[matrix][weights] = max(self.extra[matrix][weights], waiting.popleft())
         self.pops.setdefault(unit, []).append(self.dispatched[matrix])
         return True
@@ -100,8 +107,7 @@ class CoreOrder:
     def set_flag(self, pc: int, pipe: int, flag: int) -> None:
         """A set on `pipe`: proves that all its earlier instructions have completed."""
         learnt = self.knows[pipe] if self.queued and pipe != self.scalar else self.sequencer
-        knows = [max(a, b) for a, b in zip(learnt, self.extra[pipe])]
-        knows[pipe] = self.dispatched[pipe]
+        knows = with_own(later(learnt, self.extra[pipe]), pipe, self.dispatched[pipe])
         unit = self.unit_of.get(pipe)
         needed = self.pushes.get(unit, 0) - self.depth if unit is not None else 0
         pending = self.flags.setdefault(flag, deque())
@@ -129,7 +135,7 @@ class CoreOrder:
             if pipe > 0:
                 self.hear(pipe, item.knows)
             else:
-                self.sequencer = [max(a, b) for a, b in zip(self.sequencer, item.knows)]
+                self.sequencer = later(self.sequencer, item.knows)
         return taken
 
     def blocked(self, item: FlagSet) -> bool:
@@ -139,4 +145,79 @@ class CoreOrder:
 
     def drain(self) -> None:
         """A fence: everything dispatched has completed."""
-        self.sequencer = list(self.dispatched)
+        self.sequencer = tuple(self.dispatched)
+
+    def copy(self) -> CoreOrder:
+        """The same knowledge, to go on apart from this one."""
+        other = CoreOrder.__new__(CoreOrder)
+        other.__dict__.update(self.__dict__)
+        other.dispatched = list(self.dispatched)
+        other.knows = list(self.knows)
+        other.extra = [list(known) for known in self.extra]
+        other.flags = {flag: deque(pending) for flag, pending in self.flags.items()}
+        other.pushed = {unit: deque(waiting) for unit, waiting in self.pushed.items()}
+        other.pushes = dict(self.pushes)
+        other.pops = {unit: list(freed) for unit, freed in self.pops.items()}
+        return other
+
+    def renumber(self, live: list[list[int]]) -> None:
+        """Count instructions anew: only those of `live` (by pipe, sorted), as 1, 2, ...
+
+        Clocks are compared with numbers of live instructions and of later ones alone, and joined by maximum; both give
+        the same after a monotone change of numbers that keeps them on their side of every live number.
+        """
+        self.dispatched = [len(numbers) for numbers in live]
+        self.sequencer = renumbered(self.sequencer, live)
+        self.knows = [renumbered(known, live) for known in self.knows]
+        self.extra = [list(renumbered(known, live)) for known in self.extra]
+        for unit in self.weights:
+            self._renumber_tiles(unit, live)
+        self.flags = {
+            flag: deque(replace(item, knows=renumbered(item.knows, live)) for item in pending)
+            for flag, pending in self.flags.items() if pending
+        }  # fmt: skip
+
+    def _renumber_tiles(self, unit: int, live: list[list[int]]) -> None:
+        """Forget the pops that made room for tiles which are in the FIFO already, and count from there."""
+        weights, matrix = self.weights[unit], self.matrix.get(unit, -1)
+        freed, pushes = self.pops.get(unit, []), self.pushes.get(unit, 0)
+        past = max(0, min(pushes - self.depth, len(freed)))
+        if unit in self.pushed:
+            self.pushed[unit] = deque(bisect_right(live[weights], number) for number in self.pushed[unit])
+        if freed:
+            self.pops[unit] = [bisect_right(live[matrix], number) for number in freed[past:]]
+        if past:
+            self.pushes[unit] = pushes - past
+            for flag, pending in self.flags.items():
+                self.flags[flag] = deque(
+                    replace(item, pops_needed=max(0, item.pops_needed - past)) if item.pipe == weights else item
+                    for item in pending
+                )
+
+    def key(self) -> tuple[Any, ...]:
+        """Equal for states (renumbered) from which the same happens."""
+        flags = tuple(
+            (flag, tuple((item.pipe, item.knows, item.pops_needed) for item in pending))
+            for flag, pending in sorted(self.flags.items()) if pending
+        )  # fmt: skip
+        tiles = tuple(
+            (unit, tuple(self.pushed.get(unit, ())), self.pushes.get(unit, 0), tuple(self.pops.get(unit, ())))
+            for unit in sorted(self.weights)
+        )
+        clocks = (tuple(self.dispatched), self.sequencer, *self.knows, *map(tuple, self.extra))
+        return clocks, flags, tiles
+
+
+def later(a: Sequence[int], b: Sequence[int]) -> Clock:
+    """What is known after two clocks have met."""
+    return tuple([x if x > y else y for x, y in zip(a, b)])
+
+
+def with_own(clock: Clock, pipe: int, number: int) -> Clock:
+    """A clock in which `number` instructions of one pipe have completed."""
+    return (*clock[:pipe], number, *clock[pipe + 1 :])
+
+
+def renumbered(clock: Sequence[int], live: list[list[int]]) -> Clock:
+    """A clock in which only the `live` instructions of each pipe count."""
+    return tuple([bisect_right(numbers, known) if known else 0 for numbers, known in zip(live, clock)])

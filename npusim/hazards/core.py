@@ -1,0 +1,235 @@
+"""One core of one launch as the hazard checker sees it: what it executes in which order, and what that does not order.
+
+What a fault means to the caller, and what bytes outside of the core's order mean, are left to subclasses: one walks and
+reports, one proves and gives up.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter, deque
+from collections.abc import Iterator
+
+from isa.disasm import instr_text
+from isa.params import Params
+from isa.program import SPACES, Program
+from isa.table import BY_NAME, NEXT_TILE
+from npusim.functional.control import Step
+from npusim.functional.operand import Operand
+from npusim.functional.queues import Queues, StuckError
+from npusim.hazards.memory import Access, LiveAccesses
+from npusim.hazards.order import Clock, CoreOrder, FlagSet
+from npusim.hazards.regions import Shapes
+
+SET, WAIT, BARRIER, _FENCE, _PBAR = (BY_NAME[n].code for n in ("set", "wait", "barrier", "fence", "pbar"))
+_HELD = (SET, WAIT, _PBAR)  # may be in the queue of a pipe
+_LDW, _MM = BY_NAME["ldw"].code, BY_NAME["mm"].code
+
+
+def kept(
+    steps: Iterator[Step], skip: frozenset[tuple[int, int]], without: frozenset[int]
+) -> Iterator[Step]:  # fmt: skip
+    """The steps without some waits and sets: occurrences in `skip`, all of instructions in `without`."""
+    if not skip and not without:
+        yield from steps
+    seen: Counter[int] = Counter()
+    for step in steps:
+        if step.op in (WAIT, SET):
+            occurrence = (step.pc, seen[step.pc])
+            seen[step.pc] += 1
+            if step.pc in without or occurrence in skip:
+                continue
+        yield step
+
+
+class CoreRun(ABC):
+    """Order and accesses of one core; `users` are the pipes that its kernel has instructions for."""
+
+    def __init__(self, program: Program, kernel: int, params: Params, shapes: Shapes, users: frozenset[int]) -> None:
+        self.program, self.kernel, self.params, self.shapes = program, program.kernels[kernel], params, shapes
+        self.order = CoreOrder(params, users)
+        self.queues = Queues(params)
+        self.heard: list[deque[Clock]] = [deque() for _ in params.pipes]
+        self.live = LiveAccesses(shapes)
+        self.interlocked = params.machine.issue == "inorder"
+        self.waiters: dict[int, Step] = {}  # by flag, the first wait for it
+        self.pairs: dict[tuple[int, int], set[int]] = {}  # flags by who sets and who waits
+
+    @abstractmethod
+    def report(self, kind: str, instrs: tuple[int, ...], message: str) -> None:
+        """A fault."""
+
+    @abstractmethod
+    def touch(self, access: Access, letter: str) -> bool:
+        """An access is made; False when it does not count as one that others must be ordered with."""
+
+    def offer(self, step: Step) -> bool:
+        """The sequencer hands out an instruction; False when the core can go no further."""
+        if not self.order.queued:
+            return self._execute(step)
+        try:
+            if step.pipe > 0:
+                self.heard[step.pipe].append(self.order.sequencer)
+            for ready in self.queues.put(step):
+                if ready.pipe > 0:
+                    self.order.hear(ready.pipe, self.heard[ready.pipe].popleft())
+                if not self._execute(ready):
+                    return False
+        except StuckError as error:
+            self._stuck(error)
+            return False
+        return True
+
+    def end(self) -> bool:
+        """The end of the kernel; False when its queues still hold something back."""
+        try:
+            self.queues.end()
+        except StuckError as error:
+            self._stuck(error)
+            return False
+        return True
+
+    def finish(self) -> None:
+        """The end of the launch: flags must be 0 and the weight FIFOs empty."""
+        for flag, pending in self.order.flags.items():
+            if pending:
+                pcs = tuple(dict.fromkeys(item.pc for item in pending))
+                why = f"flag {flag} is {len(pending)} when the launch ends; each set needs its wait"
+                self.report("leftover", pcs[:2], why)
+        for unit, tiles in self.order.pushed.items():
+            if tiles:
+                self.report("leftover", (), f"{len(tiles)} tiles stay in the weight FIFO of unit {unit}")
+
+    def _execute(self, step: Step) -> bool:
+        if step.op == BARRIER:
+            self.order.drain()
+            return True
+        return self._sync(step) if step.pipe < 0 or step.op in _HELD else self._data(step)
+
+    def _stuck(self, error: StuckError) -> None:
+        """Queues that wait for each other, or for a flag that nobody sets."""
+        pipes = self.params.pipes
+        if error.cycle:
+            program = self.program
+            ring = "; ".join(
+                f"{pipes[max(wait.pipe, 0)].label} waits at {wait.pc} `{instr_text(program, wait.pc)}` "
+                f"for flag {wait.imm}, which {pipes[made.pipe].label} would set at {made.pc} "
+                f"`{instr_text(program, made.pc)}`"
+                for wait, made in error.cycle
+            )
+            self.report("deadlock", tuple(wait.pc for wait, _ in error.cycle), f"{ring}: each is behind the other's")
+            return
+        for step in error.steps:
+            if step.op == WAIT:
+                why = f"{pipes[max(step.pipe, 0)].label} waits for flag {step.imm}; {self._setters(step.imm)}"
+                self.report("deadlock", (step.pc,), why)
+
+    def _sync(self, step: Step) -> bool:
+        """Execute set, wait, fence; False at a deadlock."""
+        if step.op == SET:
+            pending = self.order.flags.get(step.imm)
+            if pending and self.order.queued:
+                why = f"flag {step.imm} is set already and nobody has waited for it since: the hardware keeps one set"
+                self.report("twice", (pending[-1].pc, step.pc), why)
+            self.order.set_flag(step.pc, step.pipe, step.imm)
+        elif step.op == _PBAR:
+            self.order.pipe_barrier(step.pipe)
+        elif step.op == _FENCE:
+            self.order.drain()
+        else:
+            return self._wait(step)
+        return True
+
+    def _wait(self, step: Step) -> bool:
+        flag, count = step.imm, step.amount
+        other = self.waiters.setdefault(flag, step)
+        if self.order.queued and other.pipe != step.pipe:
+            names = [self.params.pipes[max(pipe, 0)].label for pipe in (other.pipe, step.pipe)]
+            why = f"{names[0]} and {names[1]} wait for flag {flag}: either may take a set; give each a flag of its own"
+            self.report("ambiguous", (other.pc, step.pc), why)
+        pending = self.order.flags.get(flag, ())
+        have = len(pending)
+        if self.order.ambiguous(flag, count):
+            why = f"flag {flag} has {have} sets from several pipes and {count} are waited for: any may be first"
+            self.report("ambiguous", (step.pc, *dict.fromkeys(item.pc for item in pending)), why)
+        taken = self.order.wait(step.pipe, flag, count)
+        if taken is None:
+            why = f"flag {flag} is {have}, {count} needed, and nothing is dispatched past this wait; "
+            self.report("deadlock", (step.pc,), why + self._setters(flag))
+            return False
+        self._count_pairs(step, taken)
+        stuck = next((item for item in taken if self.order.blocked(item)), None)
+        if stuck is not None:
+            why = "the set is queued behind an ldw for which the weight FIFO has no room until a later mm pops a tile"
+            self.report("deadlock", (step.pc, stuck.pc), why)
+        return stuck is None
+
+    def _count_pairs(self, step: Step, taken: list[FlagSet]) -> None:
+        """The hardware has so many flags from one pipe to another (core.flags_per_pair)."""
+        limit = self.params.machine.core.flags_per_pair
+        for item in taken if limit else ():
+            used = self.pairs.setdefault((item.pipe, step.pipe), set())
+            used.add(step.imm)
+            if len(used) > limit:
+                names = [self.params.pipes[max(pipe, 0)].label for pipe in (item.pipe, step.pipe)]
+                why = f"{len(used)} flags from {names[0]} to {names[1]}; there are {limit} (core.flags_per_pair)"
+                self.report("flags", (step.pc,), why)
+
+    def _setters(self, flag: int) -> str:
+        """Who could set a flag: instructions of the kernel, by index."""
+        program, kernel = self.program, self.kernel
+        found = [
+            pc
+            for pc in range(kernel.start, kernel.end)
+            if program.instrs[pc]["op"] == SET and (program.instrs[pc]["imm"] == flag or program.instrs[pc]["a"] >= 0)
+        ]
+        if not found:
+            return "no instruction of the kernel sets it"
+        return "it can be set by " + ", ".join(f"{pc} `{instr_text(program, pc)}`" for pc in found[:4])
+
+    def _data(self, step: Step) -> bool:
+        if any(o is not None and 0 in o.ext for o in step.operands):
+            self.order.dispatch(step.pipe)  # a no-op that keeps its place: it neither pushes nor pops
+            return True
+        if not self._fifo(step):
+            return False
+        number = self.order.dispatch(step.pipe)
+        dst, *sources = step.operands
+        for letter, operand in zip("ABC", sources):
+            if operand is not None:
+                self._access(step, number, operand, letter, False)
+        if dst is not None:
+            if step.accumulate:
+                self._access(step, number, dst, "D", False)
+            self._access(step, number, dst, "D", True)
+        return True
+
+    def _fifo(self, step: Step) -> bool:
+        if step.op == _LDW and not self.order.push(step.unit):
+            why = "the weight FIFO and its queue are full and no mm before this ldw pops a tile"
+            self.report("deadlock", (step.pc,), why)
+            return False
+        if step.op == _MM and step.flags & NEXT_TILE and not self.order.pop(step.unit):
+            self.report("deadlock", (step.pc,), f"no earlier ldw pushes a tile into the FIFO of unit {step.unit}")
+            return False
+        return True
+
+    def _access(self, step: Step, number: int, operand: Operand, letter: str, write: bool) -> None:
+        shape = self.shapes.of(operand)
+        if not shape.pieces:
+            return
+        access = Access(operand.space, shape, operand.base, write, step.pc, step.pipe, number)
+        if self.touch(access, letter) and not self.interlocked:
+            self._conflict(access)
+
+    def _conflict(self, access: Access) -> None:
+        clash = self.live.add(access, self.order)
+        if clash is None:
+            return
+        kind, pc, pipe, (low, high) = clash
+        earlier, later = (self.params.pipes[p].label for p in (pipe, access.pipe))
+        why = (
+            f"bytes [{low}, {high}) of {SPACES[access.space]}: {later} may start {access.pc} before {earlier} has "
+            f"completed {pc}; missing: a set on {earlier} after {pc} and its wait before {access.pc}"
+        )
+        self.report(kind, (pc, access.pc), why)
