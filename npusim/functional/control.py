@@ -167,9 +167,7 @@ class Walker:
         Raises SimulationError on a bad program.
         """
         kernel = self._program.kernels[kernel_index]
-        if kernel_index not in self._rows:
-            self._rows[kernel_index] = self._decode(kernel)
-        rows, start, registers = self._rows[kernel_index], kernel.start, self._params["registers"]
+        rows, start, registers = self._decoded(kernel_index), kernel.start, self._params["registers"]
         if len(args) > registers:
             raise SimulationError(f"kernel {kernel.name}: {len(args)} arguments, the machine has {registers} registers")
         regs = [*args, *[0] * (registers - len(args))]
@@ -201,6 +199,15 @@ class Walker:
             f"at {start + position}: its loop does not end, or the work is cut too fine; check trip counts and "
             "branches, or give larger tiles (run.tile)"
         )
+
+    def pipes(self, kernel_index: int) -> frozenset[int]:
+        """Pipes for which a kernel has an instruction; raises SimulationError on a bad program."""
+        return frozenset(row[1].head[2] for row in self._decoded(kernel_index) if row[0] == _STEP)
+
+    def _decoded(self, kernel_index: int) -> list[tuple[Any, ...]]:
+        if kernel_index not in self._rows:
+            self._rows[kernel_index] = self._decode(self._program.kernels[kernel_index])
+        return self._rows[kernel_index]
 
     @staticmethod
     def _jump(

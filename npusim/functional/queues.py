@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from isa.errors import DeadlockError
 from isa.params import Params
@@ -49,16 +50,41 @@ class Queues:
         Yields None where only a signal can help. Raises StuckError when what is left waits for ever.
         """
         for step in steps:
-            self._seen += 1
-            if step.pipe > 0 and self._queued:
-                queue = self._queues[step.pipe]
-                queue.append((self._seen, step))
-                if len(queue) == 1:
-                    yield from self._run()
-            else:
-                yield from self._sequencer(step)
+            yield from self.put(step)
+        yield from self.end()
+
+    def put(self, step: Step) -> Iterator[Step | None]:
+        """Yield what may go once `step` is handed out, as `in_order`."""
+        self._seen += 1
+        if step.pipe > 0 and self._queued:
+            queue = self._queues[step.pipe]
+            queue.append((self._seen, step))
+            if len(queue) == 1:
+                yield from self._run()
+        else:
+            yield from self._sequencer(step)
+
+    def end(self) -> Iterator[Step | None]:
+        """Yield what is left at the end of the kernel, as `in_order`."""
         while any(self._queues):
             yield from self._without(None)
+
+    def held(self) -> list[list[Step]]:
+        """By pipe, the instructions that its queue holds back."""
+        return [[step for _, step in queue] for queue in self._queues]
+
+    def copy(self) -> Queues:
+        """Queues in the same state that go on apart from these."""
+        other = Queues.__new__(Queues)
+        other.__dict__.update(self.__dict__)
+        other._queues, other._flags = [deque(queue) for queue in self._queues], Counter(self._flags)
+        return other
+
+    def key(self) -> tuple[Any, ...]:
+        """Equal for states from which the same happens: what is held back in which order, and the flags."""
+        order = {seen: i for i, seen in enumerate(sorted(seen for queue in self._queues for seen, _ in queue))}
+        held = tuple(tuple((order[seen], step) for seen, step in queue) for queue in self._queues)
+        return held, tuple(sorted((flag, count) for flag, count in self._flags.items() if count))
 
     def stuck(self) -> StuckError:
         """What holds the queues, when no signal comes any more."""

@@ -23,7 +23,7 @@ _ONES = {size: int.from_bytes(b"\1" * size, "little") for size in _RAW}
 
 
 class Access(NamedTuple):
-    """One operand of one instruction: its bytes, and the `number` of the instruction on its pipe."""
+    """One operand of one instruction: its bytes, and its `number` on its pipe (of the group)."""
 
     space: int
     shape: Shape
@@ -34,39 +34,80 @@ class Access(NamedTuple):
     number: int
 
 
+Entry = tuple[int, int, int, int]  # number and instruction of the youngest write, and of the youngest read
+NONE: Entry = (0, 0, 0, 0)
+NOWHERE = (0, 0)
+
+
 class _Bucket:
     """Accesses of one pipe to one space: per byte set, the youngest write and the youngest read."""
 
     __slots__ = ("entries", "reads", "writes", "youngest")
 
     def __init__(self) -> None:
-        self.entries: dict[tuple[Shape, int], list[int]] = {}  # -> [write number, write pc, read number, read pc]
+        self.entries: dict[tuple[Shape, int], Entry] = {}
         self.youngest = 0
-        self.reads, self.writes = [0, 0], [0, 0]  # bytes between which all of them lie
+        self.reads = self.writes = NOWHERE  # bytes between which all of them lie
 
     def note(self, access: Access) -> None:
         """Record an access."""
-        entry = self.entries.setdefault((access.shape, access.base), [0, 0, 0, 0])
-        at = 0 if access.write else 2
-        entry[at : at + 2] = access.number, access.pc
+        shape, base = access.shape, access.base
+        low, high = base + shape.low, base + shape.high
+        wrote, write_pc, read, read_pc = self.entries.get((shape, base), NONE)
+        if access.write:
+            self.entries[shape, base] = (access.number, access.pc, read, read_pc)
+            start, end = self.writes
+            self.writes = (min(start, low), max(end, high)) if end else (low, high)
+        else:
+            self.entries[shape, base] = (wrote, write_pc, access.number, access.pc)
+            start, end = self.reads
+            self.reads = (min(start, low), max(end, high)) if end else (low, high)
         self.youngest = access.number
-        low, high = access.base + access.shape.low, access.base + access.shape.high
-        hull = self.writes if access.write else self.reads
-        hull[:] = (min(hull[0], low), max(hull[1], high)) if hull[1] else (low, high)
 
     def meets(self, access: Access) -> bool:
         """Whether an access may touch bytes that one of these does, either writing."""
         low, high = access.base + access.shape.low, access.base + access.shape.high
-        hulls = (self.writes, self.reads) if access.write else (self.writes,)
-        return any(low < end and start < high for start, end in hulls)
+        start, end = self.writes
+        if low < end and start < high:
+            return True
+        start, end = self.reads
+        return access.write and low < end and start < high
 
     def forget(self, completed: int) -> None:
         """Drop what is known to be complete: everything that follows is ordered after it."""
         if completed >= self.youngest:
             self.entries.clear()
-            self.reads, self.writes = [0, 0], [0, 0]
+            self.reads = self.writes = NOWHERE
         elif len(self.entries) > MANY_ENTRIES:
             self.entries = {k: e for k, e in self.entries.items() if e[0] > completed or e[2] > completed}
+
+    def copy(self) -> _Bucket:
+        """The same accesses, to go on apart from these."""
+        other = _Bucket()
+        other.entries, other.youngest = dict(self.entries), self.youngest
+        other.reads, other.writes = self.reads, self.writes
+        return other
+
+    def keep(self, completed: int) -> set[int]:
+        """Drop what is known to be complete, entry by entry; return the numbers of the rest."""
+        if completed >= self.youngest:
+            self.entries = {}
+            self.reads = self.writes = NOWHERE
+            return set()
+        kept, numbers = {}, set()
+        for key, (wrote, write_pc, read, read_pc) in self.entries.items():
+            wrote, read = wrote * (wrote > completed), read * (read > completed)
+            if wrote or read:
+                kept[key] = (wrote, write_pc, read, read_pc)
+                numbers |= {wrote, read}
+        self.entries = kept
+        return numbers - {0}
+
+    def renumber(self, numbers: dict[int, int]) -> None:
+        """Give the accesses new numbers, in the same order."""
+        for key, (wrote, write_pc, read, read_pc) in self.entries.items():
+            self.entries[key] = (numbers.get(wrote, 0), write_pc, numbers.get(read, 0), read_pc)
+        self.youngest = max((max(entry[0], entry[2]) for entry in self.entries.values()), default=0)
 
 
 Clash = tuple[str, int, int, tuple[int, int]]  # kind, instruction, pipe, bytes
@@ -83,23 +124,55 @@ class LiveAccesses:
         self._shapes = shapes
         self._spaces: dict[int, dict[int, _Bucket]] = {}
 
-    def add(self, access: Access, order: CoreOrder, everyone: Sequence[CoreOrder]) -> Clash | None:
+    def add(self, access: Access, order: CoreOrder, everyone: Sequence[CoreOrder] = ()) -> Clash | None:
         """Record an access; return an earlier one that conflicts without order, of another pipe if there is one.
 
-        What all of `everyone` know to be complete is forgotten.
+        What its core knows to be complete is forgotten, in a group what `everyone` knows.
         """
         pipes = self._spaces.setdefault(access.space, {})
         clash: Clash | None = None
         for other, bucket in pipes.items():
             if other == access.pipe and order.is_serial(other):
                 continue
-            known = order.known(access.pipe, other)
+            known = order.known(access.pipe - order.base, other)
             if known < bucket.youngest and (clash is None or clash[2] == access.pipe) and bucket.meets(access):
                 own = access.number if other == access.pipe else 0
                 clash = self._scan(access, other, bucket, known, own) or clash
-            bucket.forget(min(one.known_to_all(other) for one in everyone))
-        pipes.setdefault(access.pipe, _Bucket()).note(access)
+            if bucket.entries:
+                everywhere = min([o.known_to_all(other) for o in everyone]) if everyone else order.known_to_all(other)
+                bucket.forget(everywhere)
+        own_bucket = pipes.get(access.pipe)
+        if own_bucket is None:
+            own_bucket = pipes[access.pipe] = _Bucket()
+        own_bucket.note(access)
         return clash
+
+    def copy(self) -> LiveAccesses:
+        """The same accesses, to go on apart from these."""
+        other = LiveAccesses(self._shapes)
+        for space, pipes in self._spaces.items():
+            other._spaces[space] = {pipe: bucket.copy() for pipe, bucket in pipes.items()}
+        return other
+
+    def renumber(self, order: CoreOrder) -> list[list[int]]:
+        """Keep what somebody may not know to be complete; return its numbers by pipe, from now on 1, 2, ..."""
+        found: list[set[int]] = [set() for _ in order.dispatched]
+        buckets = [(pipe, bucket) for pipes in self._spaces.values() for pipe, bucket in pipes.items()]
+        for pipe, bucket in buckets:
+            found[pipe] |= bucket.keep(order.known_to_all(pipe))
+        live = [sorted(numbers) for numbers in found]
+        for pipe, bucket in buckets:
+            bucket.renumber({number: i + 1 for i, number in enumerate(live[pipe])})
+        return live
+
+    def key(self) -> frozenset[tuple[Any, ...]]:
+        """Equal for the same accesses with the same numbers."""
+        return frozenset(
+            (space, pipe, shape, base, entry[0], entry[2])
+            for space, pipes in self._spaces.items()
+            for pipe, bucket in pipes.items()
+            for (shape, base), entry in bucket.entries.items()
+        )
 
     def _scan(self, access: Access, other: int, bucket: _Bucket, known: int, own: int) -> Clash | None:
         """Compare with one pipe's accesses; those of instruction number `own` are the instruction itself."""
@@ -131,6 +204,8 @@ class Written:
         self._maps: dict[tuple[int, int], Array] = {}
         self._done: dict[tuple[int, int], set[tuple[Shape, int, bool]]] = {}
         self._given: dict[int, tuple[Array, Array]] = {}
+        self._undo: list[tuple[Array, Array]] | None = None
+        self._forget: list[tuple[set[tuple[Shape, int, bool]], tuple[Shape, int, bool]]] = []
         for tensor in program.tensors:
             if tensor.role in ("input", "weight"):
                 self.tensor(tensor)
@@ -152,6 +227,27 @@ class Written:
         for key in [k for k in self._maps if k[0] not in kept]:
             del self._maps[key], self._done[key]
 
+    def begin(self) -> None:
+        """From now on remember what changes."""
+        self._undo, self._forget = [], []
+
+    def end(self, keep: bool) -> None:
+        """Keep what has changed since `begin`, or take it back."""
+        if not keep:
+            for bytes_, before in reversed(self._undo or []):
+                bytes_[...] = before
+            for done, key in self._forget:
+                done.discard(key)
+        self._undo, self._forget = None, []
+
+    def given(self, space: int, low: Array, high: Array) -> Array:
+        """Which of the ranges [low, high) have had values from outside of the kernels since before."""
+        if space not in self._given:
+            return np.zeros(len(low), bool)
+        starts, ends = self._given[space]
+        at = np.searchsorted(starts, low, side="right") - 1
+        return np.asarray((at >= 0) & (high <= ends[at]))
+
     def _map(self, core: int, space: int) -> tuple[Array, set[tuple[Shape, int, bool]]]:
         key = (space, 0 if SPACES[space] in CHIP_SPACES else core)
         if key not in self._maps:
@@ -163,10 +259,19 @@ class Written:
         bytes_, done = self._map(core, access.space)
         key = (access.shape, access.base, True)
         if key not in done:
-            done.add(key)
+            self._note(done, key)
             size = access.shape.size
             for piece in access.shape.pieces:
-                view(bytes_, piece._replace(base=piece.base + access.base), _RAW[size])[...] = _ONES[size]
+                place = view(bytes_, piece._replace(base=piece.base + access.base), _RAW[size])
+                if self._undo is not None:
+                    self._undo.append((place, place.copy()))
+                place[...] = _ONES[size]
+
+    def _note(self, done: set[tuple[Shape, int, bool]], key: tuple[Shape, int, bool]) -> None:
+        """Remember that the bytes of an access are defined."""
+        done.add(key)
+        if self._undo is not None:
+            self._forget.append((done, key))
 
     def covers(self, core: int, access: Access) -> bool:
         """True when every byte that an access reads is defined."""
@@ -184,7 +289,7 @@ class Written:
         moved = (piece._replace(base=piece.base + base) for piece in shape.pieces)
         if not all((view(bytes_, piece, _RAW[size]) == _ONES[size]).all() for piece in moved):
             return False
-        done.add((shape, base, False))
+        self._note(done, (shape, base, False))
         return True
 
 

@@ -3,95 +3,110 @@
 Knowledge is a vector clock with one component a pipe: how many of its instructions have completed, counted from the
 launch's start. Completion is only ever learnt as a prefix (set, fence, barrier, the next instruction of a serial
 pipe), so one number a pipe is exact. The depth of a queue is not relied on: the proof holds for any depth. Cores that
-signal each other are a group; pipes are then numbered through the group, and a signal carries what its sender knows.
+signal each other are a group: clocks and numbers of pipes then run through the group (`base` + a core's own number),
+and a signal carries what its sender knows.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from isa.params import Params
 from isa.table import DMA, MATRIX, SCALAR, WEIGHTS
 
+Clock = tuple[int, ...]  # by pipe of the group: how many of its instructions have completed
+
 
 @dataclass(frozen=True)
 class FlagSet:
-    """One increment of a flag: its instruction, its pipe, what it proves, and the tile pops that it depends on."""
+    """One increment of a flag: its instruction, its pipe (of the group), what it proves, and the tile pops it needs."""
 
     pc: int
     pipe: int
-    knows: list[int]
+    knows: Clock
     pops_needed: int
 
 
 class CoreOrder:
-    """Vector clocks of one core, the `place`-th of a group of `group` cores, during one launch."""
+    """Vector clocks of one core, the `place`-th of `group`, during one launch.
 
-    def __init__(self, params: Params, place: int = 0, group: int = 1) -> None:
+    `users` are the pipes that its kernel has instructions for. Methods take a core's own numbers of pipes; only `other`
+    pipes are any of the group.
+    """
+
+    def __init__(self, params: Params, users: frozenset[int], place: int = 0, group: int = 1) -> None:
         self.count = len(params.pipes)
-        self.base, total = place * self.count, group * self.count  # the core's pipes are numbered from base on
+        self.base, total = place * self.count, group * self.count
         self.serial = [p.pipe_class < DMA for p in params.pipes]
-        self.scalar = self.base + next(p.index for p in params.pipes if p.pipe_class == SCALAR)
+        self.scalar = next(p.index for p in params.pipes if p.pipe_class == SCALAR)
         self.dispatched = [0] * total
-        self.sequencer = [0] * total
+        self.sequencer: Clock = (0,) * total
         self.queued = bool(params["queues"])
-        self._knows = [[0] * total for _ in range(self.count)]  # with queues: what each pipe learnt from its waits
-        self._extra = [[0] * total for _ in range(self.count)]  # what a pipe learnt through the weight FIFO
+        self.users = sorted(pipe for pipe in users if pipe >= 0 and pipe != self.scalar)
+        self.learners = [  # by pipe: who does not know of itself what it has completed
+            [user for user in self.users if user != pipe or not self.serial[pipe]] for pipe in range(self.count)
+        ]
+        self.knows: list[Clock] = [(0,) * total] * self.count  # with queues: what each pipe learnt from its own waits
+        self.extra = [[0] * total for _ in range(self.count)]  # what a pipe learnt through the weight FIFO
         self.flags: dict[int, deque[FlagSet]] = {}
         self.depth = params["fifo_tiles"]
         self.queue = params.machine.core.matrix.queue_depth
         self.pushed: dict[int, deque[int]] = {}  # by unit: numbers of the ldw instructions whose tiles wait
         self.pushes: dict[int, int] = {}
         self.pops: dict[int, list[int]] = {}  # by unit: mm instructions completed before each pop
-        self.weights = {p.unit: self.base + p.index for p in params.pipes if p.pipe_class == WEIGHTS}
-        self.matrix = {p.unit: self.base + p.index for p in params.pipes if p.pipe_class == MATRIX}
+        self.weights = {p.unit: p.index for p in params.pipes if p.pipe_class == WEIGHTS}
+        self.matrix = {p.unit: p.index for p in params.pipes if p.pipe_class == MATRIX}
         self.unit_of = {index: unit for unit, index in self.weights.items()}
 
     def known(self, pipe: int, other: int) -> int:
         """How many instructions of `other` have completed for certain when the next one of `pipe` starts."""
-        if other == pipe and self.serial[pipe - self.base]:
-            return self.dispatched[pipe]
-        learnt = self._knows[pipe - self.base] if self.queued else self.sequencer
-        return max(learnt[other], self._extra[pipe - self.base][other])
+        if other == pipe + self.base and self.serial[pipe]:
+            return self.dispatched[other]
+        learnt = self.knows[pipe] if self.queued else self.sequencer
+        return max(learnt[other], self.extra[pipe][other])
 
-    def is_serial(self, pipe: int) -> bool:
-        """Whether a pipe of this core completes its instructions in their order."""
-        return 0 <= pipe - self.base < self.count and self.serial[pipe - self.base]
+    def is_serial(self, other: int) -> bool:
+        """Whether a pipe is of this core and completes its instructions in their order."""
+        return 0 <= other - self.base < self.count and self.serial[other - self.base]
 
     def known_to_all(self, other: int) -> int:
-        """How many instructions of `other` have completed for certain when any later instruction starts."""
+        """How many instructions of `other` have completed for certain when any later one of this core starts."""
         if not self.queued:
             return self.sequencer[other]
-        own = other if self.is_serial(other) else -1
-        pipes = enumerate(self._knows, self.base)
-        return min(known[other] for pipe, known in pipes if pipe not in (own, self.scalar))
+        at = other - self.base
+        pipes = self.learners[at] if 0 <= at < self.count else self.users
+        return min([self.knows[pipe][other] for pipe in pipes]) if pipes else self.dispatched[other]
 
-    def hear(self, pipe: int, sequencer: list[int]) -> None:
-        """With queues: what the sequencer knew when it put the next instruction into the queue of `pipe`."""
-        at = pipe - self.base
-        self._knows[at] = [max(a, b) for a, b in zip(self._knows[at], sequencer)]
+    def hear(self, pipe: int, clock: Clock) -> None:
+        """With queues: a pipe learns what a set proves, or what the sequencer knew when it put in what comes next."""
+        if clock != self.knows[pipe]:
+            self.knows[pipe] = later(self.knows[pipe], clock)
 
     def pipe_barrier(self, pipe: int) -> None:
         """All earlier instructions of a pipe have completed when its next one starts."""
-        self._knows[pipe - self.base][pipe] = self.dispatched[pipe]
+        at = pipe + self.base
+        self.knows[pipe] = with_own(self.knows[pipe], at, self.dispatched[at])
 
     def dispatch(self, pipe: int) -> int:
         """Count an instruction of `pipe`; return its number (from 1)."""
-        self.dispatched[pipe] += 1
-        return self.dispatched[pipe]
+        self.dispatched[pipe + self.base] += 1
+        return self.dispatched[pipe + self.base]
 
     def push(self, unit: int) -> bool:
         """An ldw about to be dispatched; False when FIFO and queue are full and no mm before it makes room."""
         pipe, waiting = self.weights[unit], self.pushed.setdefault(unit, deque())
         if len(waiting) >= self.depth + self.queue + 1:
             return False
-        waiting.append(self.dispatched[pipe] + 1)
+        waiting.append(self.dispatched[pipe + self.base] + 1)
         number = self.pushes[unit] = self.pushes.get(unit, 0) + 1
         freed = self.pops.get(unit, [])
         if self.depth < number <= self.depth + len(freed):
-            matrix, extra = self.matrix[unit], self._extra[pipe - self.base]
-            extra[matrix] = max(extra[matrix], freed[number - self.depth - 1])
+            extra, at = self.extra[pipe], self.matrix[unit] + self.base
+            extra[at] = max(extra[at], freed[number - self.depth - 1])
         return True
 
     def pop(self, unit: int) -> bool:
@@ -100,25 +115,24 @@ class CoreOrder:
         if not waiting:
             return False
         matrix, weights = self.matrix[unit], self.weights[unit]
-        to, source = matrix - self.base, weights - self.base
-        self._extra[to] = [max(a, b) for a, b in zip(self._extra[to], self._extra[source])]
-        self._extra[to][weights] = max(self._extra[to][weights], waiting.popleft())
-        self.pops.setdefault(unit, []).append(self.dispatched[matrix])
+        at = weights + self.base
+        extra = self.extra[matrix] = list(later(self.extra[matrix], self.extra[weights]))
+        extra[at] = max(extra[at], waiting.popleft())
+        self.pops.setdefault(unit, []).append(self.dispatched[matrix + self.base])
         return True
 
     def proof(self, pc: int, pipe: int) -> FlagSet:
         """What a set or a signal on `pipe` proves: all its earlier instructions have completed."""
-        learnt = self._knows[pipe - self.base] if self.queued and pipe != self.scalar else self.sequencer
-        knows = [max(a, b) for a, b in zip(learnt, self._extra[pipe - self.base])]
-        knows[pipe] = self.dispatched[pipe]
+        learnt, at = self.knows[pipe] if self.queued and pipe != self.scalar else self.sequencer, pipe + self.base
+        knows = with_own(later(learnt, self.extra[pipe]), at, self.dispatched[at])
         unit = self.unit_of.get(pipe)
         needed = self.pushes.get(unit, 0) - self.depth if unit is not None else 0
-        return FlagSet(pc, pipe, knows, needed)
+        return FlagSet(pc, at, knows, needed)
 
     def set_flag(self, item: FlagSet, flag: int) -> None:
         """A flag of this core is raised, by itself or by another core of its group."""
         pending = self.flags.setdefault(flag, deque())
-        if item.pipe == self.scalar:  # the sequencer sets at once, so before whatever is still queued
+        if item.pipe == self.scalar + self.base:  # the sequencer sets at once, so before whatever is still queued
             pending.appendleft(item)
         else:
             pending.append(item)
@@ -126,7 +140,7 @@ class CoreOrder:
     def ambiguous(self, flag: int, count: int) -> bool:
         """True when a wait takes some of the sets that several pipes race to make."""
         pending = self.flags.get(flag, ())
-        queued = [item.pipe for item in pending if item.pipe != self.scalar]
+        queued = [item.pipe for item in pending if item.pipe != self.scalar + self.base]
         return len(pending) > count > len(pending) - len(queued) and len(set(queued)) > 1
 
     def wait(self, pipe: int, flag: int, count: int) -> list[FlagSet] | None:
@@ -142,14 +156,89 @@ class CoreOrder:
             if pipe > 0:
                 self.hear(pipe, item.knows)
             else:
-                self.sequencer = [max(a, b) for a, b in zip(self.sequencer, item.knows)]
+                self.sequencer = later(self.sequencer, item.knows)
         return taken
 
     def blocked(self, item: FlagSet) -> bool:
         """True when a set waits behind an ldw whose room only a later mm would make."""
-        unit = self.unit_of.get(item.pipe)
+        unit = self.unit_of.get(item.pipe - self.base)
         return unit is not None and item.pops_needed > len(self.pops.get(unit, []))
 
     def drain(self) -> None:
         """A fence: everything dispatched has completed."""
-        self.sequencer = [max(a, b) for a, b in zip(self.sequencer, self.dispatched)]
+        self.sequencer = tuple(self.dispatched)
+
+    def copy(self) -> CoreOrder:
+        """The same knowledge, to go on apart from this one."""
+        other = CoreOrder.__new__(CoreOrder)
+        other.__dict__.update(self.__dict__)
+        other.dispatched = list(self.dispatched)
+        other.knows = list(self.knows)
+        other.extra = [list(known) for known in self.extra]
+        other.flags = {flag: deque(pending) for flag, pending in self.flags.items()}
+        other.pushed = {unit: deque(waiting) for unit, waiting in self.pushed.items()}
+        other.pushes = dict(self.pushes)
+        other.pops = {unit: list(freed) for unit, freed in self.pops.items()}
+        return other
+
+    def renumber(self, live: list[list[int]]) -> None:
+        """Count instructions anew, of a core without a group: only those of `live` (by pipe, sorted), as 1, 2, ...
+
+        Clocks are compared with numbers of live instructions and of later ones alone, and joined by maximum; both give
+        the same after a monotone change of numbers that keeps them on their side of every live number.
+        """
+        self.dispatched = [len(numbers) for numbers in live]
+        self.sequencer = renumbered(self.sequencer, live)
+        self.knows = [renumbered(known, live) for known in self.knows]
+        self.extra = [list(renumbered(known, live)) for known in self.extra]
+        for unit in self.weights:
+            self._renumber_tiles(unit, live)
+        self.flags = {
+            flag: deque(replace(item, knows=renumbered(item.knows, live)) for item in pending)
+            for flag, pending in self.flags.items() if pending
+        }  # fmt: skip
+
+    def _renumber_tiles(self, unit: int, live: list[list[int]]) -> None:
+        """Forget the pops that made room for tiles which are in the FIFO already, and count from there."""
+        weights, matrix = self.weights[unit], self.matrix.get(unit, -1)
+        freed, pushes = self.pops.get(unit, []), self.pushes.get(unit, 0)
+        past = max(0, min(pushes - self.depth, len(freed)))
+        if unit in self.pushed:
+            self.pushed[unit] = deque(bisect_right(live[weights], number) for number in self.pushed[unit])
+        if freed:
+            self.pops[unit] = [bisect_right(live[matrix], number) for number in freed[past:]]
+        if past:
+            self.pushes[unit] = pushes - past
+            for flag, pending in self.flags.items():
+                self.flags[flag] = deque(
+                    replace(item, pops_needed=max(0, item.pops_needed - past)) if item.pipe == weights else item
+                    for item in pending
+                )
+
+    def key(self) -> tuple[Any, ...]:
+        """Equal for states (renumbered) from which the same happens."""
+        flags = tuple(
+            (flag, tuple((item.pipe, item.knows, item.pops_needed) for item in pending))
+            for flag, pending in sorted(self.flags.items()) if pending
+        )  # fmt: skip
+        tiles = tuple(
+            (unit, tuple(self.pushed.get(unit, ())), self.pushes.get(unit, 0), tuple(self.pops.get(unit, ())))
+            for unit in sorted(self.weights)
+        )
+        clocks = (tuple(self.dispatched), self.sequencer, *self.knows, *map(tuple, self.extra))
+        return clocks, flags, tiles
+
+
+def later(a: Sequence[int], b: Sequence[int]) -> Clock:
+    """What is known after two clocks have met."""
+    return tuple([x if x > y else y for x, y in zip(a, b)])
+
+
+def with_own(clock: Clock, pipe: int, number: int) -> Clock:
+    """A clock in which `number` instructions of one pipe have completed."""
+    return (*clock[:pipe], number, *clock[pipe + 1 :])
+
+
+def renumbered(clock: Sequence[int], live: list[list[int]]) -> Clock:
+    """A clock in which only the `live` instructions of each pipe count."""
+    return tuple([bisect_right(numbers, known) if known else 0 for numbers, known in zip(live, clock)])
