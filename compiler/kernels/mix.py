@@ -36,11 +36,12 @@ def slot_bytes(spec: Contraction, tiling: Tiling) -> int:
 
 
 def workspace(b: TileBuilder, level: int) -> tuple[Buffer, Ref]:
-    """The workspace, which changes at `level`, and the builder's tile or rows of results in it, row-major."""
+    """The workspace, which changes at `level`, and the tile or rows of results in it, in the order of the output."""
     spec = b.s
     kind = spec.epilogue.mid_dtype or spec.out.dtype
-    size, columns = dtype(kind).size_bytes, min(b.t.n, spec.n)
-    strides = {"h": spec.w * columns * size, "w": columns * size, "n": size}
+    size, block = dtype(kind).size_bytes, spec.out.blocks.get("n", 0)
+    rows, pixel = min(b.t.h, spec.h), (block or min(b.t.n, spec.n)) * size
+    strides = {"h": spec.w * pixel, "w": pixel, "n": size} | ({"N": rows * spec.w * size} if block else {})
     scales = spec.epilogue.mid_scales or (spec.out.scale,)
     dims = tuple(Dim(x.extent, x.most, x.stride(strides)) for x in b.out_axes())
     tile = Ref("mid", kind, dims, b.first_row * strides["h"], scale=scales[0])
