@@ -141,7 +141,7 @@ def workspace_bytes(s: Attention, t: Tile) -> dict[str, int]:
 
 def build(s: Attention, t: Tile, machine: Machine, name: str) -> Nest:
     """Build the nest of both kinds of cores."""
-    return replace(_cube(_Shape(s, t, machine, name)), partner=_vector(_Shape(s, t, machine, name)))
+    return replace(_cube(_Shape(s, t, machine, name)), partner=_Vector(_Shape(s, t, machine, name)).nest())
 
 
 def _cube(b: _Shape) -> Nest:
@@ -222,69 +222,93 @@ def _whole(value: int, unit: int) -> int:
     return -(-value // unit) * unit
 
 
-def _vector(b: _Shape) -> Nest:
+class _Vector:
     """Online softmax of a core's rows of every block, and the output, rescaled and summed up."""
-    s, count = b.s, mix.partners(b.machine)
-    share = -(-b.most["h"] // (count * b.t.rows)) * b.t.rows
-    tile, tile_level = b.level("xyh"), b.level("xyhn")
-    b.loops = (*b.loops, Loop(ROWS, share * count, b.t.rows, count))
-    level, space = len(b.loops), b.machine.scratch_space
-    b.extent["h"] = emax(emin(b.extent["h"] - pos(ROWS), b.t.rows), 0)
-    spaces = {}
-    for name, letters, kind in ((SCORES, "hn", s.acc_dtype), (WEIGHTS, "hn", s.q.dtype), (PARTIAL, "he", s.acc_dtype)):
-        tile_ref = b.workspace(name, letters, kind, tile_level)
-        rows = replace(tile_ref.dims[0], most=b.t.rows)
-        spaces[name] = replace(tile_ref, dims=(rows, tile_ref.dims[1]), offset=pos(ROWS) * rows.stride)
-    b.most["h"] = b.t.rows
-    wide, out = b.pair("hn"), b.pair("he")
-    tiles = {"S": ("fp32", wide), "P": (s.q.dtype, wide), "T": ("fp32", out), "Y": (s.out.dtype, out)}
-    ref: dict[str, Ref] = {}
-    for name, (kind, extents) in tiles.items():
-        ref[name] = dense(name, kind, dtype(kind).size_bytes, extents)
-        b.buffer(name, space, kind, extents[0][1] * extents[1][1], level, least=2)
-    mine = pos(ROWS) - param(f"lo_{ROWS}")  # the first of the present rows among those of the core
-    state = {"M": 1, "L": 1, "B": 1, "A": s.e}  # largest score, sum of weights, largest score before, output
-    for name, columns in state.items():
-        b.buffer(name, space, "fp32", share * columns, tile)
-    b.buffer("R", space, "fp32", share, tile_level)  # by which a block rescales what was before
-    one = {n: Ref(n, "fp32", (Dim(*wide[0], 4), Dim(1, 1, 4)), mine * 4) for n in (*state, "R") if n != "A"}
-    total = Ref("A", "fp32", (Dim(*out[0], 4 * s.e), Dim(*out[1], 4)), mine * (4 * s.e))
 
-    def spread(name: str, columns: tuple[Value, int]) -> Ref:
-        """A number a row, for all columns."""
-        return replace(one[name], dims=(one[name].dims[0], Dim(*columns, 0)))
+    def __init__(self, b: _Shape) -> None:
+        self.b, self.s, count = b, b.s, mix.partners(b.machine)
+        self.share = -(-b.most["h"] // (count * b.t.rows)) * b.t.rows
+        self.tile_level, self.block_level = b.level("xyh"), b.level("xyhn")
+        b.loops = (*b.loops, Loop(ROWS, self.share * count, b.t.rows, count))
+        b.extent["h"] = emax(emin(b.extent["h"] - pos(ROWS), b.t.rows), 0)
+        s = b.s
+        shared = ((SCORES, "hn", s.acc_dtype), (WEIGHTS, "hn", s.q.dtype), (PARTIAL, "he", s.acc_dtype))
+        self.spaces = {name: self._shared(name, letters, kind) for name, letters, kind in shared}
+        b.most["h"] = b.t.rows
+        self.wide, self.out = b.pair("hn"), b.pair("he")
+        self.scores, self.weights = self._tile("S", "fp32", self.wide), self._tile("P", s.q.dtype, self.wide)
+        self.partial, self.result = self._tile("T", "fp32", self.out), self._tile("Y", s.out.dtype, self.out)
+        self.mine = pos(ROWS) - param(f"lo_{ROWS}")  # the first of the present rows among those of the core
+        self.largest, self.sum, self.before = (self._number(n, self.tile_level) for n in "MLB")
+        self.factor = self._number("R", self.block_level)  # by which a block rescales what was before
+        b.buffer("A", b.machine.scratch_space, "fp32", self.share * s.e, self.tile_level)
+        columns = Dim(*self.out[1], 4)
+        self.total = Ref("A", "fp32", (Dim(*self.out[0], 4 * s.e), columns), self.mine * (4 * s.e))
 
-    later, first = emin(pos("n"), 1), binary("eq", pos("n"), 0)
-    final = Expr("gt", (pos("n"), s.n - b.loops[3].tile - 1)) if b.loops[3].count > 1 else 1
-    soft = [
-        _when(later, "v.copy", one["B"], one["M"]),
-        Stmt("v.lmax", spread("M", wide[1]), (ref["S"],), accumulate=pos("n")),
-        _when(later, "v.sub", one["R"], one["B"], one["M"]),
-        _when(later, "v.muls", one["R"], one["R"], f0=s.scale),
-        _when(later, "v.exp", one["R"], one["R"]),
-        Stmt("v.sub", ref["S"], (ref["S"], spread("M", wide[1]))),
-        Stmt("v.muls", ref["S"], (ref["S"],), f0=s.scale),
-        Stmt("v.exp", ref["P"], (ref["S"],)),
-        _when(later, "v.mul", one["L"], one["L"], one["R"]),
-        Stmt("v.lsum", spread("L", wide[1]), (ref["P"],), accumulate=pos("n")),
-        Stmt("cp", spaces[WEIGHTS], (ref["P"],)),
-    ]
-    update = [
-        Stmt("cp", ref["T"], (spaces[PARTIAL],)),
-        _when(later, "v.mul", total, total, spread("R", out[1])),
-        _when(later, "v.add", total, total, ref["T"]),
-        _when(first, "v.copy", total, ref["T"]),
-        _when(final, "v.div", ref["Y"], total, spread("L", out[1])),
-        _when(final, "cp", replace(_target(b), scale=s.out.scale), ref["Y"]),
-    ]
-    tensors = (*(TensorArg(n, "dram") for n in (SCORES, WEIGHTS, PARTIAL)), TensorArg("out", s.out.space))
-    stages = (
-        Stage("load", (Placed(Stmt("cp", ref["S"], (spaces[SCORES],)), level),)),
-        Stage("softmax", tuple(Placed(stmt, level, "post") for stmt in soft)),
-        *_gap(AHEAD * (share // b.t.rows) - 1),  # a step is so many rows of a block
-        Stage("update", tuple(Placed(stmt, level, "post") for stmt in update)),
-    )
-    return Nest(b.name, b.loops, tuple(b.buffers), tensors, stages, kind=1)
+    def _shared(self, name: str, letters: str, kind: str) -> Ref:
+        """The present rows in a workspace."""
+        tile = self.b.workspace(name, letters, kind, self.block_level)
+        rows = replace(tile.dims[0], most=self.b.t.rows)
+        return replace(tile, dims=(rows, tile.dims[1]), offset=pos(ROWS) * rows.stride)
+
+    def _tile(self, name: str, kind: str, extents: tuple[tuple[Value, int], ...]) -> Ref:
+        """The present rows in the core's buffer."""
+        b = self.b
+        b.buffer(name, b.machine.scratch_space, kind, extents[0][1] * extents[1][1], len(b.loops), least=2)
+        return dense(name, kind, dtype(kind).size_bytes, extents)
+
+    def _number(self, name: str, level: int) -> Ref:
+        """A number for each of the core's rows, of which the present ones."""
+        self.b.buffer(name, self.b.machine.scratch_space, "fp32", self.share, level)
+        return Ref(name, "fp32", (Dim(*self.wide[0], 4), Dim(1, 1, 4)), self.mine * 4)
+
+    def softmax(self) -> list[Stmt]:
+        """Weights of the block relative to the largest score so far, and their sum."""
+        later, (_, columns) = emin(pos("n"), 1), self.wide
+        return [
+            _when(later, "v.copy", self.before, self.largest),
+            Stmt("v.lmax", _spread(self.largest, columns), (self.scores,), accumulate=pos("n")),
+            _when(later, "v.sub", self.factor, self.before, self.largest),
+            _when(later, "v.muls", self.factor, self.factor, f0=self.s.scale),
+            _when(later, "v.exp", self.factor, self.factor),
+            Stmt("v.sub", self.scores, (self.scores, _spread(self.largest, columns))),
+            Stmt("v.muls", self.scores, (self.scores,), f0=self.s.scale),
+            Stmt("v.exp", self.weights, (self.scores,)),
+            _when(later, "v.mul", self.sum, self.sum, self.factor),
+            Stmt("v.lsum", _spread(self.sum, columns), (self.weights,), accumulate=pos("n")),
+            Stmt("cp", self.spaces[WEIGHTS], (self.weights,)),
+        ]
+
+    def update(self) -> list[Stmt]:
+        """The output so far, rescaled, and with the block's; behind the last block it is divided by the sum."""
+        later, first, (_, columns) = emin(pos("n"), 1), binary("eq", pos("n"), 0), self.out
+        keys = self.b.loops[3]
+        final = Expr("gt", (pos("n"), keys.total - keys.tile - 1)) if keys.count > 1 else 1
+        return [
+            Stmt("cp", self.partial, (self.spaces[PARTIAL],)),
+            _when(later, "v.mul", self.total, self.total, _spread(self.factor, columns)),
+            _when(later, "v.add", self.total, self.total, self.partial),
+            _when(first, "v.copy", self.total, self.partial),
+            _when(final, "v.div", self.result, self.total, _spread(self.sum, columns)),
+            _when(final, "cp", _target(self.b), self.result),
+        ]
+
+    def nest(self) -> Nest:
+        """The whole: a step is so many rows of a block, and updates come some blocks behind."""
+        b, level = self.b, len(self.b.loops)
+        tensors = (*(TensorArg(n, "dram") for n in (SCORES, WEIGHTS, PARTIAL)), TensorArg("out", self.s.out.space))
+        stages = (
+            Stage("load", (Placed(Stmt("cp", self.scores, (self.spaces[SCORES],)), level),)),
+            Stage("softmax", tuple(Placed(stmt, level, "post") for stmt in self.softmax())),
+            *_gap(AHEAD * (self.share // b.t.rows) - 1),
+            Stage("update", tuple(Placed(stmt, level, "post") for stmt in self.update())),
+        )
+        return Nest(b.name, b.loops, tuple(b.buffers), tensors, stages, kind=1)
+
+
+def _spread(number: Ref, columns: tuple[Value, int]) -> Ref:
+    """A number a row, for all columns."""
+    return replace(number, dims=(number.dims[0], Dim(*columns, 0)))
 
 
 def _target(b: _Shape) -> Ref:
