@@ -270,16 +270,17 @@ class Prover:
         self._automata: dict[int, Automaton] = {}
 
     def launch(self, kernel: int, users: frozenset[int], cores: Sequence[Iterator[Step]]) -> bool:
-        """Whether a launch, given as the instructions of its cores, is proved to be right."""
+        """Whether a launch, given as the instructions of its cores, is proved to be right.
+
+        Bytes are marked as written once the order of all cores is proved, phase by phase. Whoever walks the launch
+        after a doubt about memory makes the same marks, and each before it could matter.
+        """
         if not self.able:
             return False
-        self.written.begin()
         try:
             self._launch(kernel, users, cores)
         except (NotProvedError, SimulationError, OverflowError):
-            self.written.end(keep=False)
             return False
-        self.written.end(keep=True)
         self.proved += 1
         return True
 

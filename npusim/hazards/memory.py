@@ -204,8 +204,6 @@ class Written:
         self._maps: dict[tuple[int, int], Array] = {}
         self._done: dict[tuple[int, int], set[tuple[Shape, int, bool]]] = {}
         self._given: dict[int, tuple[Array, Array]] = {}
-        self._undo: list[tuple[Array, Array]] | None = None
-        self._forget: list[tuple[set[tuple[Shape, int, bool]], tuple[Shape, int, bool]]] = []
         for tensor in program.tensors:
             if tensor.role in ("input", "weight"):
                 self.tensor(tensor)
@@ -227,19 +225,6 @@ class Written:
         for key in [k for k in self._maps if k[0] not in kept]:
             del self._maps[key], self._done[key]
 
-    def begin(self) -> None:
-        """From now on remember what changes."""
-        self._undo, self._forget = [], []
-
-    def end(self, keep: bool) -> None:
-        """Keep what has changed since `begin`, or take it back."""
-        if not keep:
-            for bytes_, before in reversed(self._undo or []):
-                bytes_[...] = before
-            for done, key in self._forget:
-                done.discard(key)
-        self._undo, self._forget = None, []
-
     def given(self, space: int, low: Array, high: Array) -> Array:
         """Which of the ranges [low, high) have had values from outside of the kernels since before."""
         if space not in self._given:
@@ -259,19 +244,10 @@ class Written:
         bytes_, done = self._map(core, access.space)
         key = (access.shape, access.base, True)
         if key not in done:
-            self._note(done, key)
+            done.add(key)
             size = access.shape.size
             for piece in access.shape.pieces:
-                place = view(bytes_, piece._replace(base=piece.base + access.base), _RAW[size])
-                if self._undo is not None:
-                    self._undo.append((place, place.copy()))
-                place[...] = _ONES[size]
-
-    def _note(self, done: set[tuple[Shape, int, bool]], key: tuple[Shape, int, bool]) -> None:
-        """Remember that the bytes of an access are defined."""
-        done.add(key)
-        if self._undo is not None:
-            self._forget.append((done, key))
+                view(bytes_, piece._replace(base=piece.base + access.base), _RAW[size])[...] = _ONES[size]
 
     def covers(self, core: int, access: Access) -> bool:
         """True when every byte that an access reads is defined."""
@@ -289,7 +265,7 @@ class Written:
         moved = (piece._replace(base=piece.base + base) for piece in shape.pieces)
         if not all((view(bytes_, piece, _RAW[size]) == _ONES[size]).all() for piece in moved):
             return False
-        self._note(done, (shape, base, False))
+        done.add((shape, base, False))
         return True
 
 
