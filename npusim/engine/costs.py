@@ -111,12 +111,12 @@ def bank_ways(blocks, rows, stride_bytes, groups, block_bytes):
     """Cycles in which banks give a register its blocks, as isa.cost.bank_ways."""
     if groups == 0:
         return 1
+    around, rest = blocks // groups, blocks % groups
     most = 0
     for group in range(groups):
-        count = 0
+        count = rows * around
         for row in range(rows):
-            for block in range(blocks):
-                count += (row * stride_bytes // block_bytes + block) % groups == group
+            count += (group - row * stride_bytes // block_bytes) % groups < rest
         most = max(most, count)
     return most
 
@@ -144,13 +144,12 @@ def registers_of(v, desc, cores, c, d, once, row):
             contiguous = False
             rows *= count
     groups, block = v[V_BANKS + 2 * desc[d, D_SPACE]], v[V_BANKS + 2 * desc[d, D_SPACE] + 1]
-    blocks = ceil_div(min(run, whole) * size, block)
-    if rows == 1 or run >= whole:
-        registers = rows * ceil_div(run, whole)
-        return registers, registers * (bank_ways(blocks, 1, 0, groups, block) - 1)
-    registers = ceil_div(rows * ceil_div(run, row), v[SUBLANES])
-    together = min(near, max(1, v[SUBLANES] // ceil_div(run, row)))
-    return registers, registers * (bank_ways(blocks, together, stride, groups, block) - 1)
+    registers, together = rows * ceil_div(run, whole), 1
+    if rows > 1 and run < whole:
+        registers = ceil_div(rows * ceil_div(run, row), v[SUBLANES])
+        together = min(near, max(1, v[SUBLANES] // ceil_div(run, row)))
+    ways = bank_ways(ceil_div(min(run, whole) * size, block), together, stride, groups, block)
+    return registers, registers * (ways - 1)
 
 
 @kernel
@@ -159,20 +158,26 @@ def vector_cycles(v, code, desc, cores, c, pc, lanes_kind):
     dst = code[pc, I_DST]
     loads = lanes_kind if lanes_kind == 2 or lanes_kind == 3 else 1
     row = row_elements(v, code, desc, pc, loads)
-    work, _ = registers_of(v, desc, cores, c, code[pc, I_A] if lanes_kind == REDUCE else dst, False, row)
-    stores, store_conflicts = registers_of(v, desc, cores, c, dst, lanes_kind == REDUCE, row)
     milli = v[V_OP_MILLI + code[pc, I_OP]]
-    load_conflicts = 0
-    for i in range(loads):
-        source = code[pc, I_A + i]
-        milli += v[V_UNPACK + desc[source, D_DTYPE]]
-        if v[V_BANKS + 2 * desc[source, D_SPACE]]:
-            _, more = registers_of(v, desc, cores, c, source, True, row)
-            load_conflicts += more
+    work, stores, load_conflicts, store_conflicts = 0, 0, 0, 0
+    for i in range(loads + 2):  # the work, what is stored, each source: one call, of which compilers make few copies
+        d = dst
+        if i == 0:
+            d = code[pc, I_A] if lanes_kind == REDUCE else dst
+        elif i > 1:
+            d = code[pc, I_A + i - 2]
+            milli += v[V_UNPACK + desc[d, D_DTYPE]]
+            if v[V_BANKS + 2 * desc[d, D_SPACE]] == 0:
+                continue
+        registers, conflicts = registers_of(v, desc, cores, c, d, i > 1 or (i == 1 and lanes_kind == REDUCE), row)
+        if i == 0:
+            work = registers
+        elif i == 1:
+            stores, store_conflicts = registers, conflicts
+        else:
+            load_conflicts += conflicts
     alu = ceil_div(work * milli + stores * v[V_PACK + desc[dst, D_DTYPE]], MILLI * v[ALUS])
     plain = max(1, alu, ceil_div(work * loads, v[LOADS]), ceil_div(stores, v[STORES]))
-    if load_conflicts == 0 and store_conflicts == 0:
-        return plain, 0
     load, store = ceil_div(work * loads + load_conflicts, v[LOADS]), ceil_div(stores + store_conflicts, v[STORES])
     return max(plain, load, store), max(plain, load, store) - plain
 

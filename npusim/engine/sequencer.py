@@ -85,7 +85,7 @@ def flag_of(v, code, cores, c, pc):
     return number + v[FLAGS] if op == SIGNAL or op == AWAIT else number
 
 
-@inlined
+@kernel
 def flag_exists(v, code, cores, c, pc):
     """True when the core, or the block that is signalled, has the flag."""
     flag, op = flag_of(v, code, cores, c, pc), code[pc, I_OP]
@@ -95,7 +95,7 @@ def flag_exists(v, code, cores, c, pc):
     return v[FLAGS] <= flag < v[FLAGS] + v[CROSS_FLAGS] and 0 <= target < cores[c, C_BLOCKS]
 
 
-@inlined
+@kernel
 def raised_flag(v, code, cores, c, pc):
     """What a set or signal raises, as a slot notes it."""
     flag = flag_of(v, code, cores, c, pc)
@@ -159,7 +159,7 @@ def set_ready(v, code, cores, pipes, ops, c, first, pc):
     return GO if sets <= MAX_SETS else QUEUE_FULL
 
 
-@inlined
+@kernel
 def sync_ready(v, code, cores, pipes, ops, c, first, pc):
     """GO, or the cause for which a synchronisation instruction must wait, or BAD for a flag that does not exist."""
     if waits(code, pc):
@@ -169,7 +169,7 @@ def sync_ready(v, code, cores, pipes, ops, c, first, pc):
     return GO if cores[c, C_INFLIGHT] == 0 else BARRIER
 
 
-@inlined
+@kernel
 def sync_execute(v, code, cores, pipes, ops, clock, c, pc, now):
     """Execute a synchronisation instruction that is ready; returns False at a barrier, where the core stays."""
     if waits(code, pc):
