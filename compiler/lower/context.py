@@ -109,6 +109,13 @@ Rule = Callable[[Context, tuple[Node, ...]], list[Call]]
 RULES: dict[str, Rule] = {}  # by the operator of a group's anchor
 
 
+def alone(nodes: tuple[Node, ...]) -> Node:
+    """The node of a group of one; raises NoKernel for more, of which the rule that asks fuses nothing."""
+    if len(nodes) != 1:
+        raise NoKernel(f"{nodes[0].name}: {nodes[0].op} has no kernel together with {nodes[1].op}")
+    return nodes[0]
+
+
 def rule(*operators: str) -> Callable[[Rule], Rule]:
     """Register a lowering rule for groups whose anchor is one of `operators`."""
 

@@ -126,6 +126,8 @@ def lower_conv(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
         blocks, c, n = -(-groups // merged), per_group * merged, filters // groups * merged
     else:
         blocks, c, n = 1, source.channels, result.channels
+        if not source.block and n > filters:  # channels last in, blocks out: filters of zeros fill the last block
+            w = weights.fill_filters(context, node, n)
     pads = tuple(node.attrs.get("pads", (0, 0, 0, 0)))
     a = _operand(context, x, *source.operand("c", c))
     weight = _operand(context, w, {"y": kh * kw * c * n * (groups > 1), "kh": kw * c * n, "kw": c * n, "c": n, "n": 1},
@@ -222,6 +224,8 @@ def lower_attention(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
         if machine.core.vector is None or (machine.core.vector.operations and op not in machine.core.vector.operations):
             raise NoKernel(f"{first.name}: the vector unit of {machine.name} has no {op}")
     k, v = scores.weight.strides, values.weight.strides
+    if any(s != 1 for s in (scores.a.strides["c"], k["c"], v["n"], values.axes.out_strides["n"])):
+        raise NoKernel(f"{first.name}: attention in one kernel takes queries, keys and values as rows")
     spec = Attention(
         e["x"], e["y"], e["h"], e["n"], scores.window["c"], f["n"], scale, machine.core.matrix.accumulate[kind],
         scores.a, replace(scores.weight, strides={**k, "n": k["n"], "c": k["c"]}),

@@ -13,7 +13,7 @@ from compiler.kernels.move import Dilate, Move, build, build_dilate
 from compiler.kernels.pool import Pool
 from compiler.kernels.pool import build as build_window
 from compiler.kernels.tiles import collapse
-from compiler.lower.context import Call, Context, NoKernel, row_major, rule
+from compiler.lower.context import Call, Context, NoKernel, alone, row_major, rule
 from compiler.lower.views import broadcast_strides, call, operand
 from compiler.ops.base import product
 from compiler.ops.spatial import channel_last, logical_shape
@@ -64,7 +64,7 @@ def _dense(context: Context, node: Node, extents: Sequence[int], src: Sequence[i
 @rule("Transpose")
 def transpose(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     """Permuted dimensions."""
-    (node,) = nodes
+    node = alone(nodes)
     shape = context.type_of(node.inputs[0]).shape
     strides = row_major(shape)
     perm = node.attrs.get("perm", tuple(reversed(range(len(shape)))))
@@ -74,7 +74,7 @@ def transpose(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
 @rule("Slice")
 def slice_(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     """A regular part of a tensor; bounds are clamped as ONNX says."""
-    (node,) = nodes
+    node = alone(nodes)
     shape = context.type_of(node.inputs[0]).shape
     dense = row_major(shape)
     steps, first = list(dense), 0
@@ -92,7 +92,7 @@ def slice_(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
 @rule("Concat")
 def concat(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     """One copy an input, each to its part of the output."""
-    (node,) = nodes
+    node = alone(nodes)
     out = node.outputs[0]
     into = row_major(context.type_of(out).shape)
     axis = node.attrs.get("axis", 0) % len(into)
@@ -108,7 +108,7 @@ def concat(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
 @rule("Split")
 def split(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     """One copy an output."""
-    (node,) = nodes
+    node = alone(nodes)
     source = node.inputs[0]
     dense = row_major(context.type_of(source).shape)
     axis = node.attrs.get("axis", 0) % len(dense)
@@ -125,7 +125,7 @@ def split(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
 @rule("Expand")
 def expand(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     """A broadcast."""
-    (node,) = nodes
+    node = alone(nodes)
     shape = context.type_of(node.outputs[0]).shape
     return _dense(context, node, shape, broadcast_strides(context.type_of(node.inputs[0]).shape, shape))
 
@@ -133,7 +133,7 @@ def expand(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
 @rule("Tile")
 def tile(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     """Repeats: an extra dimension of stride 0 before each."""
-    (node,) = nodes
+    node = alone(nodes)
     shape = context.type_of(node.inputs[0]).shape
     extents = [e for pair in zip(node.attrs["repeats"], shape) for e in pair]
     return _dense(context, node, extents, [s for stride in row_major(shape) for s in (0, stride)])
@@ -142,7 +142,7 @@ def tile(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
 @rule("DepthToSpace", "SpaceToDepth")
 def blocks(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     """Channels to blocks of pixels and back: a permutation of six dimensions."""
-    (node,) = nodes
+    node = alone(nodes)
     n, c, h, w = context.type_of(node.inputs[0]).shape
     b, crd = int(node.attrs["blocksize"]), node.attrs.get("mode", "DCR") == "CRD"
     if node.op == "SpaceToDepth":
@@ -158,7 +158,7 @@ def blocks(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
 @rule("Resize")
 def resize(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     """Every element repeated; `compiler.passes.resample` writes out all else."""
-    (node,) = nodes
+    node = alone(nodes)
     shape, sizes = context.type_of(node.inputs[0]).shape, context.type_of(node.outputs[0]).shape
     if not repeats(node, shape):
         raise NoKernel(f"{node.name}: its coordinates do not repeat each element a whole number of times")
@@ -169,7 +169,7 @@ def resize(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
 @rule("TransData")
 def trans_data(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     """Channels into blocks or back: a strided copy of the whole blocks, one of the last block if it is not full."""
-    (node,) = nodes
+    node = alone(nodes)
     x, out = node.inputs[0], node.outputs[0]
     inward = node.attrs["dst"] == "NC1HWC0"
     n, blocks, h, w, c0 = context.type_of(out if inward else x).shape
@@ -207,7 +207,7 @@ def _by_stride(
 @rule("Pad")
 def pad(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     """Constants along one or two axes are a window of one element; all else is a strided copy a region."""
-    (node,) = nodes
+    node = alone(nodes)
     shape, final = (context.type_of(n).shape for n in (node.inputs[0], node.outputs[0]))
     begins = node.attrs["pads"][: len(shape)]
     if 0 in final:
@@ -321,7 +321,7 @@ def _bordered(context: Context, node: Node, begins: Sequence[int]) -> list[Call]
 @rule("Dilate")
 def dilate(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     """Zero insertion between the elements of one or two spatial axes (attribute `strides`)."""
-    (node,) = nodes
+    node = alone(nodes)
     source, out = node.inputs[0], node.outputs[0]
     n, c, *extents = logical_shape(node, context.type_of(source).shape)
     if len(extents) not in (1, 2):

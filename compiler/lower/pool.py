@@ -9,7 +9,7 @@ import numpy as np
 
 from compiler.graph import Array, Constant, Node, TensorType
 from compiler.kernels.pool import Pool, build
-from compiler.lower.context import Call, Context, NoKernel, row_major, rule
+from compiler.lower.context import Call, Context, NoKernel, alone, row_major, rule
 from compiler.lower.views import call, operand
 from compiler.ops.spatial import channel_last, logical_shape, window_of
 
@@ -19,7 +19,7 @@ Bind = Mapping[str, tuple[str, int]]
 @rule("MaxPool", "AveragePool")
 def pool(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     """Pools over one or two spatial axes."""
-    (node,) = nodes
+    node = alone(nodes)
     source, result = node.inputs[0], node.outputs[0]
     batch, channels, *extents = logical_shape(node, context.type_of(source).shape)
     if len(extents) not in (1, 2):

@@ -8,7 +8,7 @@ from compiler.graph import Node
 from compiler.kernels import rows
 from compiler.kernels.rows import RowOp, Rows, build
 from compiler.kernels.tiles import collapse
-from compiler.lower.context import Call, Context, NoKernel, row_major, rule
+from compiler.lower.context import Call, Context, NoKernel, alone, row_major, rule
 from compiler.lower.views import broadcast_strides, call, near, operand
 from compiler.ops.base import op_def, product
 from compiler.ops.spatial import channel_last, logical_shape
@@ -71,7 +71,7 @@ def _axes(node: Node, rank: int) -> tuple[int, ...]:
       "ReduceLogSum", "ReduceLogSumExp")  # fmt: skip
 def reduce(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     """Reductions over any axes."""
-    (node,) = nodes
+    node = alone(nodes)
     kind = context.type_of(node.inputs[0])
     axes = _axes(node, len(kind.shape))
     if node.op == "ReduceLogSumExp":
@@ -88,7 +88,7 @@ def reduce(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
 @rule("GlobalAveragePool", "GlobalMaxPool")
 def global_pool(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     """A reduction over the spatial axes."""
-    (node,) = nodes
+    node = alone(nodes)
     shape = context.type_of(node.inputs[0]).shape
     axes = range(1, len(shape) - 1) if channel_last(node) else range(2, len(shape))
     program = rows.reduction(_GLOBAL[node.op], product([shape[a] for a in axes]))
@@ -98,7 +98,7 @@ def global_pool(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
 @rule("Softmax", "LogSoftmax")
 def softmax(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     """Softmax along one axis, shifted by the row's maximum."""
-    (node,) = nodes
+    node = alone(nodes)
     shape = context.type_of(node.inputs[0]).shape
     program = rows.SOFTMAX if node.op == "Softmax" else rows.LOG_SOFTMAX
     return _call(context, node, program, shape, [node.attrs.get("axis", -1) % len(shape)], whole=True)
@@ -107,7 +107,7 @@ def softmax(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
 @rule("LayerNormalization", "RMSNormalization")
 def layer_norm(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     """Normalisation over the last axes; the statistics themselves may not be asked for."""
-    (node,) = nodes
+    node = alone(nodes)
     if any(name and _read(context, name) for name in node.outputs[1:]):
         raise NoKernel(f"{node.name}: its mean and deviation are read; only the normalised tensor is computed")
     shape = context.type_of(node.inputs[0]).shape
@@ -130,7 +130,7 @@ def _read(context: Context, name: str) -> bool:
 @rule("InstanceNormalization", "GroupNormalization")
 def group_norm(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
     """Normalisation over the pixels of one channel, or of a group of channels."""
-    (node,) = nodes
+    node = alone(nodes)
     n, c, *spatial = logical_shape(node, context.type_of(node.inputs[0]).shape)
     groups = c if node.op == "InstanceNormalization" else int(node.attrs["num_groups"])
     pixels, each = product(spatial), c // groups

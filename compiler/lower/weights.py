@@ -43,6 +43,19 @@ def pack_groups(context: Context, node: Node, groups: int, block: int) -> tuple[
     return context.add_constant(f"{node.inputs[1]}.packed", source.map(packed_type, pack), weight=True), merged
 
 
+def fill_filters(context: Context, node: Node, filters: int) -> str:
+    """Filters of zeros behind those of a convolution, `filters` in all; returns the name."""
+    source = context.graph.constants.get(node.inputs[1])
+    if source is None:
+        raise NoKernel(f"{node.name}: computed weights cannot be filled up to {filters} filters")
+    kind = TensorType((*source.type.shape[:-1], filters), source.type.dtype, source.type.scale, source.type.zero_point)
+    missing = [(0, 0)] * 3 + [(0, filters - source.type.shape[-1])]
+    name = f"{node.inputs[1]}.f{filters}"
+    if name not in context.new_constants:
+        context.add_constant(name, source.map(kind, lambda values: np.pad(values, missing)), weight=True)
+    return name
+
+
 def by_tiles(
     context: Context, spec: Contraction, tiling: Tiling, bind: dict[str, tuple[str, int]]
 ) -> Contraction:

@@ -341,9 +341,12 @@ def _leftover_flags(program: Program, params: Params, state: State, index: int) 
         flags[core, int(state.core[core, at.C_SIGNAL0 + at.SIGNAL_COLUMNS * head + 1])] += 1
     if (params["vliw"] or params["queues"]) and flags.any():
         core, flag = (int(x[0]) for x in np.nonzero(flags))
+        own = params["flags"]
+        name, pair = f"flag {flag}", "set has no wait"
+        if flag >= own:
+            name, pair = f"cross-core flag {flag - own}", "signal has no await"
         raise SimulationError(
-            f"launch {index}: flag {flag} of core {core} is {int(flags[core, flag])} at the end, not 0: "
-            f"a set has no wait"
+            f"launch {index}: {name} of core {core} is {int(flags[core, flag])} at the end, not 0: a {pair}"
         )
 
 

@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Iterator
 
+import numpy as np
+
 from isa.disasm import instr_text
 from isa.params import Params
 from isa.program import SPACES, Program
@@ -102,7 +104,8 @@ class CoreRun(ABC):
         for flag, pending in self.order.flags.items():
             if pending:
                 pcs = tuple(dict.fromkeys(item.pc for item in pending))
-                why = f"flag {flag} is {len(pending)} when the launch ends; each set needs its wait"
+                pair = "signal needs its await" if flag >= self.params["flags"] else "set needs its wait"
+                why = f"{self.flag_name(flag)} is {len(pending)} when the launch ends; each {pair}"
                 self.report("leftover", pcs[:2], why)
         for unit, tiles in self.order.pushed.items():
             if tiles:
@@ -123,7 +126,8 @@ class CoreRun(ABC):
             return
         for step in error.steps:
             if step.op == WAIT:
-                why = f"{pipes[max(step.pipe, 0)].label} waits for flag {step.imm}; {self._setters(step.imm)}"
+                label = pipes[max(step.pipe, 0)].label
+                why = f"{label} waits for {self.flag_name(step.imm)}; {self._setters(step.imm)}"
                 self.report("deadlock", (step.pc,), why)
 
     def _sync(self, step: Step) -> bool:
@@ -149,16 +153,18 @@ class CoreRun(ABC):
         other = self.waiters.setdefault(flag, step)
         if self.order.queued and other.pipe != step.pipe:
             names = [self.params.pipes[max(pipe, 0)].label for pipe in (other.pipe, step.pipe)]
-            why = f"{names[0]} and {names[1]} wait for flag {flag}: either may take a set; give each a flag of its own"
+            both = f"{names[0]} and {names[1]} wait for {self.flag_name(flag)}"
+            why = f"{both}: either may take a set; give each a flag of its own"
             self.report("ambiguous", (other.pc, step.pc), why)
         pending = self.order.flags.get(flag, ())
         have = len(pending)
         if self.order.ambiguous(flag, count):
-            why = f"flag {flag} has {have} sets from several pipes and {count} are waited for: any may be first"
+            many = f"{self.flag_name(flag)} has {have} sets from several pipes"
+            why = f"{many} and {count} are waited for: any may be first"
             self.report("ambiguous", (step.pc, *dict.fromkeys(item.pc for item in pending)), why)
         taken = self.order.wait(step.pipe, flag, count)
         if taken is None:
-            why = f"flag {flag} is {have}, {count} needed, and nothing is dispatched past this wait; "
+            why = f"{self.flag_name(flag)} is {have}, {count} needed, and nothing is dispatched past this wait; "
             self.report("deadlock", (step.pc,), why + self._setters(flag))
             return False
         self._count_pairs(step, taken)
@@ -181,16 +187,23 @@ class CoreRun(ABC):
                 self.report("flags", (step.pc,), why)
 
     def _setters(self, flag: int) -> str:
-        """Who could set a flag: instructions of the kernel, by index."""
-        program, kernel = self.program, self.kernel
-        found = [
-            pc
-            for pc in range(kernel.start, kernel.end)
-            if program.instrs[pc]["op"] == SET and (program.instrs[pc]["imm"] == flag or program.instrs[pc]["a"] >= 0)
-        ]
+        """Who could set a flag: instructions of the kernel, by index; those that name it rather than add a register."""
+        program, kernel, own = self.program, self.kernel, self.params["flags"]
+        op, number = (SIGNAL, flag - own) if flag >= own else (SET, flag)
+        instrs = program.instrs[kernel.start : kernel.end]
+        moved = instrs["a"] >= 0
+        able = (instrs["op"] == op) & ((instrs["imm"] == number) | (moved & (instrs["imm"] <= number)))
+        found = sorted(np.flatnonzero(able).tolist(), key=lambda i: bool(moved[i]) and int(instrs["imm"][i]) != number)
         if not found:
             return "no instruction of the kernel sets it"
-        return "it can be set by " + ", ".join(f"{pc} `{instr_text(program, pc)}`" for pc in found[:4])
+        more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+        shown = (kernel.start + i for i in found[:4])
+        return "it can be set by " + ", ".join(f"{pc} `{instr_text(program, pc)}`" for pc in shown) + more
+
+    def flag_name(self, flag: int) -> str:
+        """A flag in words: those that other cores signal are numbered by themselves."""
+        own = self.params["flags"]
+        return f"cross-core flag {flag - own}" if flag >= own else f"flag {flag}"
 
     def _data(self, step: Step) -> bool:
         if any(o is not None and 0 in o.ext for o in step.operands):

@@ -93,3 +93,29 @@ def test_tiles_fit_and_cover_every_core() -> None:
     assert found and all(t.h * (t.part + 128) * 4 <= machine.core.spaces["l0c"].size_bytes for t in found)
     assert {tuple(p for _, p in way) for way in splits(spec, 128, 24)} >= {(24,), (8, 3), (2, 12)}
     assert workspace_bytes(spec, found[0]).keys() == {"scores", "weights", "partial"}
+
+
+def product_by_product(depth: int, key_rows: bool = True) -> Graph:
+    """softmax(q k) v, where k is given as [heads, depth, keys] unless `key_rows`."""
+    from compiler.zoo.net import Net
+
+    net = Net("p")
+    q, v = net.input("q", (3, 37, depth)), net.input("v", (3, 53, 41))
+    k = net.op("t", "Transpose", net.input("k", (3, 53, depth)), perm=(0, 2, 1)) if key_rows else net.input(
+        "k", (3, depth, 53))
+    weights = net.op("w", "Softmax", net.op("s", "MatMul", q, k), axis=-1)
+    return net.finish(net.op("y", "MatMul", weights, v))
+
+
+@pytest.mark.parametrize(
+    ("settings", "depth", "key_rows", "launches"),
+    [((), 29, True, 1), ((), 29, False, 3), ((), 5000, True, 3), (("core.cross_flags=2",), 29, True, 3)],
+)
+def test_what_one_kernel_cannot_do_is_three(
+    settings: tuple[str, ...], depth: int, key_rows: bool, launches: int
+) -> None:
+    """Keys stored by columns, heads that fit no tile, too few cross-core flags."""
+    machine = chip(*FEW, *settings)
+    program = compiled(product_by_product(depth, key_rows), machine)
+    assert len(program.launches) == launches
+    assert check_hazards(program, machine) == []

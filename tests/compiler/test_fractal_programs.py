@@ -178,6 +178,28 @@ def test_auto_reads_three_channels_last() -> None:
     assert not [n for n in graph.nodes if n.op == "TransData"]
 
 
+@pytest.mark.parametrize("hw", ["ascend-310", "ascend-910b2"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_few_channels_read_last_and_written_in_a_block_that_they_do_not_fill(
+    tmp_path: Path, hw: str, batch: int
+) -> None:
+    """Five channels in, nineteen out: filters of zeros fill the second block of results."""
+    path = tmp_path / "few.yaml"
+    path.write_text(
+        f"""name: few
+inputs: {{x: "fp16[{batch},5,13,11]"}}
+constants: {{w: "fp16[19,5,3,3]", d: "fp16[19,1,3,3]"}}
+nodes:
+  - {{op: Conv, inputs: [x, w], outputs: [c], attrs: {{pads: [1, 1, 1, 1]}}}}
+  - {{op: Conv, inputs: [c, d], outputs: [y], attrs: {{pads: [1, 1, 1, 1], group: 19}}}}
+outputs: [y]
+""",
+        encoding="utf-8",
+    )
+    result = api.run(str(path), hw, check=True, fidelity="roofline")
+    assert result.check is not None and result.check.ok, result.check
+
+
 def test_machines_without_fractals_have_one_layout() -> None:
     with pytest.raises(CompileError, match=r"run.layout=nc1hwc0: tpu-v3 has no core.matrix.fractal_bytes"):
         api.compile("conv:1x8x8x4x4x3x1x1", "tpu-v3", settings=[BLOCKS])
