@@ -174,7 +174,7 @@ def test_redundant_waits_are_listed(tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_products_share_their_tiles_by_two_loops_where_one_leaves_cores_idle() -> None:
-    compilation = npusim.compile("gemm:1024x1024x1024", "ascend-910b2")
+    compilation = npusim.compile("gemm:2048x2048x2048", "ascend-910b2")
     nest = next(iter(compilation.built.nests.values()))
     parts = [x.split for x in nest.loops if x.split]
     assert len(parts) == 2 and parts[0] * parts[1] <= 24
