@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from compiler.emit import DescriptorPool, Emitter
-from compiler.expr import Expr, leaves, param, pos
+from compiler.expr import Expr, leaves, pos
 from compiler.nest import Buffer, Loop, Nest, Placed, Ref, Stmt, SubLoop, statements
 from compiler.sync import Advance, Item, Set, Signal, SyncPlan, Wait, partners, pipe_of, plan, space_of
 from isa.errors import CapacityError
@@ -127,7 +127,7 @@ class _Generator:
 
     def __init__(self, nest: Nest, params: Params, sync: SyncPlan, emitter: Emitter, addresses: dict[str, int]) -> None:
         self.nest, self.params, self.sync, self.e, self.addresses = nest, params, sync, emitter, addresses
-        self.moving = [x for x in nest.outer_loops if x.count > 1 or x.split]
+        self.moving = [x for x in nest.outer_loops if x.moves]
         self.inner = [x for x in nest.loops[len(nest.outer_loops) :] if x.count > 1]
         self.inner_pos = {x.name: emitter.allocate() for x in self.inner}
         self.lags = range(len(nest.stages))
@@ -182,8 +182,7 @@ class _Generator:
 
     def _meet(self) -> None:
         """Numbers of the cores that this one works with, its own slots of every workspace, and the free ones."""
-        e, cubes = self.e, self.params.machine.cores
-        count = len(self.params.machine.kind_cores(1)) // cubes
+        e, cubes, count = self.e, self.params.machine.cores, self.params.machine.vector_partners
         e.open()
         e.put("csr", dst=(pair := e.scratch()), imm=0)
         if self.nest.kind:
@@ -206,7 +205,7 @@ class _Generator:
         if self.sync.channels:
             self._meet()
         for loop in self.moving:
-            start = self._low(loop)
+            start = loop.low
             e.put("mov", dst=self.pos[loop.name][0], a=e.register(start)) if isinstance(start, Expr) else e.put(
                 "li", dst=self.pos[loop.name][0], imm=start)
         e.put("mov", dst=self.left[0], a=e.param_reg["steps"])
@@ -237,26 +236,20 @@ class _Generator:
             if loop is loops[0]:
                 break
             e.open()
-            high = self._high(loop)
+            high = loop.high
             if isinstance(high, int):
                 e.put("slti", dst=(more := e.scratch()), a=register, imm=high)
             else:
                 e.put("slt", dst=(more := e.scratch()), a=register, b=e.register(high))
             exits.append(e.put("bnz", a=more))
             e.close()
-            low = self._low(loop)
+            low = loop.low
             if isinstance(low, Expr):
                 e.put("mov", dst=register, a=e.register(low))
             else:
                 e.put("li", dst=register, imm=low)
         for address in exits:
             e.target(address)
-
-    def _low(self, loop: Loop) -> Expr | int:
-        return param(f"lo_{loop.name}") if loop.split else 0
-
-    def _high(self, loop: Loop) -> Expr | int:
-        return param(f"hi_{loop.name}") if loop.split else loop.total
 
     def _stage(self, stage: int) -> None:
         items = self.sync.stages[stage]
@@ -324,10 +317,10 @@ class _Generator:
                 continue
             here = pos(loop.name)
             if when == "pre":
-                low = self._low(loop)
+                low = loop.low
                 test = Expr("eq", (here, low))
             else:
-                high = self._high(loop)
+                high = loop.high
                 if isinstance(high, Expr):
                     test = Expr("lt", (high - 1, here + loop.tile))
                 else:

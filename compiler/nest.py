@@ -7,10 +7,10 @@ changes with the loops above its `level`; a statement runs once an iteration of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from compiler.expr import Expr
+from compiler.expr import Expr, emin, param, pos
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,33 @@ class Loop:
     def count(self) -> int:
         """Tiles over the whole range."""
         return -(-self.total // self.tile)
+
+    @property
+    def moves(self) -> bool:
+        """True when a core may have another tile than the first one."""
+        return self.count > 1 or self.split > 0
+
+    @property
+    def low(self) -> Expr | int:
+        """First element of a core's range."""
+        return param(f"lo_{self.name}") if self.split else 0
+
+    @property
+    def high(self) -> Expr | int:
+        """One past the last element of a core's range."""
+        return param(f"hi_{self.name}") if self.split else self.total
+
+    @property
+    def extent(self) -> Expr | int:
+        """Elements in the present tile."""
+        if self.tile == 1 or (not self.split and self.total % self.tile == 0):
+            return self.tile
+        return emin(self.high - pos(self.name), self.tile)
+
+
+def depth_of(loops: Sequence[Loop], names: Container[str]) -> int:
+    """Depth of the innermost moving loop among `names`: where a tile that depends on them changes."""
+    return max((i + 1 for i, x in enumerate(loops) if x.name in names and x.moves), default=0)
 
 
 @dataclass(frozen=True)

@@ -111,8 +111,7 @@ class SyncPlan:
 
 def partners(nest: Nest, params: Params) -> int:
     """Cores of the other kind that a core of a nest's kind works with."""
-    machine = params.machine
-    return len(machine.kind_cores(1)) // machine.cores if nest.kind == 0 else 1
+    return params.machine.vector_partners if nest.kind == 0 else 1
 
 
 def pipe_of(stmt: Stmt, nest: Nest, params: Params) -> PipeId:

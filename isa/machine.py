@@ -298,6 +298,13 @@ class Machine(Part):
         return len(self.cores_with([self.scratch_space]))
 
     @property
+    def vector_partners(self) -> int:
+        """Vector cores beside each core of the first kind; 0 where the second kind is another or does not divide."""
+        cores = self.cores_with([self.scratch_space])
+        beside = cores.start == self.cores and len(cores) % self.cores == 0
+        return len(cores) // self.cores if beside else 0
+
+    @property
     def drain_activations(self) -> list[str] | None:
         """Activations of whatever brings accumulators out, the vector unit's operations; None: it has all."""
         unit = self.core.drain or self.drain_engine

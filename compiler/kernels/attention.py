@@ -16,7 +16,7 @@ from itertools import product
 from compiler.expr import Expr, binary, emax, emin, param, pos
 from compiler.kernels import mix
 from compiler.kernels.contraction import Operand
-from compiler.nest import Buffer, Dim, Loop, Nest, Placed, Ref, Stage, Stmt, TensorArg, dense
+from compiler.nest import Buffer, Dim, Loop, Nest, Placed, Ref, Stage, Stmt, TensorArg, dense, depth_of
 from isa.dtypes import dtype
 from isa.machine import Machine
 
@@ -80,24 +80,16 @@ class _Shape:
         self.most = {"h": self.loops[2].tile, "n": self.loops[3].tile, "c": self.s.c, "e": self.s.e}
         self.most["p"] = min(self.t.part, self.most["n"])
         self.extent: dict[str, Value] = {"c": self.s.c, "e": self.s.e}
-        self.extent |= {x.name: self._extent(x) for x in self.loops[2:]}
+        self.extent |= {x.name: x.extent for x in self.loops[2:]}
         last = emin(self.extent["n"] - pos(PART), self.most["p"])
         whole = isinstance(self.extent["n"], int) and self.most["n"] % self.most["p"] == 0
         self.extent["p"] = self.most["p"] if whole else emax(last, 0)
         self.size = dtype(self.s.q.dtype).size_bytes
         self.acc_size = dtype(self.s.acc_dtype).size_bytes
 
-    @staticmethod
-    def _extent(loop: Loop) -> Value:
-        if not loop.split and loop.total % loop.tile == 0:
-            return loop.tile
-        high = param(f"hi_{loop.name}") if loop.split else loop.total
-        return emin(high - pos(loop.name), loop.tile)
-
     def level(self, letters: str) -> int:
         """Depth of the innermost moving loop among `letters`."""
-        moving = [i + 1 for i, x in enumerate(self.loops) if x.name in letters and (x.count > 1 or x.split)]
-        return max(moving, default=0)
+        return depth_of(self.loops, letters)
 
     def origin(self, operand: Operand, letters: str) -> Value:
         """Byte offset of the present tile's first element."""

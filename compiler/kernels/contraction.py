@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from compiler.expr import Expr, emax, emin, param, pos
+from compiler.expr import Expr, emax, emin, pos
 from compiler.kernels.dataflow import Axis, Span, axes_of, products
-from compiler.nest import Buffer, Dim, Loop, Nest, Placed, Ref, Stage, Stmt, TensorArg, dense
+from compiler.nest import Buffer, Dim, Loop, Nest, Placed, Ref, Stage, Stmt, TensorArg, dense, depth_of
 from isa.dtypes import dtype
 from isa.machine import Machine, MatrixUnit
 
@@ -164,7 +164,7 @@ class TileBuilder:
         parts = dict(tiling.split)
         self.loops = tuple(Loop(k, totals[k], min(tiles[k], totals[k]), parts.get(k, 0)) for k in tiling.order)
         self.most = {x.name: x.tile for x in self.loops}
-        self.extent = {x.name: self._extent(x) for x in self.loops}
+        self.extent = {x.name: x.extent for x in self.loops}
         self.acc_size = dtype(spec.acc_dtype).size_bytes
         self.out_size = dtype(spec.out.dtype).size_bytes
         self.acc_row = self.most["n"] * self.acc_size
@@ -187,16 +187,9 @@ class TileBuilder:
         s = self.s
         return (s.h - 1) * s.stride[0] + (s.kh - 1) * s.dilation[0] + 1 - s.pad[0]
 
-    def _extent(self, loop: Loop) -> Expr | int:
-        if not loop.split and loop.total % loop.tile == 0:
-            return loop.tile
-        high = param(f"hi_{loop.name}") if loop.split else loop.total
-        return emin(high - pos(loop.name), loop.tile)
-
     def level(self, letters: str | tuple[str, ...]) -> int:
         """Depth of the innermost moving loop among `letters`: where a tile that depends on them changes."""
-        depths = [i + 1 for i, x in enumerate(self.loops) if x.name in letters and (x.count > 1 or x.split)]
-        return max(depths, default=0)
+        return depth_of(self.loops, letters)
 
     def origin(self, operand: Operand, letters: str) -> Expr | int:
         """Byte offset of the present tile's first element."""

@@ -21,11 +21,8 @@ ROWS = "r"  # the loop over a vector core's rows of a tile
 
 def partners(machine: Machine) -> int:
     """Vector cores of each cube core; 0 where the two cannot work on one launch."""
-    cores = machine.cores_with([machine.scratch_space])
-    apart = machine.drain_engine is not None and cores.start > 0
-    if not apart or len(cores) % machine.cores or machine.core.cross_flags < SLOTS:
-        return 0
-    return len(cores) // machine.cores
+    able = machine.drain_engine is not None and machine.core.cross_flags >= SLOTS
+    return machine.vector_partners if able else 0
 
 
 def slot_bytes(spec: Contraction, tiling: Tiling) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from compiler.codegen import pipeline_slots, slot_bytes
-from compiler.expr import Expr, emin, param, pos
+from compiler.expr import Expr, pos
 from compiler.lower.context import NoKernel
 from compiler.nest import Buffer, Dim, Loop, Nest, Placed, Ref, Stage, Stmt, TensorArg
 from isa.dtypes import dtype
@@ -64,8 +64,8 @@ class Grid:
         counts = {i: -(-extents[i] // tiles[i]) for i in self.order if i not in fixed}
         enough = [i for i, n in counts.items() if n >= cores]
         split = enough[0] if enough else max(counts, key=lambda i: counts[i], default=-1)
-        self.split = split if cores > 1 and counts.get(split, 1) > 1 else -1
-        self.loops = tuple(Loop(f"d{i}", extents[i], tiles[i], cores * (i == self.split)) for i in self.order)
+        shared = split if cores > 1 and counts.get(split, 1) > 1 else -1
+        self.loops = tuple(Loop(f"d{i}", extents[i], tiles[i], cores * (i == shared)) for i in self.order)
         self.depth = self.level(range(len(extents)))
 
     def moves(self, i: int) -> bool:
@@ -82,11 +82,7 @@ class Grid:
 
     def extent(self, i: int) -> Expr | int:
         """Indices in the present tile."""
-        total, tile = self.extents[i], self.tiles[i]
-        if tile == 1 or (i != self.split and total % tile == 0):
-            return tile
-        high = param(f"hi_d{i}") if i == self.split else total
-        return emin(high - pos(f"d{i}"), tile)
+        return self.loops[self.order.index(i)].extent
 
     def view(self, base: str, operand: Operand) -> Ref:
         """The present tile of a tensor, in place; a dimension with stride 0 keeps its extent."""

@@ -228,7 +228,7 @@ def lower_attention(context: Context, nodes: tuple[Node, ...]) -> list[Call]:
         raise NoKernel(f"{first.name}: attention in one kernel takes queries, keys and values as rows")
     spec = Attention(
         e["x"], e["y"], e["h"], e["n"], scores.window["c"], f["n"], scale, machine.core.matrix.accumulate[kind],
-        scores.a, replace(scores.weight, strides={**k, "n": k["n"], "c": k["c"]}),
+        scores.a, scores.weight,
         replace(values.weight, strides={"x": v["x"], "y": v["y"], "n": v["c"], "e": v["n"]}),
         _operand(context, last.outputs[0], {("e" if x == "n" else x): s for x, s in values.axes.out_strides.items()}),
     )  # fmt: skip

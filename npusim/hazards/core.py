@@ -118,7 +118,7 @@ class CoreRun(ABC):
             program = self.program
             ring = "; ".join(
                 f"{pipes[max(wait.pipe, 0)].label} waits at {wait.pc} `{instr_text(program, wait.pc)}` "
-                f"for flag {wait.imm}, which {pipes[made.pipe].label} would set at {made.pc} "
+                f"for {self.flag_name(wait.imm)}, which {pipes[made.pipe].label} would set at {made.pc} "
                 f"`{instr_text(program, made.pc)}`"
                 for wait, made in error.cycle
             )
