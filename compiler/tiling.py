@@ -38,7 +38,7 @@ LOAD_SLOTS = (3, 2)
 
 
 def search(
-    spec: Contraction, machine: Machine, budget: Mapping[str, int], tile: tuple[int, int, int] | None = None
+    spec: Contraction, machine: Machine, budget: Mapping[str, int], tile: tuple[int, ...] | None = None
 ) -> Tiling:
     """Return the cheapest tiling that fits `budget` bytes by space; raises CapacityError when none does.
 
@@ -59,7 +59,7 @@ class _Key:
     machine: Machine
     budget: tuple[tuple[str, int], ...]
     load_slots: int
-    tile: tuple[int, int, int] | None
+    tile: tuple[int, ...] | None
 
     def __hash__(self) -> int:
         return hash((repr(self.spec), self.machine.name, self.budget, self.load_slots, self.tile))
@@ -115,7 +115,7 @@ def steps_of(total: int, unit: int) -> list[int]:
     return sorted(tiles)
 
 
-def candidates(spec: Contraction, machine: Machine, tile: tuple[int, int, int] | None = None) -> Iterator[Tiling]:
+def candidates(spec: Contraction, machine: Machine, tile: tuple[int, ...] | None = None) -> Iterator[Tiling]:
     """Every tiling worth a look; those of a given tile differ in the order and the split of their loops."""
     matrix = machine.core.matrix
     splits = ["", *(k for k in ("x", "y", "h", "n") if getattr(spec, k) > 1 and machine.cores > 1)]

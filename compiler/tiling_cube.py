@@ -26,15 +26,17 @@ BLOCK_CYCLES = 20  # scalar work of one block, as the code generator emits it
 STEP_CYCLES = 60  # and of one step of the loop over tiles
 LOAD_SLOTS = (3, 2)  # of tiles in L1 that change: with three, loads lead the step (compiler.codegen)
 MISS_NS = 60  # of a DRAM access, about: activation, column access, burst
+LETTERS = "xyhwn"  # of the loops over tiles of results
 DEPTHS, SPLITS = 2, 3  # of the best by a simple measure, how many are looked at
 
 
 def search(
-    spec: Contraction, machine: Machine, budget: Mapping[str, int], tile: tuple[int, int, int] | None = None
+    spec: Contraction, machine: Machine, budget: Mapping[str, int], tile: tuple[int, ...] | None = None
 ) -> Tiling:
     """Return the cheapest tiling that fits `budget` bytes by space; raises CapacityError when none does.
 
-    `tile` (output rows, output columns, channels) leaves only the order of the loops and the split to the search.
+    `tile` (output rows, pixels of a row if it has four figures, output columns, channels) leaves only the order of the
+    loops and the split to the search.
     """
     return _search(_Key(spec, machine, tuple(sorted(budget.items())), tile))
 
@@ -53,7 +55,7 @@ class _Key:
     spec: Contraction
     machine: Machine
     budget: tuple[tuple[str, int], ...]
-    tile: tuple[int, int, int] | None
+    tile: tuple[int, ...] | None
 
     def __hash__(self) -> int:
         return hash((repr(self.spec), self.machine.name, self.budget, self.tile))
@@ -62,45 +64,59 @@ class _Key:
 @lru_cache(maxsize=4096)
 def _search(key: _Key) -> Tiling:
     spec, machine, budget = key.spec, key.machine, dict(key.budget)
-    best: tuple[float, Tiling] | None = None
     smallest: Mapping[str, int] | None = None
     chip = _chip(machine)
-    for tiling in candidates(spec, machine, budget, key.tile):
-        block = feed_block(spec, tiling, machine)
-        if block is None:
-            continue
-        work = _Work(spec, tiling, machine, chip, block)
-        if best is not None and work.product_cycles >= best[0]:
-            continue
-        for slots in LOAD_SLOTS:
-            need = work.need(slots)
-            if smallest is None or sum(need.values()) < sum(smallest.values()):
-                smallest = need
-            if all(size <= budget[space] for space, size in need.items()):
-                cycles = work.cycles(slots)
-                if best is None or cycles < best[0]:
-                    best = (cycles, tiling)
-                break
-    if best is not None:
-        return best[1]
+    for pixels in _row_parts(spec, machine, key.tile):
+        best: tuple[float, Tiling] | None = None
+        for tiling in candidates(spec, machine, budget, pixels, key.tile):
+            block = feed_block(spec, tiling, machine)
+            if block is None:
+                continue
+            work = _Work(spec, tiling, machine, chip, block)
+            if best is not None and work.product_cycles >= best[0]:
+                continue
+            for slots in LOAD_SLOTS:
+                need = work.need(slots)
+                if smallest is None or sum(need.values()) < sum(smallest.values()):
+                    smallest = need
+                if all(size <= budget[space] for space, size in need.items()):
+                    cycles = work.cycles(slots)
+                    if best is None or cycles < best[0]:
+                        best = (cycles, tiling)
+                    break
+        if best is not None:
+            return best[1]
     matrix = machine.core.matrix
     what = f"{spec.h}x{spec.w}x{spec.n} contraction over {spec.kh}x{spec.kw}x{spec.c}"
     if smallest is None:
         raise CapacityError(
-            f"{what}: not even one fractal of K for {spec.w} columns of results fits {matrix.operand_space} or "
-            f"{matrix.operand_b_space} twice: enlarge core.spaces, or lower the resolution"
+            f"{what}: not even one fractal of K of the smallest tile fits {matrix.operand_space} or "
+            f"{matrix.operand_b_space} twice: enlarge core.spaces, or give a smaller run.tile"
         )
     lacking = ", ".join(f"{v} bytes of {k} ({budget[k]} are free)" for k, v in smallest.items() if v > budget[k])
     remedy = "enlarge core.spaces, or lower the resolution or batch"
     raise CapacityError(f"{what}: its smallest tiling needs {lacking}: {remedy}")
 
 
+def _row_parts(spec: Contraction, machine: Machine, tile: tuple[int, ...] | None) -> list[int]:
+    """Pixels of a row in a tile: the whole row, and if that fits nowhere half of it, a quarter, in whole fractals."""
+    if tile is not None:
+        return [min(tile[1], spec.w) if len(tile) == 4 else spec.w]
+    unit, parts = machine.core.matrix.rows, [spec.w]
+    while parts[-1] > unit:
+        parts.append(ceil_to(-(-parts[-1] // 2), unit))
+    return parts
+
+
 def candidates(
-    spec: Contraction, machine: Machine, budget: Mapping[str, int], tile: tuple[int, int, int] | None = None
+    spec: Contraction, machine: Machine, budget: Mapping[str, int], pixels: int, tile: tuple[int, ...] | None = None
 ) -> Iterator[Tiling]:
-    """Every tiling worth a look whose sums fit L0C; those of a given tile differ in order, split and slots."""
+    """Every tiling worth a look, of so many pixels of a row, whose sums fit L0C.
+
+    Those of a given tile differ in order, split and slots.
+    """
     matrix, cores = machine.core.matrix, machine.cores
-    unit = max(1, matrix.rows // spec.w)
+    unit = max(1, matrix.rows // pixels)
     parts = {cores, 2 * cores} if cores > 1 else set()
     heights = sorted({*steps_of(spec.h, unit), *(-(-spec.h // part) for part in parts | {3, 7})})
     columns = max(matrix.cols, spec.out.blocks.get("n", 1))
@@ -109,28 +125,36 @@ def candidates(
     depths = steps_of(spec.c, matrix.depth(spec.operand_dtype))[::-1]
     if tile is not None:
         units = (1, columns if spec.out.blocks else 1, spec.a.blocks.get("c", 1))  # whole blocks
-        wanted = zip(tile, (spec.h, spec.n, spec.c), units)
+        wanted = zip((tile[0], *tile[-2:]), (spec.h, spec.n, spec.c), units)
         heights, widths, depths = ([min(ceil_to(t, unit), total)] for t, total, unit in wanted)
     acc_size, room = dtype(spec.acc_dtype).size_bytes, budget[matrix.acc_space]
     staged, size = budget[machine.staging_space], dtype(spec.a.dtype).size_bytes
+    w = pixels if pixels < spec.w else 0
     for h, n in product(heights, widths):
-        sums = ceil_to(h * spec.w, matrix.rows) * ceil_to(n, matrix.cols) * acc_size
+        sums = ceil_to(h * pixels, matrix.rows) * ceil_to(n, matrix.cols) * acc_size
         if sums > room and tile is None:
             continue
-        counts = {"x": spec.x, "y": spec.y, "h": -(-spec.h // h), "n": -(-spec.n // n)}
-        rows = min((h - 1) * spec.stride[0] + (spec.kh - 1) * spec.dilation[0] + 1, spec.in_h) * spec.in_w
-        fitting = [c for c in depths if (rows + spec.kh * spec.kw * n) * c * size <= staged] or depths[-1:]
+        counts = {"x": spec.x, "y": spec.y, "h": -(-spec.h // h), "w": -(-spec.w // pixels), "n": -(-spec.n // n)}
+        taken = math.prod(reads(spec, h, pixels))
+        fitting = [c for c in depths if (taken + spec.kh * spec.kw * n) * c * size <= staged] or depths[-1:]
         for c, order, split in product(fitting[:DEPTHS], _orders(counts), _splits(counts, cores)):
             for slots in (2, 1):
                 if slots * sums <= room or slots == 1:
-                    yield Tiling(h, n, c, (*order, "c"), split, slots)
+                    yield Tiling(h, n, c, (*order, "c"), split, slots, w)
+
+
+def reads(spec: Contraction, h: int, w: int) -> tuple[int, int]:
+    """Rows and columns of the feature map that a tile of `h` rows of `w` pixels reads, at most."""
+    high = min((h - 1) * spec.stride[0] + (spec.kh - 1) * spec.dilation[0] + 1, spec.in_h)
+    wide = min((w - 1) * spec.stride[1] + (spec.kw - 1) * spec.dilation[1] + 1, spec.in_w)
+    return high, wide if w < spec.w else spec.in_w
 
 
 def _orders(counts: Mapping[str, int]) -> list[tuple[str, ...]]:
     """Orders of the outer loops that differ in what is fetched again: loops of one tile stay in front."""
-    moving = [k for k in "xyhn" if counts[k] > 1]
-    still = tuple(k for k in "xyhn" if counts[k] == 1)
-    found = [("x", "y", "n", "h"), ("x", "y", "h", "n"), ("n", "x", "y", "h"), ("y", "n", "x", "h")]
+    moving = [k for k in LETTERS if counts[k] > 1]
+    still = tuple(k for k in LETTERS if counts[k] == 1 and k != "w")  # whole rows of pixels need no loop
+    found = [("x", "y", "n", "h", "w"), ("x", "y", "h", "w", "n"), ("n", "x", "y", "h", "w"), ("y", "n", "x", "h", "w")]
     return list(dict.fromkeys((*still, *(k for k in order if k in moving)) for order in found))
 
 
@@ -138,7 +162,7 @@ def _splits(counts: Mapping[str, int], cores: int) -> list[tuple[tuple[str, int]
     """Ways to share the tiles among cores, by one loop or two; those that leave fewest tiles to the busiest core."""
     if cores == 1:
         return [()]
-    shared = [k for k in "xyhn" if counts[k] > 1]
+    shared = [k for k in LETTERS if counts[k] > 1]
     ways: list[tuple[tuple[str, int], ...]] = [((k, cores),) for k in shared]
     pairs = [(a, cores // a) for a in range(2, cores) if cores % a == 0]
     ways += [((k, a), (m, b)) for i, k in enumerate(shared) for m in shared[i + 1 :] for a, b in pairs]
@@ -207,20 +231,21 @@ class _Work:
         self, spec: Contraction, tiling: Tiling, machine: Machine, chip: _Chip, block: tuple[int, int, int]
     ) -> None:  # fmt: skip
         self.s, self.t, self.machine, self.chip, self.block = spec, tiling, machine, chip, block
-        totals = {"x": spec.x, "y": spec.y, "h": spec.h, "n": spec.n, "c": spec.c}
-        tiles = {"x": 1, "y": 1, "h": min(tiling.h, spec.h), "n": min(tiling.n, spec.n), "c": min(tiling.c, spec.c)}
+        totals = {k: getattr(spec, k) for k in (*LETTERS, "c")}
+        wanted = {"x": 1, "y": 1, "h": tiling.h, "w": tiling.w or spec.w, "n": tiling.n, "c": tiling.c}
+        tiles = {k: min(wanted[k], totals[k]) for k in totals}
         self.tiles, self.counts = tiles, {k: -(-totals[k] // tiles[k]) for k in totals}
         self.mine, self.active = dict(self.counts), 1  # tiles of the core that has most, cores that have any
         for letter, parts in tiling.split:
             self.mine[letter] = -(-self.counts[letter] // parts)
             self.active *= -(-self.counts[letter] // self.mine[letter])
-        self.letters = {"a": spec.a.letters("hc"), "weight": spec.weight.letters("cn"), "out": "xyhn"}
-        reach = (tiles["h"] - 1) * spec.stride[0] + (spec.kh - 1) * spec.dilation[0] + 1
-        self.in_rows = min(reach, spec.in_h)
+        self.letters = {"a": spec.a.letters("hwc"), "weight": spec.weight.letters("cn"), "out": LETTERS}
+        self.pixels = tiles["h"] * tiles["w"]
+        self.high, wide = reads(spec, tiles["h"], tiles["w"])
         size = {k: dtype(getattr(spec, k).dtype).size_bytes for k in self.letters}
         self.size = size
         self.matrix = machine.core.matrix
-        self.rows = -(-tiles["h"] * spec.w // self.matrix.rows)
+        self.rows = -(-self.pixels // self.matrix.rows)
         self.cols = -(-tiles["n"] // self.matrix.cols)
         high, wide, channels = block
         self.blocks = -(-spec.kh // high) * -(-spec.kw // wide) * -(-tiles["c"] // channels)
@@ -229,9 +254,9 @@ class _Work:
         self.steps = math.prod(self.mine.values())
         self.product_cycles = self.steps * self.blocks * self.block_cycles  # of the array, on the busiest core
         self.bytes = {
-            "a": self.in_rows * spec.in_w * tiles["c"] * size["a"],
+            "a": self.high * wide * tiles["c"] * size["a"],
             "weight": spec.kh * spec.kw * tiles["c"] * tiles["n"] * size["weight"],
-            "out": tiles["h"] * spec.w * tiles["n"] * size["out"],
+            "out": self.pixels * tiles["n"] * size["out"],
         }
 
     def cycles(self, load_slots: int) -> float:
@@ -271,7 +296,7 @@ class _Work:
         staged = {k: slots[k] * ceil_to(self.bytes[k], 512) for k in slots}
         weights = machine.staging_space if is_fed(machine) else matrix.operand_b_space or machine.staging_space
         outs = OUT_SLOTS if changes["out"] > 1 else 1
-        sums = ceil_to(self.tiles["h"] * spec.w, matrix.rows) * ceil_to(self.tiles["n"], matrix.cols)
+        sums = ceil_to(self.pixels, matrix.rows) * ceil_to(self.tiles["n"], matrix.cols)
         acc = sums * dtype(spec.acc_dtype).size_bytes * (self.t.acc_slots if changes["out"] > 1 else 1)
         vectors = 8 * self.tiles["n"] * 4 * load_slots + 1024
         found: Counter[str] = Counter()
@@ -300,6 +325,8 @@ class _Work:
         block = operand.blocks.get(cols, 0)
         if block:  # rows of pixels follow each other in every block of channels
             run = size // (self.tiles[cols] // block)
+            if self.t.w:  # but not where a tile has part of them
+                run //= self.high if name == "a" else self.tiles["h"]
         elif cols and self.tiles[cols] < total:
             size = bus_bytes(size, self.tiles[cols], total, self.size[name], self.machine)
             run = self.tiles[cols] * self.size[name]
@@ -309,7 +336,7 @@ class _Work:
     def _way_out(self, tiles: int, stored: float) -> dict[str, float]:
         """Cycles of the drain and of the operations behind it."""
         machine, epilogue = self.machine, self.s.epilogue
-        elements = self.tiles["h"] * self.s.w * self.tiles["n"]
+        elements = self.pixels * self.tiles["n"]
         drain, vector = machine.core.drain, machine.core.vector
         lanes = vector.register_elements() if vector else 1
         if self.chip.drains_itself:

@@ -111,12 +111,17 @@ def with_cores(machine: Machine, text: str) -> Machine:
     return machine.model_copy(update={"cores": cores, "memory": memory, "other_cores": share_of})
 
 
-def tile_of(text: str) -> tuple[int, int, int]:
-    """The extents of `run.tile`; raises ConfigError for anything but three positive numbers."""
+def tile_of(text: str, machine: Machine | None = None) -> tuple[int, ...]:
+    """The extents of `run.tile`; raises ConfigError for anything but three positive numbers, or four on a cube."""
     parts = text.lower().split("x")
-    if len(parts) != 3 or not all(_is_count(part) and 0 < int(part) <= 1 << 31 for part in parts):
-        raise ConfigError(f"run.tile={text}: give output rows, output columns and channels, as 256x256x512")
-    return int(parts[0]), int(parts[1]), int(parts[2])
+    if len(parts) not in (3, 4) or not all(_is_count(part) and 0 < int(part) <= 1 << 31 for part in parts):
+        raise ConfigError(
+            f"run.tile={text}: give output rows, output columns and channels, as 256x256x512, or on a cube rows, "
+            "pixels of a row, columns and channels, as 4x32x256x16"
+        )
+    if len(parts) == 4 and machine is not None and machine.core.matrix.dataflow != "cube":
+        raise ConfigError(f"run.tile={text}: {machine.name} works on whole rows of pixels: leave the second figure out")
+    return tuple(int(part) for part in parts)
 
 
 def _is_count(text: str) -> bool:
@@ -175,7 +180,7 @@ def compile(  # the name users expect
 
         calibration = generate(graph, seed, skew)
     fuse = options.get("fusion", "true") != "false"
-    tile = tile_of(options["tile"]) if "tile" in options else None
+    tile = tile_of(options["tile"], machine) if "tile" in options else None
     choices = Choices(options.get("rows", "once") == "reread", tile, options.get("layout", "auto"))
     kept = options.get("output_dtype", "")
     compilation = compile_graph(graph, machine, dtype, calibration, Options(fusion=fuse), dump, choices, kept)

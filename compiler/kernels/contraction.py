@@ -111,7 +111,7 @@ class Tiling:
     """A point of the search space: tile extents, loop order (outermost first, c last), loops split over cores.
 
     `split` names loops with the parts that they are cut into. `acc_slots`: tiles of sums at a time; with one, a cube
-    waits until its last tile is drained.
+    waits until its last tile is drained. `w`: columns of pixels; 0: whole rows, and no such loop.
     """
 
     h: int
@@ -120,6 +120,7 @@ class Tiling:
     order: tuple[str, ...]
     split: tuple[tuple[str, int], ...] = ()
     acc_slots: int = 2
+    w: int = 0
 
 
 def tap_block(spec: Contraction, matrix: MatrixUnit, c_tile: int) -> tuple[int, int, int]:
@@ -159,33 +160,34 @@ class TileBuilder:
         self.first_row: Expr | int = 0  # of the tile, that is worked on
         self.vector_space = self.scratch  # of bias and scales
         self.weight_space = machine.staging_space
-        tiles = {"x": 1, "y": 1, "h": tiling.h, "n": tiling.n, "c": tiling.c}
-        totals = {"x": spec.x, "y": spec.y, "h": spec.h, "n": spec.n, "c": spec.c}
+        tiles = {"x": 1, "y": 1, "h": tiling.h, "w": tiling.w, "n": tiling.n, "c": tiling.c}
+        totals = {"x": spec.x, "y": spec.y, "h": spec.h, "w": spec.w, "n": spec.n, "c": spec.c}
         parts = dict(tiling.split)
         self.loops = tuple(Loop(k, totals[k], min(tiles[k], totals[k]), parts.get(k, 0)) for k in tiling.order)
-        self.most = {x.name: x.tile for x in self.loops}
-        self.extent = {x.name: x.extent for x in self.loops}
+        self.most = {"w": spec.w} | {x.name: x.tile for x in self.loops}
+        self.extent: dict[str, Expr | int] = {"w": spec.w, **{x.name: x.extent for x in self.loops}}
         self.acc_size = dtype(spec.acc_dtype).size_bytes
         self.out_size = dtype(spec.out.dtype).size_bytes
         self.acc_row = self.most["n"] * self.acc_size
         self.units_n, self.units_h = unit_grid(machine, self.most["n"])
         self.tap_block = tap_block(spec, machine.core.matrix, self.most["c"])
-        reach = (self.most["h"] - 1) * spec.stride[0] + (spec.kh - 1) * spec.dilation[0] + 1
-        self.in_rows = min(reach, spec.in_h)
-        start = pos("h") * spec.stride[0] - spec.pad[0]
-        self.in_low = emax(start, 0) if spec.pad[0] else start
-        stop = (pos("h") + self.extent["h"] - 1) * spec.stride[0] + ((spec.kh - 1) * spec.dilation[0] + 1 - spec.pad[0])
-        self.in_count = emax(emin(stop, spec.in_h) - self.in_low, 0)
-        if spec.kh == 1 and spec.stride[0] == 1 and not spec.pad[0] and spec.h <= spec.in_h:
-            self.in_count = self.extent["h"]
-        elif len([x for x in self.loops if x.name == "h" and x.count == 1 and not x.split]):
-            stop = self.whole_stop()
-            self.in_low, self.in_count, self.in_rows = 0, min(spec.in_h, max(0, stop)), min(spec.in_h, max(1, stop))
+        self.read = {"h": self._reach("h"), "w": self._reach("w") if tiling.w else Span(0, spec.in_w, spec.in_w)}
 
-    def whole_stop(self) -> int:
-        """One past the last input row that any output row needs."""
-        s = self.s
-        return (s.h - 1) * s.stride[0] + (s.kh - 1) * s.dilation[0] + 1 - s.pad[0]
+    def _reach(self, letter: str) -> Span:
+        """The rows (h) or columns (w) of the feature map that the present tile reads."""
+        s, axis = self.s, "hw".index(letter)
+        stride, pad, taps = s.stride[axis], s.pad[axis], ((s.kh, s.kw)[axis] - 1) * s.dilation[axis] + 1
+        results, total = (s.h, s.w)[axis], (s.in_h, s.in_w)[axis]
+        most = min((self.most[letter] - 1) * stride + taps, total)
+        start = pos(letter) * stride - pad
+        low = emax(start, 0) if pad else start
+        if taps == 1 and stride == 1 and not pad and results <= total:
+            return Span(low, self.extent[letter], most)
+        if not any(x.moves for x in self.loops if x.name == letter):
+            end = (results - 1) * stride + taps - pad
+            return Span(0, min(total, max(0, end)), min(total, max(1, end)))
+        stop = (pos(letter) + self.extent[letter] - 1) * stride + (taps - pad)
+        return Span(low, emax(emin(stop, total) - low, 0), most)
 
     def level(self, letters: str | tuple[str, ...]) -> int:
         """Depth of the innermost moving loop among `letters`: where a tile that depends on them changes."""
@@ -195,7 +197,7 @@ class TileBuilder:
         """Byte offset of the present tile's first element."""
         total: Expr | int = 0
         for letter in letters:
-            if operand.origin_bytes(letter):
+            if operand.origin_bytes(letter) and any(x.name == letter for x in self.loops):
                 total = pos(letter) * operand.origin_bytes(letter) + total
         return total
 
@@ -204,8 +206,8 @@ class TileBuilder:
         self.loads: list[Placed] = []
         a = self._input()
         weight = self._weights()
-        acc_level = self.level("xyhn")
-        acc_bytes = self.most["h"] * self.s.w * self.acc_row
+        acc_level = self.level("xyhwn")
+        acc_bytes = self.most["h"] * self.most["w"] * self.acc_row
         self.buffers.append(Buffer("acc", self.machine.core.matrix.acc_space, self.s.acc_dtype, acc_bytes, acc_level))
         stages = [*self.work(a, weight), *self._drain(acc_level)]
         named = (("a", self.s.a), ("weight", self.s.weight), ("out", self.s.out))
@@ -244,21 +246,22 @@ class TileBuilder:
         """The feature map (or matrix A): its tile in the scratchpad, loaded unless it lives there."""
         s = self.s
         size = dtype(s.a.dtype).size_bytes
-        c_tile = self.most["c"]
+        rows, columns = self.read["h"], self.read["w"]
         row_start = self.origin(s.a, "xyc")
         if s.a.strides.get("h"):
-            row_start = self.in_low * s.a.bytes_of("h") + row_start
+            row_start = rows.start * s.a.bytes_of("h") + row_start
+        row_start = columns.start * s.a.bytes_of("w") + row_start
         space = self.machine.staging_space
         if s.a.space == space:
             self.a_strides = {x: s.a.bytes_of(x) for x in "hwc"}
             return Ref("a", s.a.dtype, (), row_start)
-        spans = {"h": Span(0, self.in_count, self.in_rows), "w": Span(0, s.in_w, s.in_w), "c": self.span("c")}
+        spans = {k: Span(0, read.extent, read.most) for k, read in self.read.items()} | {"c": self.span("c")}
         order = sorted("hwc", key=lambda x: -s.a.strides.get(x, 0))  # as stored, so that the copy moves long runs
         axes = axes_of(order, spans, s.a.blocks)
         tile = dense("A", s.a.dtype, size, _extents(axes))
         self.a_strides = _tile_strides(axes, tile)
-        level = self.level(s.a.letters("hc"))
-        self.buffers.append(Buffer("A", space, s.a.dtype, self.in_rows * s.in_w * c_tile * size, level))
+        level = self.level(s.a.letters("hwc"))
+        self.buffers.append(Buffer("A", space, s.a.dtype, rows.most * columns.most * self.most["c"] * size, level))
         self.loads.append(Placed(Stmt("cp", tile, (Ref("a", s.a.dtype, s.a.dims(axes), row_start),)), level))
         return Ref("A", s.a.dtype, ())
 
@@ -293,15 +296,14 @@ class TileBuilder:
 
     def out_axes(self) -> list[Axis]:
         """Dimensions of a tile of results, as the output has them."""
-        return axes_of("hwn", {"h": self.span("h"), "w": Span(0, self.s.w, self.s.w), "n": self.span("n")},
-                       self.s.out.blocks)  # fmt: skip
+        return axes_of("hwn", {k: self.span(k) for k in "hwn"}, self.s.out.blocks)
 
     def results(self) -> tuple[tuple[tuple[Expr | int, int], ...], Ref, Ref]:
         """(extents, sums, place in the output) of the present tile of results."""
         out, axes = self.s.out, self.out_axes()
-        strides = {"h": self.s.w * self.acc_row, "w": self.acc_row, "n": self.acc_size}
+        strides = {"h": self.most["w"] * self.acc_row, "w": self.acc_row, "n": self.acc_size}
         sums = Ref("acc", self.s.acc_dtype, tuple(Dim(x.extent, x.most, x.stride(strides)) for x in axes))
-        target = Ref("out", out.dtype, out.dims(axes), self.origin(out, "xyhn"), scale=out.scale,
+        target = Ref("out", out.dtype, out.dims(axes), self.origin(out, "xyhwn"), scale=out.scale,
                      zero_point=out.zero_point)  # fmt: skip
         return _extents(axes), sums, target
 
@@ -309,7 +311,7 @@ class TileBuilder:
         s, e = self.s, self.s.epilogue
         out_direct = s.out.space == self.scratch
         extents, acc, target = self.results()
-        tile_bytes = self.most["h"] * s.w * self.most["n"] * self.out_size
+        tile_bytes = self.most["h"] * self.most["w"] * self.most["n"] * self.out_size
         if not out_direct or e.after:
             self.buffers.append(Buffer("O", self.scratch, s.out.dtype, tile_bytes, level))
         final = dense("O", s.out.dtype, self.out_size, extents, scale=s.out.scale, zero_point=s.out.zero_point)
@@ -373,7 +375,7 @@ class TileBuilder:
         """sigmoid(alpha src) in fp32, in a tile of its own."""
         gate = dense("G", "fp32", 4, extents)
         if all(b.name != gate.base for b in self.buffers):
-            room = self.most["h"] * self.s.w * self.most["n"] * 4
+            room = self.most["h"] * self.most["w"] * self.most["n"] * 4
             self.buffers.append(Buffer("G", self.scratch, "fp32", room, level))
         if alpha != 1.0:
             placed.append(Placed(Stmt("v.muls", gate, (src,), f0=alpha), level, "post"))
@@ -384,7 +386,7 @@ class TileBuilder:
     def _epilogue_operand(self, index: int, extents: tuple[tuple[Expr | int, int], ...], level: int) -> Ref:
         operand = self.s.epilogue.operands[index]
         size, axes = dtype(operand.dtype).size_bytes, self.out_axes()
-        source = Ref(f"e{index}", operand.dtype, operand.dims(axes), self.origin(operand, "xyhn"),
+        source = Ref(f"e{index}", operand.dtype, operand.dims(axes), self.origin(operand, "xyhwn"),
                      scale=operand.scale, zero_point=operand.zero_point)  # fmt: skip
         if operand.space == self.scratch:
             return source

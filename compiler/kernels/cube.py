@@ -8,6 +8,7 @@ map is fetched once, and no im2col buffer exists.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 from compiler.expr import Expr, emax, emin, pos
 from compiler.kernels import mix
@@ -41,7 +42,7 @@ def feed_block(spec: Contraction, tiling: Tiling, machine: Machine) -> tuple[int
     if not is_fed(machine):
         return spec.kh, spec.kw, min(tiling.c, spec.c)
     size, depth = dtype(spec.operand_dtype).size_bytes, matrix.depth(spec.operand_dtype)
-    rows = ceil_to(min(tiling.h, spec.h) * spec.w, matrix.rows)
+    rows = ceil_to(min(tiling.h, spec.h) * (tiling.w or spec.w), matrix.rows)
     cols = ceil_to(min(tiling.n, spec.n), matrix.cols)
     rooms = [machine.core.spaces[s].size_bytes // (L0_SLOTS * size * span) for s, span in (
         (matrix.operand_space, rows), (matrix.operand_b_space or matrix.operand_space, cols))]
@@ -95,14 +96,14 @@ class _CubeBuilder(TileBuilder):
             earlier = earlier + pos(loop)
         sources = row_operand(self, a, spans), weight_operand(self, weight, spans)
         if not is_fed(self.machine):
-            product = Stmt("mm", result_operand(self, spans), sources, accumulate=earlier)
-            return [Stage("compute", (Placed(product, len(self.loops)),))]
-        left = self._fed("L0A", sources[0], ("x", "y", "h", "c"))
+            multiply = Stmt("mm", result_operand(self, spans), sources, accumulate=earlier)
+            return [Stage("compute", (Placed(multiply, len(self.loops)),))]
+        left = self._fed("L0A", sources[0], ("x", "y", "h", "w", "c"))
         right = self._fed("L0B", sources[1], ("x", "y", "c", "n"))
         feed = zip((left, right), sources)
         placed = [Placed(Stmt("cp", to, (source,)), self._buffer(to.base).level) for to, source in feed]
-        product = Stmt("mm", result_operand(self, spans), (left, right), accumulate=earlier)
-        return [Stage("feed", tuple(placed)), Stage("compute", (Placed(product, len(self.loops)),))]
+        multiply = Stmt("mm", result_operand(self, spans), (left, right), accumulate=earlier)
+        return [Stage("feed", tuple(placed)), Stage("compute", (Placed(multiply, len(self.loops)),))]
 
     def _drain(self, level: int) -> list[Stage]:
         """The way out: straight to DRAM where a copy engine drains, else as on other machines.
@@ -142,8 +143,7 @@ class _CubeBuilder(TileBuilder):
 
         s = self.s
         return {
-            "h": Span(0, self.extent["h"], self.most["h"]), "w": Span(0, s.w, s.w),
-            "n": Span(0, self.extent["n"], self.most["n"]), "kh": part("th", s.kh, s.kh),
+            "h": self.span("h"), "w": self.span("w"), "n": self.span("n"), "kh": part("th", s.kh, s.kh),
             "kw": part("tw", s.kw, s.kw), "c": part("cs", self.extent["c"], self.most["c"]),
         }
 
@@ -165,10 +165,13 @@ class _CubeBuilder(TileBuilder):
         """MACs of the cube, empty rows, columns and depth of its blocks included."""
         s, matrix = self.s, self.machine.core.matrix
         depth = matrix.depth(s.operand_dtype)
-        m = sum(-(-min(self.most["h"], s.h - lo) * s.w // matrix.rows) for lo in range(0, s.h, self.most["h"]))
+        high, wide = ([min(self.most[k], total - lo) for lo in range(0, total, self.most[k])]
+                      for k, total in (("h", s.h), ("w", s.w)))  # fmt: skip
+        m = sum(-(-rows * columns // matrix.rows) for rows in high for columns in wide)
         n = sum(-(-min(self.most["n"], s.n - lo) // matrix.cols) for lo in range(0, s.n, self.most["n"]))
-        high, wide, channels = (self.block[k] for k in BLOCK_LOOPS)
-        taps = [(min(high, s.kh - i), min(wide, s.kw - j)) for i in range(0, s.kh, high) for j in range(0, s.kw, wide)]
+        down, along, channels = (self.block[k] for k in BLOCK_LOOPS)
+        taps = list(product((min(down, s.kh - i) for i in range(0, s.kh, down)),
+                            (min(along, s.kw - j) for j in range(0, s.kw, along))))  # fmt: skip
         k = 0
         for lo in range(0, s.c, self.most["c"]):
             tile = min(self.most["c"], s.c - lo)

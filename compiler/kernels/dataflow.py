@@ -219,7 +219,7 @@ def weight_operand(b: TileBuilder, weight: Ref, spans: Block) -> Ref:
 
 def result_operand(b: TileBuilder, spans: Block) -> Ref:
     """The accumulators of a block: rows (h, w) by n."""
-    strides = (b.s.w * b.acc_row, b.acc_row, b.acc_size)
+    strides = (b.most["w"] * b.acc_row, b.acc_row, b.acc_size)
     offset: Value = 0
     for letter, stride in zip("hwn", strides):
         offset = offset + spans[letter].start * stride
@@ -239,8 +239,10 @@ def row_operand(b: TileBuilder, a: Ref, spans: Block) -> Ref:
         dims = (Dim(h.extent, h.most, sh * s.stride[0]), Dim(w.extent, w.most, sw * s.stride[1]), *blocks,
                 Dim(th.extent, th.most, sh * s.dilation[0]), Dim(tw.extent, tw.most, sw * s.dilation[1]), channels)
         return Ref(a.base, a.dtype, dims, offset + down * sh + right * sw, rows=2)
-    first = pos("h") * s.stride[0] - s.pad[0] - b.in_low
-    windows = (Window(first + down, b.in_count, sh), Window(right - s.pad[1], s.in_w, sw))
+    rows, columns = b.read["h"], b.read["w"]
+    first = pos("h") * s.stride[0] - s.pad[0] - rows.start
+    left = (pos("w") * s.stride[1] if b.t.w else 0) - s.pad[1] - columns.start
+    windows = (Window(first + down, rows.extent, sh), Window(left + right, columns.extent, sw))
     dims = (Dim(h.extent, h.most, 0, 0, s.stride[0]), Dim(w.extent, w.most, 0, 1, s.stride[1]), *blocks,
             Dim(th.extent, th.most, 0, 0, s.dilation[0]), Dim(tw.extent, tw.most, 0, 1, s.dilation[1]), channels)
     return Ref(a.base, a.dtype, dims, offset, rows=2, windows=windows)

@@ -28,7 +28,7 @@ def partners(machine: Machine) -> int:
 def slot_bytes(spec: Contraction, tiling: Tiling) -> int:
     """Bytes of a tile in the workspace."""
     kind = spec.epilogue.mid_dtype or spec.out.dtype
-    size = min(tiling.h, spec.h) * spec.w * min(tiling.n, spec.n) * dtype(kind).size_bytes
+    size = min(tiling.h, spec.h) * (tiling.w or spec.w) * min(tiling.n, spec.n) * dtype(kind).size_bytes
     return -(-size // ALIGN_BYTES) * ALIGN_BYTES
 
 
@@ -38,7 +38,8 @@ def workspace(b: TileBuilder, level: int) -> tuple[Buffer, Ref]:
     kind = spec.epilogue.mid_dtype or spec.out.dtype
     size, block = dtype(kind).size_bytes, spec.out.blocks.get("n", 0)
     rows, pixel = min(b.t.h, spec.h), (block or min(b.t.n, spec.n)) * size
-    strides = {"h": spec.w * pixel, "w": pixel, "n": size} | ({"N": rows * spec.w * size} if block else {})
+    row = b.most["w"] * pixel
+    strides = {"h": row, "w": pixel, "n": size} | ({"N": rows * b.most["w"] * size} if block else {})
     scales = spec.epilogue.mid_scales or (spec.out.scale,)
     dims = tuple(Dim(x.extent, x.most, x.stride(strides)) for x in b.out_axes())
     tile = Ref("mid", kind, dims, b.first_row * strides["h"], scale=scales[0])
@@ -50,7 +51,7 @@ def rows_at_once(spec: Contraction, tiling: Tiling, machine: Machine) -> int:
     epilogue, room_bytes = spec.epilogue, machine.core.spaces[machine.scratch_space].size_bytes
     middle = dtype(epilogue.mid_dtype or spec.out.dtype).size_bytes
     sizes = [middle, dtype(spec.out.dtype).size_bytes, *(dtype(o.dtype).size_bytes for o in epilogue.operands)]
-    row = spec.w * min(tiling.n, spec.n) * (TILE_SLOTS * sum(sizes) + 4 * epilogue.gated)
+    row = (tiling.w or spec.w) * min(tiling.n, spec.n) * (TILE_SLOTS * sum(sizes) + 4 * epilogue.gated)
     spare = ALIGN_BYTES * TILE_SLOTS * (len(sizes) + 1)
     share = -(-min(tiling.h, spec.h) // partners(machine))
     return min(share, max(0, room_bytes - spare) // row)
@@ -67,13 +68,12 @@ class _Epilogue(TileBuilder):
     def __init__(self, spec: Contraction, tiling: Tiling, machine: Machine, name: str, rows: int) -> None:
         super().__init__(spec, tiling, machine, name)
         self.first_row = pos(ROWS)
-        self.tile_level = super().level("xyhn")
+        self.tile_level = super().level("xyhwn")
         count = partners(machine)
         share = -(-self.most["h"] // (count * rows)) * rows
         self.loops = (*(x for x in self.loops if x.name != "c"), Loop(ROWS, share * count, rows, count))
-        high, width = self.extent["h"], self.extent["n"]
-        self.extent = {**self.extent, "h": emax(emin(high - pos(ROWS), rows), 0), "n": width}
-        self.most = {**self.most, "h": rows}
+        self.extent["h"] = emax(emin(self.extent["h"] - pos(ROWS), rows), 0)
+        self.most["h"] = rows
 
     def level(self, letters: str | tuple[str, ...]) -> int:
         """What depends on the rows of a tile changes with a core's share of them."""
@@ -94,7 +94,7 @@ class _Epilogue(TileBuilder):
         drained = dense("D", space.dtype, dtype(space.dtype).size_bytes, extents, scale=scales[0])
         final = dense("O", s.out.dtype, self.out_size, extents, scale=s.out.scale, zero_point=s.out.zero_point)
         for ref in (drained, final):
-            room = self.most["h"] * s.w * self.most["n"] * dtype(ref.dtype).size_bytes
+            room = self.most["h"] * self.most["w"] * self.most["n"] * dtype(ref.dtype).size_bytes
             self.buffers.append(Buffer(ref.base, self.scratch, ref.dtype, room, level, least_slots=2))
         self.loads.append(Placed(Stmt("cp", drained, (source,)), level))
         work = self._after(drained, final, extents, level, scales)

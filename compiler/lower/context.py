@@ -53,7 +53,7 @@ class Choices:
     """
 
     reread_rows: bool = False
-    tile: tuple[int, int, int] | None = None
+    tile: tuple[int, ...] | None = None
     layout: str = "auto"
 
 

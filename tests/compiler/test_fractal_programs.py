@@ -82,6 +82,38 @@ def test_tiles_of_any_extent_keep_whole_blocks(tile: str) -> None:
     assert_right(compilation, "ascend-310")
 
 
+STRIPS = {  # a padded border on both sides, gaps between taps, a last strip of one pixel, work for the vector cores
+    "padded": ("1,24,10,45", "const %w : fp32[40,24,3,3]", "40,24,3,3", '"pads": [1, 1, 1, 1]'),
+    "strided": ("2,32,11,45", "const %w : fp32[48,32,3,3]", "48,32,3,3", '"pads": [1, 1, 1, 1], "strides": [2, 2]'),
+    "wide taps": ("1,16,9,33", "const %w : fp32[20,16,3,5]", "20,16,3,5", '"pads": [0, 2, 0, 2]'),
+    "dilated, bare": ("1,16,9,40", "const %w : fp32[20,16,1,3]", "20,16,1,3", '"dilations": [1, 3]'),
+    "pointwise": ("1,40,5,33", "const %w : fp32[20,40,1,1]", "20,40,1,1", '"pads": [0, 0, 0, 0]'),
+}
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "nc1hwc0"])
+@pytest.mark.parametrize("hw", MACHINES)
+@pytest.mark.parametrize("name", STRIPS)
+def test_rows_of_pixels_may_be_cut(name: str, hw: str, layout: str) -> None:
+    """Strips of 16 pixels give the values of whole rows, and fetch the columns that neighbours share twice."""
+    shape, weight, _, attributes = STRIPS[name]
+    lines = ['graph "t"', f"input %x : fp32[{shape}]", weight, f"%c : fp32[1] = Conv(%x, %w) {{{attributes}}}",
+             "%s : fp32[1] = Sigmoid(%c)", "%y : fp32[1] = Mul(%c, %s)", "output %y"]  # fmt: skip
+    settings = [f"run.layout={layout}", "run.tile=2x16x16x16"]
+    compilation = api.compile(graph_of("\n".join(lines)), hw, settings=settings, calibrated=True)
+    strips = [loop for nest in compilation.built.nests.values() for loop in nest.loops if loop.name == "w"]
+    assert strips and all(loop.tile == 16 and loop.count > 1 for loop in strips)
+    assert_right(compilation, hw)
+
+
+@pytest.mark.parametrize(("pixels", "cut"), [(1024, False), (1040, True)])
+def test_rows_that_no_buffer_holds_are_cut(pixels: int, cut: bool) -> None:
+    """L0A of ascend-310 holds 16 channels of 1024 pixels in fp16 twice."""
+    compilation = api.compile(f"conv:1x1x{pixels}x16x16x1x1x0", "ascend-310", settings=["run.layout=channels_last"])
+    assert any(loop.name == "w" for nest in compilation.built.nests.values() for loop in nest.loops) == cut
+    assert_right(compilation, "ascend-310")
+
+
 @pytest.mark.parametrize("name", ["residual, batch 2", "depthwise"])
 @pytest.mark.parametrize("dtype", ["int8", "fp32"])
 def test_a_block_of_other_formats_has_other_channels(name: str, dtype: str) -> None:

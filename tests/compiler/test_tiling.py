@@ -24,10 +24,15 @@ def test_the_search_moves_no_more_than_a_small_tile() -> None:
     assert moved_bytes() < moved_bytes("run.tile=128x128x256")
 
 
-@pytest.mark.parametrize("text", ["64", "64x64", "64x64x0", "axbxc", "64x64x64x64", "-1x64x64"])
+@pytest.mark.parametrize("text", ["64", "64x64", "64x64x0", "axbxc", "64x64x64x64x64", "-1x64x64"])
 def test_a_tile_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"run\.tile=.*256x256x512"):
         moved_bytes(f"run.tile={text}")
+
+
+def test_only_a_cube_cuts_rows_of_pixels() -> None:
+    with pytest.raises(ConfigError, match=r"run\.tile=4x32x64x64: tpu-v3-core works on whole rows"):
+        moved_bytes("run.tile=4x32x64x64")
 
 
 def test_a_tile_beyond_the_memory_is_refused_with_its_need() -> None:
