@@ -250,7 +250,8 @@ class _Work:
         high, wide, channels = block
         self.blocks = -(-spec.kh // high) * -(-spec.kw // wide) * -(-tiles["c"] // channels)
         k_blocks = -(-high * wide * channels // self.matrix.depth(spec.operand_dtype))
-        self.block_cycles = self.rows * self.cols * k_blocks * self.matrix.passes[spec.operand_dtype]
+        products = self.rows * self.cols * k_blocks * self.matrix.passes[spec.operand_dtype]
+        self.block_cycles = self.matrix.startup_cycles + products
         self.steps = math.prod(self.mine.values())
         self.product_cycles = self.steps * self.blocks * self.block_cycles  # of the array, on the busiest core
         self.bytes = {

@@ -65,6 +65,7 @@ class MatrixUnit(Part):
     cols: Annotated[int, Field(gt=0, le=4096)]
     depth_bytes: Annotated[int, Field(ge=0, le=4096)] = 0  # of a cube: of a row of a block; narrow types go deeper
     fractal_bytes: Annotated[int, Field(ge=0, le=4096)] = 0  # of a cube: C0 of its fractal layouts; 0: it has none
+    startup_cycles: Natural = 0  # of a cube, busy before the first block of an instruction
     latency_cycles: Natural = 0  # of a cube, from the last block to its result
     dataflow: Literal["ws", "os", "is", "cube"] = "ws"
     passes: dict[str, Rate]

@@ -37,7 +37,7 @@ CROSS_MILLI, CROSS_REDUCE_MILLI = INDEX["cross_milli"], INDEX["cross_reduce_mill
 CROSS_LATENCY = INDEX["cross_latency"]
 DRAIN_MILLI, DRAIN_LATENCY = INDEX["drain_milli"], INDEX["drain_latency"]
 DATAFLOW_OS, DATAFLOW_CUBE = 2, 3
-CUBE_LATENCY = INDEX["cube_latency"]
+CUBE_STARTUP, CUBE_LATENCY = INDEX["cube_startup"], INDEX["cube_latency"]
 REDUCE = LANES_ID["reduce"]
 
 
@@ -88,7 +88,7 @@ def matrix_cycles(v, stream, passes_milli):
     """(occupancy, latency after it) of one stream: see isa.cost.systolic_fold_cycles."""
     occupy = ceil_div(stream * passes_milli, MILLI)
     if v[DATAFLOW] == DATAFLOW_CUBE:
-        return occupy, v[CUBE_LATENCY]
+        return occupy + (v[CUBE_STARTUP] if stream else 0), v[CUBE_LATENCY]
     if v[DATAFLOW] == DATAFLOW_OS:
         latency = v[INPUT_REGISTER] + v[ROWS] + v[COLS] - 2
         return occupy, latency + (v[ROWS] if v[DRAIN_COUNTED] else 0)

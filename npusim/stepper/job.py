@@ -110,7 +110,7 @@ def _matrix(job: Job, flags: int, operands: list[Operand | None], machine: Machi
         n = prod(_given(b).ext[_given(b).rows :])
         blocks = cube_blocks(matrix, prod(a.ext[: a.rows]), n, job.rows, kind)
         job.rows = blocks * matrix.depth(kind)
-        job.occupy = stream_cycles(blocks, matrix.passes[kind])
+        job.occupy = stream_cycles(blocks, matrix.passes[kind]) + matrix.startup_cycles * (blocks > 0)
     else:
         job.occupy = stream_cycles(job.rows, matrix.passes[kind])
     job.latency = latency_cycles(matrix)
