@@ -37,12 +37,15 @@ class Scalar(Part):
 class Space(Part):
     """One on-chip memory of a core. A pipe takes one of its `ports` while it works on it; more wait.
 
-    Blocks of `bank_bytes` go to `bank_groups` in turn, and each gives a vector register one block a cycle.
+    Blocks of `bank_bytes` go to `bank_groups` in turn; in a cycle each group gives one block to what a vector
+    instruction reads and takes one of what it writes. With `bank_size_bytes` a group consists of banks, each used once
+    around the groups before the next, and a bank does one of the two in a cycle.
     """
 
     size_bytes: Annotated[int, Field(gt=0, le=1 << 32)]
     bank_groups: Annotated[int, Field(ge=0, le=64)] = 0  # 0: no two accesses of a register conflict
     bank_bytes: Count = 32
+    bank_size_bytes: Annotated[int, Field(ge=0, le=1 << 32)] = 0  # 0: reads and writes do not conflict
     ports: Count = 8
     align_bytes: Count = 1
     label: str = ""

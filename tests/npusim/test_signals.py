@@ -213,14 +213,19 @@ def test_every_await_of_a_compiled_kernel_is_needed(tmp_path: Path) -> None:
 # ---- the vector unit's registers and banks
 
 ROW = """  .desc %a space=ub dtype={kind} ext={ext} stride={stride}
-  .desc %d space=ub dtype={kind} ext={ext} base=32768
+  .desc %d space=ub dtype={kind} ext={ext} base=65536
 """
 
 
 def vector_time(kind: str, ext: list[int], stride: list[int], op: str = "v.relu %d, %a") -> int:
     desc = ROW.format(kind=kind, ext=ext, stride=stride)
-    program = kernel(desc + f"  {op}", "ub=65536")
-    machine = chip("cores=1", "other_cores.aiv.count=1", "memory.model=ideal", "memory.l2=null")
+    return vector_span(desc + f"  {op}")
+
+
+def vector_span(body: str, *changes: str) -> int:
+    """Cycles of a kernel's vector instruction, on engine and stepper."""
+    program = kernel(body, "ub=196608")
+    machine = chip("cores=1", "other_cores.aiv.count=1", "memory.model=ideal", "memory.l2=null", *changes)
     both(program, machine)
     event = run(program, resolve(machine)).events[0]
     return int(event["end"] - event["start"])
@@ -246,14 +251,59 @@ def test_blocks_of_a_repeat_in_one_bank_group_come_one_after_another(blocks: int
 
 
 def test_what_is_broadcast_is_read_once() -> None:
-    """A number a row, for 64 columns: two cycles a repeat for two sources, and no conflict."""
+    """A number a row, for 64 columns, wherever it is: no conflict."""
     desc = ROW.format(kind="fp32", ext=[8, 64], stride=[256, 4])
     desc += "  .desc %b space=ub dtype=fp32 ext=[8, 64] stride=[4, 0] base=16384\n"
-    machine = chip("cores=1", "other_cores.aiv.count=1", "memory.model=ideal", "memory.l2=null")
-    program = kernel(desc + "  v.sub %d, %a, %b", "ub=65536")
-    both(program, machine)
-    event = run(program, resolve(machine)).events[0]
-    assert int(event["end"] - event["start"]) == 2 * 8 + 24
+    assert vector_span(desc + "  v.sub %d, %a, %b") == 8 + 24
+
+
+OPERAND = "  .desc %{} space=ub dtype=fp32 ext=[{}] base={}\n"
+
+
+def sum_span(a: int, b: int, d: int, elements: int = 4096, *changes: str) -> int:
+    """Cycles of d = a + b of so many elements at these addresses, without the fixed part."""
+    operands = "".join(OPERAND.format(name, elements, at) for name, at in (("a", a), ("b", b), ("d", d)))
+    return vector_span(operands + "  v.add %d, %a, %b", *changes) - 24
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "d", "cycles"),
+    [
+        (0, 0x4100, 0x10000, 1),  # as the sample leaves them
+        (0, 0x4000, 0x10000, 2),  # sources in the same groups
+        (0, 0x4100, 0x8000, 2),  # d in the banks of a, which the guide calls a read-write conflict
+        (0, 0x4100, 0x8100, 2),  # of b
+        (0, 0x4000, 0x8000, 3),  # both conflicts, as the sample is before
+        (0, 0x14100, 0x10000, 1),  # d in the same 64 KiB as b, but in banks of other groups
+        (0, 0x14000, 0x10000, 2),  # a and b in different banks of the same groups, b and d in one bank
+    ],
+)
+def test_operands_in_one_bank_come_one_after_another(a: int, b: int, d: int, cycles: int) -> None:
+    """Addresses of the sample bank_conflict (asc-devkit), a sum of 4096 fp32: 64 repeats."""
+    assert sum_span(a, b, d) == 64 * cycles
+
+
+@pytest.mark.parametrize(("a", "b", "conflict"), [(0x10020, 0x20020, True), (0x10020, 0x10000, False)])
+def test_two_reads_of_a_bank_group_conflict(a: int, b: int, conflict: bool) -> None:
+    """Banks 17 and 33 are of one group, banks 16 and 17 are not (Ascend C guide, read-read conflicts)."""
+    assert sum_span(a, b, 0x5000, 8) == (2 if conflict else 1)
+
+
+@pytest.mark.parametrize(("a", "d", "conflict"), [(0x10020, 0x10E20, True), (0x10020, 0x10000, False),
+                                                  (0x10020, 0x20020, False)])  # fmt: skip
+def test_a_read_and_a_write_of_a_bank_conflict(a: int, d: int, conflict: bool) -> None:
+    """Both in bank 17; in 17 and 16; in 17 and 33, of one group (Ascend C guide, read-write conflicts)."""
+    operands = OPERAND.format("a", 8, a) + OPERAND.format("d", 8, d) + "  v.relu %d, %a"
+    assert vector_span(operands) - 24 == (2 if conflict else 1)
+    assert vector_span(operands, "core.spaces.ub.bank_size_bytes=0") - 24 == 1
+
+
+def test_slow_operations_hide_conflicts_of_operands() -> None:
+    """An exp takes two cycles a repeat anyway; of three operands in one bank one does not fit into them."""
+    operands = "".join(OPERAND.format(name, 64, at) for name, at in (("a", 0), ("b", 0x1000), ("d", 0x2000)))
+    assert vector_span(operands + "  v.exp %d, %a") - 24 == 2
+    assert vector_span(operands + "  v.add %d, %a, %b") - 24 == 3
+    assert vector_span(operands + "  v.div %d, %a, %b") - 24 == 4
 
 
 def test_bank_conflicts_are_a_state_of_their_own() -> None:
@@ -261,6 +311,6 @@ def test_bank_conflicts_are_a_state_of_their_own() -> None:
 
     desc = ROW.format(kind="fp32", ext=[8, 8], stride=[512, 4])
     machine = chip("cores=1", "other_cores.aiv.count=1", "memory.model=ideal", "memory.l2=null")
-    record = run(kernel(desc + "  v.relu %d, %a", "ub=65536"), resolve(machine))
+    record = run(kernel(desc + "  v.relu %d, %a", "ub=131072"), resolve(machine))
     states = record.states[0, 1, [p.label for p in record.pipes].index("VECTOR")]
     assert states[CAUSE_ID["port_conflict"]] == 7 and states[CAUSE_ID["busy"]] == 1
