@@ -123,8 +123,79 @@ def test_a_signal_to_a_block_that_is_not_there_is_refused() -> None:
     with pytest.raises(SimulationError, match="block 5 does not exist; there are 2"):
         execute(program, chip(), {"x": np.zeros(64, np.float32)}, no_host)
     assert [f.kind for f in check_hazards(program, chip())] == ["signal"]
-    with pytest.raises(SimulationError, match="signals a block that does not exist"):
+    with pytest.raises(SimulationError, match=r"block 5 does not exist; there are 2 \(the grid of the launch\)"):
         run(program, resolve(chip()))
+
+
+def test_a_deadlock_does_not_hide_a_signal_to_a_block_that_is_not_there() -> None:
+    """The wait holds the queue in which the signal stands; of a signal that somebody would get nothing is said."""
+    program = kernel("  li r1, 5\n  await vector, 1, 1\n  signal vector, 0, r1", grid=2)
+    with pytest.raises(DeadlockError, match="behind it, core 0: instruction 2 signals block 5, which does not exist"):
+        execute(program, chip(), {"x": np.zeros(64, np.float32)}, no_host)
+    assert {f.kind for f in check_hazards(program, chip())} == {"deadlock", "signal"}
+    program = kernel("  li r1, 1\n  await vector, 1, 1\n  signal vector, 0, r1", grid=2)
+    with pytest.raises(DeadlockError) as caught:
+        execute(program, chip(), {"x": np.zeros(64, np.float32)}, no_host)
+    assert "behind it" not in str(caught.value)
+    assert {f.kind for f in check_hazards(program, chip())} == {"deadlock"}
+
+
+def test_an_instruction_must_find_its_unit_on_the_cores_of_its_kernel() -> None:
+    """What a kernel declares decides where it runs; with spaces of both kinds it runs on both."""
+    body = (
+        "  .desc %a space=ub dtype=fp32 ext=[64]\n  .desc %l space=l1 dtype=fp32 ext=[64]\n"
+        "  .desc %x space=dram dtype=fp32 ext=[64]\n  v.relu %a, %a\n"
+    )
+    verify(kernel(body, "ub=256"), chip())
+    verify(kernel(body + "  cp %l, %x", "l1=256 ub=256"), chip())
+    with pytest.raises(ProgramError) as caught:
+        verify(kernel(body, "l1=256"), chip())
+    text = str(caught.value)
+    assert "instruction 0 `v.relu %d0, %d0`: v.relu needs VECTOR and ub, which the cores of `cores` do not have" in text
+    assert "kernel 'k' runs there because it declares l1" in text
+    assert "the cores of `other_cores.aiv` have it: declare what it uses of ub" in text
+    with pytest.raises(ProgramError, match=r"cp needs MTE2 and l1, which the cores of `other_cores.aiv` do not have"):
+        verify(kernel(body + "  cp %l, %x", "ub=256"), chip())
+    verify(kernel("  set vector, 0\n  wait vector, 0, 1", "ub=256"), chip())
+    with pytest.raises(ProgramError, match=r"set needs VECTOR, which the cores of `cores` do not have"):
+        verify(kernel("  set vector, 0\n  wait scalar, 0, 1", "l1=256"), chip())
+
+
+def test_a_kernel_declares_all_bytes_that_it_touches() -> None:
+    body = "  .desc %a space=ub dtype=fp32 ext=[64] base=256\n  v.relu %a, %a"
+    verify(kernel(body, "ub=512"), chip())
+    why = r"instruction 0 .*operand D covers bytes \[256, 512\) of ub, of which kernel 'k' declares 511: let"
+    with pytest.raises(ProgramError, match=why):
+        verify(kernel(body, "ub=511"), chip())
+
+
+@pytest.mark.parametrize(("declared", "fits"), [(512, True), (511, False)])
+@pytest.mark.parametrize("induction", [True, False])
+def test_addresses_in_registers_stay_within_what_is_declared(declared: int, fits: bool, induction: bool) -> None:
+    body = (
+        "  li r1, 256\n  .desc %a space=ub dtype=fp32 ext=[64] base_reg=r1\n"
+        "  .desc %x space=dram dtype=fp32 ext=[64]\n  cp %a, %x"
+    )
+    program, inputs = kernel(body, f"ub={declared}"), {"x": np.zeros(64, np.float32)}
+    found = check_hazards(program, chip(), induction=induction)
+    if fits:
+        execute(program, chip(), inputs, no_host)
+        assert found == []
+        return
+    why = "operand D touches bytes [256, 512) of ub, of which its kernel declares 511: let .kernel say ub=512 or more"
+    assert [f.kind for f in found] == ["bounds"] and why in found[0].message
+    with pytest.raises(SimulationError, match=r"instruction 1 .*which its kernel declares 511"):
+        execute(program, chip(), inputs, no_host)
+
+
+def test_limits_of_flags_name_their_key_and_what_to_do() -> None:
+    with pytest.raises(ProgramError, match=r"flag 512 does not exist \(core.flags\); there are 512: use one again "
+                                           r"whose waits have all passed, or raise core.flags"):  # fmt: skip
+        verify(kernel("  set scalar, 512"), chip())
+    for body, key, count in (("  li r1, 512\n  set vector, 0, r1", "flags", 512),
+                             ("  li r1, 11\n  await vector, 0, r1, 1", "cross_flags", 11)):  # fmt: skip
+        with pytest.raises(SimulationError, match=rf"flag {count} does not exist; there are {count} \(core.{key}\)"):
+            run(kernel(body), resolve(chip()))
 
 
 def test_cross_core_flags_are_bounded_and_need_all_blocks_at_once() -> None:
