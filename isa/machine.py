@@ -37,12 +37,15 @@ class Scalar(Part):
 class Space(Part):
     """One on-chip memory of a core. A pipe takes one of its `ports` while it works on it; more wait.
 
-    Blocks of `bank_bytes` go to `bank_groups` in turn, and each gives a vector register one block a cycle.
+    Blocks of `bank_bytes` go to `bank_groups` in turn; in a cycle each group gives one block to what a vector
+    instruction reads and takes one of what it writes. With `bank_size_bytes` a group consists of banks, each used once
+    around the groups before the next, and a bank does one of the two in a cycle.
     """
 
     size_bytes: Annotated[int, Field(gt=0, le=1 << 32)]
     bank_groups: Annotated[int, Field(ge=0, le=64)] = 0  # 0: no two accesses of a register conflict
     bank_bytes: Count = 32
+    bank_size_bytes: Annotated[int, Field(ge=0, le=1 << 32)] = 0  # 0: reads and writes do not conflict
     ports: Count = 8
     align_bytes: Count = 1
     label: str = ""
@@ -359,6 +362,7 @@ def _space_faults(machine: Machine) -> Iterator[str]:
     for name in spaces:
         if name not in CORE_SPACES:
             yield f"core.spaces.{name}: unknown space; a space of a core is one of {', '.join(CORE_SPACES)}"
+    yield from _bank_faults(machine)
     matrix = machine.core.matrix
     named = {"acc_space": matrix.acc_space, "operand_space": matrix.operand_space}
     if matrix.operand_b_space is not None:
@@ -368,6 +372,26 @@ def _space_faults(machine: Machine) -> Iterator[str]:
             yield f"core.matrix.{field}: {name!r} is not a space of the core; there are {', '.join(sorted(spaces))}"
     if machine.activation_space == "spm" and "spm" not in spaces:
         yield "activation_space: 'spm' is not a space of the core"
+
+
+def _bank_faults(machine: Machine) -> Iterator[str]:
+    """Addresses are dealt out to banks, and bytes to lanes, by their bits."""
+    figures = {} if machine.core.vector is None else {"core.vector.lane_bytes": machine.core.vector.lane_bytes}
+    for name, space in machine.core.spaces.items():
+        key = f"core.spaces.{name}"
+        figures |= {f"{key}.bank_groups": space.bank_groups, f"{key}.bank_bytes": space.bank_bytes}
+        if space.bank_size_bytes and not space.bank_groups:
+            yield f"{key}.bank_size_bytes: {space.bank_size_bytes}, but bank_groups is 0: give the number of groups too"
+        if space.bank_size_bytes % space.bank_bytes:
+            yield f"{key}.bank_size_bytes: {space.bank_size_bytes} is no multiple of bank_bytes, {space.bank_bytes}"
+        around = space.bank_groups * max(space.bank_bytes, space.bank_size_bytes)
+        if around > space.size_bytes:
+            why = f"size_bytes is {space.size_bytes}: give fewer or smaller banks"
+            yield f"{key}.bank_groups: a bank of each of {space.bank_groups} groups is {around} bytes, but {why}"
+    for key, value in figures.items():
+        if value & (value - 1):
+            low = 1 << (value.bit_length() - 1)
+            yield f"{key}: {value} is not a power of two; {low} and {2 * low} are the nearest"
 
 
 def _path_faults(machine: Machine) -> Iterator[str]:

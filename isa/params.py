@@ -80,7 +80,7 @@ class Params:
     `passes_milli` int64 by dtype code (0: not offered); `op_milli` int64 by opcode, vector cost factor;
     `convert_milli` int64 [2, dtypes]: ALU operations to unpack a source register, to pack a destination register;
     `space_ports`, `space_bytes` int64 by space id (0: absent; dram and host: unbounded);
-    `space_banks` int64 [spaces, 2]: bank groups (0: none), bytes of a block.
+    `space_banks` int64 [spaces, 3]: bank groups (0: none), bytes of a block, bytes of a bank (0: not known).
     `present` bool [cores, pipes]: a core has the pipes that work on its spaces.
     """
 
@@ -238,10 +238,10 @@ def _costs(machine: Machine) -> tuple[Array, Array, Array, Array]:
 
 def _spaces(machine: Machine) -> tuple[Array, Array, Array, Array]:
     ports, sizes = np.zeros(len(SPACES), np.int64), np.zeros(len(SPACES), np.int64)
-    banks = np.zeros((len(SPACES), 2), np.int64)
+    banks = np.zeros((len(SPACES), 3), np.int64)
     for name, space in machine.core.spaces.items():
         ports[SPACE_ID[name]], sizes[SPACE_ID[name]] = space.ports, space.size_bytes
-        banks[SPACE_ID[name]] = space.bank_groups, space.bank_bytes
+        banks[SPACE_ID[name]] = space.bank_groups, space.bank_bytes, space.bank_size_bytes
     sizes[SPACE_ID["dram"]] = machine.memory.capacity_bytes
     sizes[SPACE_ID["host"]] = 1 << 46
     widths = np.array([d.size_bytes for d in sorted(DTYPES.values(), key=lambda d: d.code)], np.int64)

@@ -141,6 +141,11 @@ class Program:
                 return candidate
         raise KeyError(name)
 
+    def declared_bytes(self, kernel: Kernel) -> dict[str, int]:
+        """Bytes of on-chip spaces that a kernel says it uses; spaces where tensors live are not its scratch alone."""
+        homes = {tensor.space for tensor in self.tensors} | set(self.memory_bytes)
+        return {space: size for space, size in kernel.scratch_bytes.items() if space not in homes}
+
 
 def instruction(op: int, **fields: Any) -> Array:
     """Return one INSTR record: operands absent (-1) unless given."""

@@ -17,7 +17,7 @@ from isa.disasm import OPERAND_FIELD, TARGET_CODES, instr_text
 from isa.dtypes import DTYPES
 from isa.errors import ProgramError
 from isa.machine import BUNDLE_SLOTS, Machine
-from isa.params import MAX_SETS, PATH_DMA, WEIGHTS_PORT, Params, Pipe, resolve
+from isa.params import MAX_SETS, resolve
 from isa.program import LAUNCH_ESTIMATE, LAUNCH_HOST, LAUNCH_KERNEL, NO_OPERAND, Kernel, Program, Tensor
 from isa.table import (
     ACTIVATIONS,
@@ -34,12 +34,13 @@ from isa.table import (
     WEIGHTS,
     code,
 )
+from isa.verify_kernels import data_pipe, kernel_faults
 from isa.verify_operands import Use, descriptor_faults, operand, space_sizes, use_faults
 
 Array = npt.NDArray[Any]
 MAX_FAULTS = 20
 MAX_LOOP_DEPTH = 16
-MAX_BLOCKS = 1 << 20
+MAX_BLOCKS = 65535  # of a launch: the range of blockDim (Ascend C guide, kernel launch)
 ROLES = ("input", "output", "weight", "temp")
 
 # Of an instruction field: not used, a register, a descriptor, or a number; + OPTIONAL when it may be absent.
@@ -114,11 +115,17 @@ def _instruction_faults(program: Program, machine: Machine) -> Iterator[tuple[in
         sound[position] = False
         yield position, reason
     yield from _immediate_faults(program, machine, known)
-    yield from _operand_faults(program, machine, sound)
+    bad = set()
+    for position, reason in _operand_faults(program, machine, sound):
+        bad.add(position)
+        yield position, reason
+    sound[list(bad)] = False
+    params = resolve(machine)
     for number, kernel in enumerate(program.kernels):
         if not 0 <= kernel.start < kernel.end <= len(instrs):
             continue
         yield from _flow_faults(program, number)
+        yield from kernel_faults(program, kernel, sound, params)
         if machine.issue == "vliw":
             yield from _bundle_faults(instrs, kernel, known, machine)
             yield from _queue_faults(program, kernel, sound, machine)
@@ -158,14 +165,16 @@ def _immediate_faults(program: Program, machine: Machine, known: Array) -> Itera
     """Immediates that are numbers of something."""
     ops, imm = np.where(known, program.instrs["op"], 0), program.instrs["imm"]
 
-    def outside(names: tuple[str, ...], count: int, what: str) -> Iterator[tuple[int, str]]:
+    def outside(names: tuple[str, ...], count: int, what: str, remedy: str = "") -> Iterator[tuple[int, str]]:
         wrong = np.isin(ops, [code(n) for n in names]) & ((imm < 0) | (imm >= count))
         for index in np.flatnonzero(wrong):
-            yield int(index), f"{what.format(imm[index])}; there are {count}"
+            yield int(index), f"{what.format(imm[index])}; there are {count}{remedy}"
 
-    yield from outside(("set", "wait"), machine.core.flags, "flag {} does not exist (core.flags)")
+    again = ": use one again whose waits have all passed, or raise {}"
+    flags = again.format("core.flags")
+    yield from outside(("set", "wait"), machine.core.flags, "flag {} does not exist (core.flags)", flags)
     cross = "cross-core flag {} does not exist (core.cross_flags)"
-    yield from outside(("signal", "await"), machine.core.cross_flags, cross)
+    yield from outside(("signal", "await"), machine.core.cross_flags, cross, again.format("core.cross_flags"))
     yield from outside(("csr",), 3, "special register {} does not exist")
     yield from outside(("mark",), len(program.names), "row {} of the name table does not exist")
     yield from outside(("fix",), len(ACTIVATIONS), "activation {} does not exist")
@@ -285,7 +294,7 @@ def _queue_faults(program: Program, kernel: Kernel, sound: Array, machine: Machi
     for first, end in zip((start + bounds[:-1][many]).tolist(), (start + bounds[1:][many]).tolist()):
         if not sound[first:end].all():
             continue
-        held = Counter(pipe for i in range(first, end) if (pipe := _pipe(program, instrs[i], params)) is not None)
+        held = Counter(pipe for i in range(first, end) if (pipe := data_pipe(program, instrs[i], params)) is not None)
         for pipe, count in held.items():
             if count > pipe.queue_depth:
                 depth = f"the queue of {pipe.label} holds {pipe.queue_depth} (queue_depth)"
@@ -296,22 +305,6 @@ def _queue_faults(program: Program, kernel: Kernel, sound: Array, machine: Machi
         if held.total() > machine.core.window:
             total = held.total()
             yield first, f"{total} instructions in a bundle; core.window is {machine.core.window}: split the bundle"
-
-
-def _pipe(program: Program, instr: Any, params: Params) -> Pipe | None:
-    """The pipe into whose queue a sound instruction goes; None for what the sequencer executes, or without a path."""
-    pipe_class, unit = BY_CODE[int(instr["op"])].pipe, int(instr["unit"])
-    if pipe_class in (SCALAR, SYNC):
-        return None
-    if pipe_class == DMA:
-        source, target = (int(program.descs[int(instr[name])]["space"]) for name in ("a", "dst"))
-        path = int(params.path_of[source, target])
-        engine = int(params.paths[path, PATH_DMA]) if path >= 0 else WEIGHTS_PORT
-        if engine == WEIGHTS_PORT:
-            return None
-        return params.pipes[int(params.dma[engine, 0]) + unit % int(params.dma[engine, 1])]
-    index = params.pipe_index(pipe_class, unit)
-    return params.pipes[index] if index >= 0 else None
 
 
 # Tables

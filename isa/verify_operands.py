@@ -138,8 +138,7 @@ def _descriptor(record: Any, machine: Machine, sizes: dict[str, int]) -> Iterato
         yield f"extents {record['ext'][:n].tolist()} must not be negative"
         return
     registers = machine.core.scalar.registers
-    used = [record["base_reg"].item(), *record["ext_reg"][:n].tolist()]
-    used += [*record["origin_reg"].tolist(), *record["limit_reg"].tolist()]
+    used = _registers(record, n)
     if not all(-1 <= r < registers for r in used):
         yield f"names register {max(used, key=abs)}; there are r0..r{registers - 1}"
     if any(not -1 <= x <= 1 for x in record["axis"][:n].tolist()):
@@ -151,16 +150,31 @@ def _descriptor(record: Any, machine: Machine, sizes: dict[str, int]) -> Iterato
 
 def _range(record: Any, n: int, space: str, size: int, machine: Machine) -> Iterator[str]:
     """An operand that no register moves must lie in its space and be aligned."""
-    ext = record["ext"][:n].tolist()
-    span = _span(record, ext)
-    if 0 in ext or span is None:
+    touched = static_bytes(record)
+    if touched is None:
         return
-    low, high = span[0], span[1] + DTYPE[int(record["dtype"])].size_bytes
+    low, high = touched
     if low < 0 or high > size:
         yield f"covers bytes [{low}, {high}) of {space}, which has {size}"
     align = machine.core.spaces[space].align_bytes if space in machine.core.spaces else 1
     if int(record["base"]) % align:
         yield f"base {int(record['base'])} is not a multiple of {align} (core.spaces.{space}.align_bytes)"
+
+
+def _registers(record: Any, n: int) -> list[int]:
+    """Registers that move or cut an operand of n dimensions; -1: none."""
+    where = [*record["ext_reg"][:n].tolist(), *record["origin_reg"].tolist(), *record["limit_reg"].tolist()]
+    return [record["base_reg"].item(), *where]
+
+
+def static_bytes(record: Any) -> tuple[int, int] | None:
+    """Bytes [low, high) that an operand lies within; None when registers decide, or when it has no elements."""
+    n = int(record["ndim"])
+    ext = record["ext"][:n].tolist()
+    if 0 in ext or any(r >= 0 for r in _registers(record, n)):
+        return None
+    span = _span(record, ext)
+    return None if span is None else (span[0], span[1] + DTYPE[int(record["dtype"])].size_bytes)
 
 
 def _span(record: Any, ext: list[int]) -> tuple[int, int] | None:

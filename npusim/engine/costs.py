@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from isa.params import INDEX, MILLI, PATH_LATENCY, PATH_RATE_MILLI
 from npusim.engine.layout import (
+    C_BANK,
+    C_READS,
     D_DIMS,
     D_DTYPE,
     D_ROWS,
@@ -26,7 +28,7 @@ from npusim.engine.layout import (
     V_PATHS,
     V_UNPACK,
 )
-from npusim.engine.resolve import elements, extent
+from npusim.engine.resolve import elements, extent, first_byte
 from npusim.jit import kernel
 
 ROWS, COLS, DATAFLOW = INDEX["rows"], INDEX["cols"], INDEX["dataflow"]
@@ -122,8 +124,18 @@ def bank_ways(blocks, rows, stride_bytes, groups, block_bytes):
 
 
 @kernel
+def count_blocks(cores, c, column, first, blocks, rows, stride_bytes, groups, block_bytes):
+    """Add, by bank group, the blocks of an operand's first register to the counts from `column` on."""
+    around, rest = blocks // groups, blocks % groups
+    for row in range(rows):
+        start = (first + row * stride_bytes) // block_bytes
+        for group in range(groups):
+            cores[c, column + group] += around + ((group - start) % groups < rest)
+
+
+@kernel
 def registers_of(v, desc, cores, c, d, once, row):
-    """(vector registers that cover an operand, cycles more for conflicts of banks).
+    """(registers that cover an operand, cycles in which its banks give one, blocks of a row of it, rows, stride).
 
     Registers are rows of lanes of `row` elements, whole when its elements are contiguous. With `once`, dimensions of
     stride 0 count one element: a reduction stores each result once, and what is broadcast is read once.
@@ -143,23 +155,29 @@ def registers_of(v, desc, cores, c, d, once, row):
                 stride, near = desc[d, D_STRIDE + i], count
             contiguous = False
             rows *= count
-    groups, block = v[V_BANKS + 2 * desc[d, D_SPACE]], v[V_BANKS + 2 * desc[d, D_SPACE] + 1]
+    groups, block = v[V_BANKS + 3 * desc[d, D_SPACE]], v[V_BANKS + 3 * desc[d, D_SPACE] + 1]
     registers, together = rows * ceil_div(run, whole), 1
     if rows > 1 and run < whole:
         registers = ceil_div(rows * ceil_div(run, row), v[SUBLANES])
         together = min(near, max(1, v[SUBLANES] // ceil_div(run, row)))
-    ways = bank_ways(ceil_div(min(run, whole) * size, block), together, stride, groups, block)
-    return registers, registers * (ways - 1)
+    blocks = ceil_div(min(run, whole) * size, block)
+    return registers, bank_ways(blocks, together, stride, groups, block), blocks, together, stride
 
 
 @kernel
 def vector_cycles(v, code, desc, cores, c, pc, lanes_kind):
-    """(occupancy, cycles of it for conflicts of banks) of a vector instruction: the busiest of ALUs and ports."""
-    dst = code[pc, I_DST]
+    """(occupancy, cycles of it for conflicts of banks) of a vector instruction: the busiest of ALUs, ports and banks.
+
+    Operands of as many registers as there is work use the banks in the same cycles; the first registers stand for all.
+    """
+    dst, near = code[pc, I_DST], desc[code[pc, I_A], D_SPACE]
     loads = lanes_kind if lanes_kind == 2 or lanes_kind == 3 else 1
     row = row_elements(v, code, desc, pc, loads)
     milli = v[V_OP_MILLI + code[pc, I_OP]]
-    work, stores, load_conflicts, store_conflicts = 0, 0, 0, 0
+    groups, block, bank = v[V_BANKS + 3 * near], v[V_BANKS + 3 * near + 1], v[V_BANKS + 3 * near + 2]
+    for group in range(groups):
+        cores[c, C_READS + group], cores[c, C_BANK + group] = 0, 0
+    work, stores, load_conflicts, store_conflicts, written = 0, 0, 0, 0, -1
     for i in range(loads + 2):  # the work, what is stored, each source: one call, of which compilers make few copies
         d = dst
         if i == 0:
@@ -167,19 +185,35 @@ def vector_cycles(v, code, desc, cores, c, pc, lanes_kind):
         elif i > 1:
             d = code[pc, I_A + i - 2]
             milli += v[V_UNPACK + desc[d, D_DTYPE]]
-            if v[V_BANKS + 2 * desc[d, D_SPACE]] == 0:
+            if v[V_BANKS + 3 * desc[d, D_SPACE]] == 0:
                 continue
-        registers, conflicts = registers_of(v, desc, cores, c, d, i > 1 or (i == 1 and lanes_kind == REDUCE), row)
+        once = i > 1 or (i == 1 and lanes_kind == REDUCE)
+        registers, ways, blocks, together, stride = registers_of(v, desc, cores, c, d, once, row)
         if i == 0:
             work = registers
-        elif i == 1:
-            stores, store_conflicts = registers, conflicts
+            continue
+        if i == 1:
+            stores, store_conflicts = registers, registers * (ways - 1)
         else:
-            load_conflicts += conflicts
+            load_conflicts += registers * (ways - 1)
+        if groups == 0 or desc[d, D_SPACE] != near or registers < work:
+            continue
+        first = first_byte(desc, cores, c, d)
+        around = first // (groups * bank) if bank else 0
+        if i == 1:
+            written = around
+        else:
+            count_blocks(cores, c, C_READS, first, blocks, together, stride, groups, block)
+        if i == 1 or (bank and around == written):
+            count_blocks(cores, c, C_BANK, first, blocks, together, stride, groups, block)
+    most = 1
+    for group in range(groups):
+        most = max(most, cores[c, C_READS + group], cores[c, C_BANK + group])
     alu = ceil_div(work * milli + stores * v[V_PACK + desc[dst, D_DTYPE]], MILLI * v[ALUS])
     plain = max(1, alu, ceil_div(work * loads, v[LOADS]), ceil_div(stores, v[STORES]))
     load, store = ceil_div(work * loads + load_conflicts, v[LOADS]), ceil_div(stores + store_conflicts, v[STORES])
-    return max(plain, load, store), max(plain, load, store) - plain
+    cycles = max(plain, load, store, work * most if most > 1 else 0)
+    return cycles, cycles - plain
 
 
 @kernel

@@ -55,9 +55,12 @@ C_SPENT = C_AWAITED + 1  # cycles of the sequencer by cause, this launch
 C_ACTIVE = C_SPENT + CAUSE_COUNT  # pipes that hold a port, by space
 C_SIGNAL0 = C_ACTIVE + SPACE_COUNT  # a ring of MAX_SIGNALS signals on their way here: time, flag and who raises it
 MAX_SIGNALS = 256
+MAX_GROUPS = 64  # of banks of an on-chip memory, as the machine description allows
 RAISED_COLUMNS = 4  # pipe, start and address of the instruction whose completion raises a flag, and its core
 SIGNAL_COLUMNS = 2 + RAISED_COLUMNS
-C_FLAGS = C_SIGNAL0 + MAX_SIGNALS * SIGNAL_COLUMNS  # pairs: value, pipe class that sets it (SYNC: another core), own
+C_READS = C_SIGNAL0 + MAX_SIGNALS * SIGNAL_COLUMNS  # by bank group, what a vector instruction reads in a cycle
+C_BANK = C_READS + MAX_GROUPS  # by bank group, what it writes there, and reads from the bank that it writes
+C_FLAGS = C_BANK + MAX_GROUPS  # pairs: value, pipe class that sets it (SYNC: another core), own
 # flags and then those of other cores; behind all pairs, RAISED_COLUMNS a flag
 # Columns of `op` [cores, SLOTS, .]: an instruction from dispatch to completion.
 (O_INSTR, O_PIPE, O_SEQ, O_OCCUPY, O_LATENCY, O_DEPS, O_SETS, O_SPACES, O_KIND, O_NEXT_TILE, O_BYTES, O_PATH, O_REMAIN,
@@ -105,8 +108,8 @@ V_PACK = V_UNPACK + len(DTYPES)
 V_LIMIT = V_PACK + len(DTYPES)  # MAX_INSTRUCTIONS
 V_SKEW = V_LIMIT + 1  # thousandths of the Zipf exponent by which gathers choose rows; 0: evenly
 V_DEPTH = V_SKEW + 1  # by dtype, k of a cube's blocks
-V_BANKS = V_DEPTH + len(DTYPES)  # by space: bank groups, bytes of a block
-V_COUNT = V_BANKS + 2 * SPACE_COUNT
+V_BANKS = V_DEPTH + len(DTYPES)  # by space: bank groups, bytes of a block, bytes of a bank
+V_COUNT = V_BANKS + 3 * SPACE_COUNT
 # `clock` [.]: the outer loop.
 (K_NOW, K_MEMORY_UNTIL, K_EVENTS, K_DROPPED, K_CORE, K_Q, K_R, K_F) = range(8)  # K_Q..K_F: the core clock's edges
 K_FROM, K_TO = 8, 9  # instructions that touch these cycles become events

@@ -60,6 +60,17 @@ def address(desc, cores, c, d):
 
 
 @kernel
+def first_byte(desc, cores, c, d):
+    """Byte address of the first element, wherever its windows stand."""
+    at = address(desc, cores, c, d)
+    for x in range(2):
+        reg = desc[d, D_ORIGIN_REG + x]
+        origin = desc[d, D_ORIGIN + x] + (cores[c, C_REGS + reg] if reg >= 0 else 0)
+        at += desc[d, D_AXIS_STRIDE + x] * origin
+    return at
+
+
+@kernel
 def axis_range(desc, cores, c, d, x):
     """Lowest and highest coordinate of a window axis that lie inside its limits."""
     reg = desc[d, D_ORIGIN_REG + x]

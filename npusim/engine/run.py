@@ -13,7 +13,7 @@ from isa.disasm import instr_text
 from isa.errors import DeadlockError, SimulationError
 from isa.params import Params
 from isa.program import LAUNCH_KERNEL, SPACE_ID, Program
-from isa.table import SYNC, code
+from isa.table import BY_CODE, SYNC, code
 from isa.verify import verify
 from npusim.engine import layout as at
 from npusim.engine.layout import State, make_state
@@ -283,20 +283,29 @@ def _advance(
             raise SimulationError(f"{where}, {_refused(program, state, memory.dram.params, port)}")
         pc = int(state.core[core, at.C_PC])
         text = instr_text(program, pc)
-        raise SimulationError(f"{where}, core {core}, instruction {pc} `{text}`: {_bad(state, core)}")
+        why = _bad(program, params, state, core, len(blocks))
+        raise SimulationError(f"{where}, core {core}, instruction {pc} `{text}`: {why}")
 
 
-def _bad(state: State, core: int) -> str:
+def _bad(program: Program, params: Params, state: State, core: int, blocks: int) -> str:
     """Why the sequencer of a core cannot execute the instruction at its pc."""
     if state.core[core, at.C_ISSUED] > at.MAX_INSTRUCTIONS:
         return (
             f"the core has executed {at.MAX_INSTRUCTIONS} instructions, the limit of a core in a launch: its loop does "
             "not end, or the work is cut too fine; check trip counts and branches, or give larger tiles (run.tile)"
         )
-    return (
-        "it names a flag that does not exist (core.flags, core.cross_flags) or signals a block that does not exist, "
-        "loops nest too deep, or an endl has no loop"
-    )
+    instr = program.instrs[int(state.core[core, at.C_PC])]
+    name = BY_CODE[int(instr["op"])].name
+    key = {"set": "flags", "wait": "flags", "signal": "cross_flags", "await": "cross_flags"}.get(name)
+    if key is None:
+        return "loops nest too deep, or an endl has no loop, or a flag of its bundle does not exist (core.flags)"
+    flag, count = int(instr["imm"]), params[key]
+    if instr["a"] >= 0:
+        flag += int(state.core[core, at.C_REGS + instr["a"]])
+    if not 0 <= flag < count:
+        return f"flag {flag} does not exist; there are {count} (core.{key}): check the register, or raise core.{key}"
+    target = int(state.core[core, at.C_REGS + instr["b"]])
+    return f"block {target} does not exist; there are {blocks} (the grid of the launch): check the register"
 
 
 def _refused(program: Program, state: State, memory_params: Array, port: MemoryPort) -> str:

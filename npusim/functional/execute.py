@@ -17,7 +17,7 @@ from isa.disasm import instr_text
 from isa.errors import DeadlockError, SimulationError
 from isa.machine import Machine
 from isa.params import resolve
-from isa.program import LAUNCH_KERNEL, HostOp, Program, Tensor
+from isa.program import LAUNCH_KERNEL, SPACES, HostOp, Program, Tensor
 from isa.table import BY_CODE, SYNC
 from isa.table import code as opcode
 from npusim.functional.control import Step, Walker
@@ -120,6 +120,10 @@ class _Run:
         if not cores or grid < 1:
             available = f"there are {len(self.program.kernels)} kernels, {len(cores)} cores"
             raise SimulationError(f"launch {index}: kernel {kernel} of {grid} blocks; {available}")
+        declared = self.program.declared_bytes(self.program.kernels[kernel])
+        limits = {SPACES.index(space): size for space, size in declared.items()}
+        for core in cores:
+            self.state.cores[core].declared_bytes = limits
         blocks: list[_Block] = []
         for number in range(grid):
             first, core = int(launch["args"]) + number * nargs, cores[number % len(cores)]
@@ -206,4 +210,6 @@ def _take_turns(launch: int, blocks: list[_Block]) -> None:
                 block.at_barrier = False
         elif not moved:
             held = next(block for block in blocks if not block.at_barrier)
-            raise DeadlockError(f"launch {launch}, core {held.number}: {held.queues.stuck()}")
+            lost = [f"core {b.number}: {why}" for b in blocks if (why := b.queues.lost(len(b.blocks)))]
+            more = "".join(f"; behind it, {why}" for why in lost[:4])
+            raise DeadlockError(f"launch {launch}, core {held.number}: {held.queues.stuck()}{more}")

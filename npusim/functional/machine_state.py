@@ -36,6 +36,7 @@ class CoreState:
     """What one core owns during a launch: memories by space id, and per matrix unit a FIFO and the present tile."""
 
     spaces: dict[int, Array]
+    declared_bytes: dict[int, int] = field(default_factory=dict)  # by space, of the kernel that runs
     fifo: dict[int, deque[Tile]] = field(default_factory=dict)
     tile: dict[int, Tile] = field(default_factory=dict)
 
@@ -61,7 +62,7 @@ class State:
         if operand.space not in core.spaces:
             raise SimulationError(f"operand {letter} is in {SPACES[operand.space]}, which the core does not have")
         memory = core.spaces[operand.space]
-        return memory, check_bounds(operand, letter, len(memory))
+        return memory, check_bounds(operand, letter, len(memory), core.declared_bytes.get(operand.space))
 
     def read(self, core: CoreState, operand: Operand, letter: str) -> Array:
         """Return the stored elements of an operand (a view when possible); windows filled with the pad value."""

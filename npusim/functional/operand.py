@@ -163,8 +163,8 @@ def element_bytes(operand: Operand) -> int:
     return BY_CODE[operand.dtype].size_bytes
 
 
-def check_bounds(operand: Operand, letter: str, space_bytes: int) -> list[Piece]:
-    """Return the operand's pieces; raises SimulationError when one leaves its space."""
+def check_bounds(operand: Operand, letter: str, space_bytes: int, declared_bytes: int | None = None) -> list[Piece]:
+    """Return the operand's pieces; raises SimulationError when one leaves its space, or what its kernel declares."""
     found = list(pieces(operand))
     for piece in found:
         low, high = box(piece, element_bytes(operand))
@@ -172,7 +172,18 @@ def check_bounds(operand: Operand, letter: str, space_bytes: int) -> list[Piece]
             raise SimulationError(
                 f"operand {letter} touches bytes [{low}, {high}) of {SPACES[operand.space]}, which has {space_bytes}"
             )
+        if declared_bytes is not None and high > declared_bytes:
+            raise SimulationError(f"operand {letter} {undeclared(operand.space, low, high, declared_bytes)}")
     return found
+
+
+def undeclared(space: int, low: int, high: int, declared_bytes: int) -> str:
+    """What is wrong with bytes that a kernel touches beyond those that it declares."""
+    name = SPACES[space]
+    return (
+        f"touches bytes [{low}, {high}) of {name}, of which its kernel declares {declared_bytes}: "
+        f"let .kernel say {name}={high} or more"
+    )
 
 
 def view(memory: Array, piece: Piece, kind: np.dtype[Any]) -> Array:

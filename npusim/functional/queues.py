@@ -73,6 +73,15 @@ class Queues:
         """By pipe, the instructions that its queue holds back."""
         return [[step for _, step in queue] for queue in self._queues]
 
+    def steps(self, op: int) -> list[Step]:
+        """The instructions of one operation that the queues hold back."""
+        return [step for queue in self._queues for _, step in queue if step.op == op]
+
+    def lost(self, blocks: int) -> str:
+        """Signals that wait in the queues and that no block would get, in words; empty when there are none."""
+        bad = [f"{s.pc} signals block {s.amount}" for s in self.steps(SIGNAL) if not 0 <= s.amount < blocks]
+        return f"instruction {', '.join(bad)}, which does not exist; there are {blocks}" if bad else ""
+
     def copy(self) -> Queues:
         """Queues in the same state that go on apart from these."""
         other = Queues.__new__(Queues)

@@ -20,10 +20,11 @@ from isa.params import Params, resolve
 from isa.program import LAUNCH_KERNEL, SPACES, Program
 from isa.table import BY_NAME
 from npusim.functional.control import Step, Walker
+from npusim.functional.operand import undeclared
 from npusim.functional.queues import StuckError
 from npusim.hazards.core import BARRIER, SIGNAL, CoreRun, kept
 from npusim.hazards.induction import Prover
-from npusim.hazards.memory import Access, Clash, Footprint, LiveAccesses, Written
+from npusim.hazards.memory import Access, Clash, Footprint, LiveAccesses, Written, meeting
 from npusim.hazards.order import CoreOrder
 from npusim.hazards.regions import Shapes
 
@@ -120,6 +121,9 @@ class _Check:
         users, alone = self.walker.pipes(kernel), not self._uses(kernel, SIGNAL, _AWAIT)
         if self.prover and alone and self.prover.launch(kernel, users, [self._kept(index, b) for b in range(grid)]):
             return
+        if not self._uses(kernel, SIGNAL, _AWAIT, BARRIER):
+            self._walk_apart(index, users, grid)
+            return
         runs: list[_WalkedCore] = []
         for blocks in self._groups(index):
             group = _Group(self.shapes, blocks)
@@ -128,6 +132,17 @@ class _Check:
         for run in runs:
             run.blocks = runs
         self._walk(index, runs)
+
+    def _walk_apart(self, index: int, users: frozenset[int], grid: int) -> None:
+        """Walk blocks that never wait for each other one after another; only what they did to shared memory is kept."""
+        done: list[Footprint] = []
+        for block in range(grid):
+            run = _WalkedCore(self, index, block, users, self._kept(index, block), _Group(self.shapes, [block]))
+            _advance([run])
+            run.finish()
+            self.written.leave(block, self.machine.activation_space)
+            done.append(run.footprint)
+        self._between_cores(index, list(range(grid)), list(range(grid)), done)
 
     def _uses(self, kernel: int, *codes: int) -> bool:
         """Whether a kernel has one of some instructions."""
@@ -170,7 +185,8 @@ class _Check:
     def _walk(self, index: int, runs: list[_WalkedCore]) -> None:
         while True:
             _advance(runs)
-            self._between_cores(index, runs)
+            cores, groups = [run.core for run in runs], [run.group.blocks[0] for run in runs]
+            self._between_cores(index, cores, groups, [run.footprint for run in runs])
             at_barrier = [run for run in runs if run.barrier is not None]
             missing = [run for run in runs if run.barrier is None]
             if not at_barrier:
@@ -182,16 +198,16 @@ class _Check:
         for run in runs:
             run.finish()
 
-    def _between_cores(self, index: int, runs: list[_WalkedCore]) -> None:
-        for i, run in enumerate(runs):
-            for other in (r for r in runs[i + 1 :] if r.group is not run.group):
-                clash = run.footprint.clash(other.footprint)
-                if clash is not None:
-                    kind, space, (low, high), mine, theirs = clash
-                    why = f"bytes [{low}, {high}) of {SPACES[space]} are also touched by core {other.core}"
-                    self.report(kind, index, run.core, (mine, theirs), f"{why}; no barrier lies between")
-        for run in runs:
-            run.footprint.clear()
+    def _between_cores(self, index: int, cores: list[int], groups: list[int], done: list[Footprint]) -> None:
+        """Compare what cores of different groups did to shared memory since the last barrier."""
+        for i, j in meeting(done, groups):
+            clash = done[i].clash(done[j])
+            if clash is not None:
+                kind, space, (low, high), mine, theirs = clash
+                why = f"bytes [{low}, {high}) of {SPACES[space]} are also touched by core {cores[j]}"
+                self.report(kind, index, cores[i], (mine, theirs), f"{why}; no barrier lies between")
+        for footprint in done:
+            footprint.clear()
 
 
 def _advance(runs: list[_WalkedCore]) -> None:
@@ -268,6 +284,8 @@ class _WalkedCore(CoreRun):
 
     def _stop(self) -> None:
         self.ended = True
+        for step in self.queues.steps(SIGNAL):  # a deadlock must not hide who would never be reached
+            self._target(step)
         self.order.flags.clear()  # a deadlock is reported once, not again as leftovers
         self.order.pushed.clear()
 
@@ -279,13 +297,18 @@ class _WalkedCore(CoreRun):
 
     def signal(self, step: Step) -> None:
         """A flag of a block of the group is raised."""
-        if not 0 <= step.amount < len(self.blocks):
-            why = f"block {step.amount} does not exist; there are {len(self.blocks)}"
-            self.report("signal", (step.pc,), why)
+        other = self._target(step)
+        if other is None:
             return
-        other = self.blocks[step.amount]
         other.order.set_flag(self.order.proof(step.pc, step.pipe), step.imm)
         other.queues.signal(step.imm)
+
+    def _target(self, step: Step) -> _WalkedCore | None:
+        """The block that a signal goes to; one that does not exist is a fault."""
+        if 0 <= step.amount < len(self.blocks):
+            return self.blocks[step.amount]
+        self.report("signal", (step.pc,), f"block {step.amount} does not exist; there are {len(self.blocks)}")
+        return None
 
     def record(self, access: Access) -> Clash | None:
         """Accesses to the chip's memories are the group's."""
@@ -305,6 +328,9 @@ class _WalkedCore(CoreRun):
             why = f"operand {letter} touches bytes [{low}, {high}) of {SPACES[space]}, which has {written.size(space)}"
             self.report("bounds", (access.pc,), why)
             return False
+        if high > self.declared.get(space, high):
+            why = f"operand {letter} {undeclared(space, low, high, self.declared[space])}"
+            self.report("bounds", (access.pc,), why)
         if access.write:
             written.mark(self.core, access)
         elif not written.covers(self.core, access):

@@ -56,6 +56,7 @@ class CoreRun(ABC):
         group: int = 1,
     ) -> None:  # fmt: skip
         self.program, self.kernel, self.params, self.shapes = program, program.kernels[kernel], params, shapes
+        self.declared = {SPACES.index(space): size for space, size in program.declared_bytes(self.kernel).items()}
         self.order = CoreOrder(params, users, place, group)
         self.queues = Queues(params)
         self.heard: list[deque[Clock]] = [deque() for _ in params.pipes]
@@ -183,7 +184,8 @@ class CoreRun(ABC):
             used.add(step.imm)
             if len(used) > limit:
                 names = [self.name(item.pipe), self.params.pipes[max(step.pipe, 0)].label]
-                why = f"{len(used)} flags from {names[0]} to {names[1]}; there are {limit} (core.flags_per_pair)"
+                why = f"{len(used)} flags from {names[0]} to {names[1]}; there are {limit} (core.flags_per_pair): "
+                why += "use one again whose wait has passed, keep fewer slots in flight, or raise the limit"
                 self.report("flags", (step.pc,), why)
 
     def _setters(self, flag: int) -> str:

@@ -286,7 +286,8 @@ class Prover:
 
     def _launch(self, kernel: int, users: frozenset[int], cores: Sequence[Iterator[Step]]) -> None:
         if kernel not in self._automata:
-            sizes = [self.written.size(space) for space in range(len(SPACES))]
+            declared = self.program.declared_bytes(self.program.kernels[kernel])
+            sizes = [min(self.written.size(i), declared.get(space, 1 << 62)) for i, space in enumerate(SPACES)]
             first = ProvedCore(self.program, kernel, self.params, self.shapes, users, sizes, self.followed)
             self._automata[kernel] = Automaton(first)
         automaton = self._automata[kernel]
@@ -310,7 +311,7 @@ class Prover:
                     when = table[at, 0].tolist()
                     first += [(t, access.write, access._replace(base=b)) for t, b in zip(when, bases.tolist())]
         for _, write, access in sorted(first, key=lambda item: item[:2]):
-            self._need_bounds(access.space, access.shape, access.base, access.base)
+            self._need_bounds(automaton, access.space, access.shape, access.base, access.base)
             if write:
                 self.written.mark(core, access)
             elif not self.written.covers(core, access):
@@ -321,7 +322,7 @@ class Prover:
         placed = _placed(automaton, cores)
         for (space, write), parts in placed.items():
             for shape, bases in parts:
-                self._need_bounds(space, shape, int(bases.min()), int(bases.max()))
+                self._need_bounds(automaton, space, shape, int(bases.min()), int(bases.max()))
             if not write:
                 self._need_values(space, parts)
         for space in OUTSIDE if len(cores) > 1 or not self.interlocked else ():
@@ -331,8 +332,8 @@ class Prover:
             if write:
                 self._mark(space, parts)
 
-    def _need_bounds(self, space: int, shape: Shape, first: int, last: int) -> None:
-        if first + shape.low < 0 or last + shape.high > self.written.size(space):
+    def _need_bounds(self, automaton: Automaton, space: int, shape: Shape, first: int, last: int) -> None:
+        if first + shape.low < 0 or last + shape.high > automaton.states[0].sizes[space]:
             raise NotProvedError("out of bounds")
 
     def _need_values(self, space: int, parts: list[tuple[Shape, Array]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from npusim.hazards.order import CoreOrder
 from npusim.hazards.regions import Shape, Shapes, common, merge, union
 
 Array = npt.NDArray[Any]
+MAX_PAIRS = 4096  # of cores that meet in memory, which are looked at for findings
 MANY_ENTRIES = 32  # of a bucket, before it is searched for stale ones
 _RAW = {size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)}
 _ONES = {size: int.from_bytes(b"\1" * size, "little") for size in _RAW}
@@ -225,6 +227,13 @@ class Written:
         for key in [k for k in self._maps if k[0] not in kept]:
             del self._maps[key], self._done[key]
 
+    def leave(self, core: int, activation_space: str) -> None:
+        """A core is done with a launch: what it alone has is no longer asked for, except where tensors live."""
+        kept = {SPACES.index(name) for name in (*CHIP_SPACES, activation_space)}
+        for space in range(len(SPACES)):
+            if space not in kept and (space, core) in self._maps:
+                del self._maps[space, core], self._done[space, core]
+
     def given(self, space: int, low: Array, high: Array) -> Array:
         """Which of the ranges [low, high) have had values from outside of the kernels since before."""
         if space not in self._given:
@@ -309,3 +318,71 @@ class Footprint:
             if common((shape.starts, shape.ends), at) is not None:
                 return pc
         raise AssertionError("a run of the union belongs to one of its parts")
+
+
+def meeting(footprints: Sequence[Footprint], groups: Sequence[int]) -> list[tuple[int, int]]:
+    """Pairs of footprints of different groups that share bytes, one writing; in order, MAX_PAIRS at most.
+
+    Whether there are any is found on all runs at once, so launches of many blocks take a time that grows as they do.
+    """
+    found: set[tuple[int, int]] = set()
+    for space in range(len(CHIP_SPACES)):
+        if not _groups_apart(*(_by_group(footprints, groups, space, write) for write in (True, False))):
+            found |= _pairs(footprints, groups, space, MAX_PAIRS - len(found))
+    return sorted(found)
+
+
+Owned = tuple[Array, Array, Array]  # sorted runs [starts, ends), and of whom each is
+
+
+def _by_group(footprints: Sequence[Footprint], groups: Sequence[int], space: int, write: bool) -> Owned:
+    """Runs of all groups, disjoint within each."""
+    runs: dict[int, list[tuple[Array, Array]]] = {}
+    for footprint, group in zip(footprints, groups):
+        own = footprint.runs(space, write)
+        if len(own[0]):
+            runs.setdefault(group, []).append(own)
+    merged = [(group, *(parts[0] if len(parts) == 1 else merge(parts))) for group, parts in runs.items()]
+    empty = np.zeros(0, np.int64)
+    starts = np.concatenate([empty, *(starts for _, starts, _ in merged)])
+    order = np.argsort(starts, kind="stable")
+    ends = np.concatenate([empty, *(ends for _, _, ends in merged)])
+    owners = np.concatenate([empty, *(np.full(len(starts), group) for group, starts, _ in merged)])
+    return starts[order], ends[order], owners[order]
+
+
+def _groups_apart(writes: Owned, reads: Owned) -> bool:
+    """True when nothing that a group writes is written or read by another."""
+    starts, ends, owners = writes
+    if (ends[:-1] > starts[1:]).any():
+        return False
+    first, last = np.searchsorted(ends, reads[0], side="right"), np.searchsorted(starts, reads[1], side="left")
+    met = last > first
+    first, last = first[met], last[met] - 1
+    changes = np.cumsum(np.concatenate([[0], owners[1:] != owners[:-1]]))
+    return bool(((owners[first] == reads[2][met]) & (changes[first] == changes[last])).all()) if met.any() else True
+
+
+def _pairs(
+    footprints: Sequence[Footprint], groups: Sequence[int], space: int, at_most: int
+) -> set[tuple[int, int]]:  # fmt: skip
+    """Pairs that meet, by address: each run is compared with those that have begun and not ended."""
+    runs = [
+        (start, end, i, write)
+        for i, footprint in enumerate(footprints) for write in (True, False)
+        for start, end in zip(*(array.tolist() for array in footprint.runs(space, write)))
+    ]  # fmt: skip
+    found: set[tuple[int, int]] = set()
+    begun: dict[bool, list[tuple[int, int]]] = {True: [], False: []}  # heaps of (end, whose), by whether they write
+    for start, end, i, write in sorted(runs):
+        for other in (True, False) if write else (True,):
+            heap = begun[other]
+            while heap and heap[0][0] <= start:
+                heappop(heap)
+            for _, j in heap:
+                if groups[i] != groups[j]:
+                    found.add((min(i, j), max(i, j)))
+                    if len(found) >= at_most:
+                        return found
+        heappush(begun[write], (end, i))
+    return found

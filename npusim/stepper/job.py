@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
@@ -19,7 +19,7 @@ from isa.cost import (
     vector_registers,
 )
 from isa.dtypes import BY_CODE as DTYPE
-from isa.machine import Machine, VectorUnit
+from isa.machine import Machine, Space, VectorUnit
 from isa.params import Params
 from isa.program import SPACES
 from isa.table import BY_CODE, CROSS_LANE, DMA, DRAIN, MATRIX, NEXT_TILE, STATIONARY_A, WEIGHTS
@@ -154,8 +154,34 @@ def _vector(
     touched = (*(_once(o) for o in read), stored)
     more = [_registers(vector, o, widest) * (_ways(machine, vector, o, widest) - 1) for o in touched]
     load = ceil_div(work * loads + sum(more[:-1]), vector.load_ports)
-    cycles = max(plain, load, ceil_div(stores + more[-1], vector.store_ports))
+    moving = [(o, o is stored) for o in touched if o.space == a.space and _registers(vector, o, widest) >= work]
+    ways = _shared_ways(machine, vector, moving, widest)
+    banks = work * ways if ways > 1 else 0
+    cycles = max(plain, load, ceil_div(stores + more[-1], vector.store_ports), banks)
     return cycles, cycles - plain
+
+
+def _shared_ways(machine: Machine, vector: VectorUnit, moving: list[tuple[Operand, bool]], widest_bytes: int) -> int:
+    """Cycles in which banks give and take one register of each operand (True: it is written) of an instruction."""
+    space = machine.core.spaces.get(SPACES[moving[0][0].space]) if moving else None
+    if space is None or space.bank_groups == 0:
+        return 1
+    groups, size = space.bank_groups, space.bank_size_bytes
+    reads: Counter[int] = Counter()
+    writes: Counter[int] = Counter()
+    banks: Counter[tuple[int, int]] = Counter()  # group and number in it
+    written: set[tuple[int, int]] = set()
+    for operand, writes_it in moving:
+        around = operand.base // (groups * size) if size else 0
+        blocks, together, stride = _register(space, vector, operand, widest_bytes)
+        for row, block in product(range(together), range(blocks)):
+            group = ((operand.base + row * stride) // space.bank_bytes + block) % groups
+            (writes if writes_it else reads)[group] += 1
+            banks[group, around] += 1
+            if writes_it:
+                written.add((group, around))
+    both = [banks[bank] for bank in written] if size else []
+    return max(*reads.values(), *writes.values(), *both, 1)
 
 
 def _once(operand: Operand) -> Operand:
@@ -173,16 +199,20 @@ def _ways(machine: Machine, vector: VectorUnit, operand: Operand, widest_bytes: 
     space = machine.core.spaces.get(SPACES[operand.space])
     if space is None:
         return 1
+    return bank_ways(*_register(space, vector, operand, widest_bytes), space.bank_groups, space.bank_bytes)
+
+
+def _register(space: Space, vector: VectorUnit, operand: Operand, widest_bytes: int) -> tuple[int, int, int]:
+    """(adjacent blocks of a row, rows, bytes from row to row) of an operand's first register."""
     run, outer = _runs(operand)
     row, size = vector.row_elements(widest_bytes), element_bytes(operand)
     whole = row * vector.sublanes
     blocks = ceil_div(min(run, whole) * size, space.bank_bytes)
     far = [(n, s) for n, s in zip(operand.ext[:outer], operand.stride[:outer]) if n > 1]
     if not far or run >= whole:
-        return bank_ways(blocks, 1, 0, space.bank_groups, space.bank_bytes)
+        return blocks, 1, 0
     count, stride = far[-1]
-    together = min(count, max(1, vector.sublanes // ceil_div(run, row)))
-    return bank_ways(blocks, together, stride, space.bank_groups, space.bank_bytes)
+    return blocks, min(count, max(1, vector.sublanes // ceil_div(run, row))), stride
 
 
 def _runs(operand: Operand) -> tuple[int, int]:

@@ -454,3 +454,25 @@ def test_a_fault_of_the_file_is_not_blamed_on_an_override(tmp_path: Path) -> Non
     path.write_text(text.replace("default_dtype: fp32", "default_dtype: bf16"), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"m\.yaml:\d+:\d+: default_dtype"):
         load_machine(str(path), ["clock_mhz=500"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("core.vector.lane_bytes=3", "lane_bytes: 3 is not a power of two; 2 and 4 are the nearest"),
+        ("core.vector.lane_bytes=-1", "lane_bytes"), ("core.vector.lane_bytes=1000000000", "lane_bytes"),
+        ("core.spaces.ub.bank_groups=12", "bank_groups: 12 is not a power of two; 8 and 16 are the nearest"),
+        ("core.spaces.ub.bank_groups=-1", "bank_groups"), ("core.spaces.ub.bank_groups=128", "bank_groups"),
+        ("core.spaces.ub.bank_bytes=0", "bank_bytes"),
+        ("core.spaces.ub.bank_bytes=48", "bank_bytes: 48 is not a power of two; 32 and 64 are the nearest"),
+        ("core.spaces.ub.bank_size_bytes=4100", "bank_size_bytes: 4100 is no multiple of bank_bytes, 32"),
+        ("core.spaces.ub.bank_size_bytes=16384", "a bank of each of 16 groups is 262144 bytes, but"),
+        ("core.spaces.ub.bank_groups=0", "bank_size_bytes: 4096, but bank_groups is 0"),
+    ],
+)  # fmt: skip
+def test_lanes_and_banks_have_bounds(setting: str, reason: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_machine("ascend-910b2", [setting])
+    assert reason in str(caught.value)
+    for legal in ("core.vector.lane_bytes=8", "core.spaces.ub.bank_groups=32", "core.spaces.ub.bank_size_bytes=0"):
+        load_machine("ascend-910b2", [legal])

@@ -481,3 +481,12 @@ def _seconds(made: Program) -> float:
     begin = time.perf_counter()
     verify(made, CHIP)
     return time.perf_counter() - begin
+
+
+@pytest.mark.parametrize(("grid", "fits"), [(0, False), (1, True), (65535, True), (65536, False)])
+def test_blocks_of_a_launch(grid: int, fits: bool) -> None:
+    made = launched(f".launch k grid={grid} args=@0 nargs=1\n.args [{', '.join(['1'] * max(grid, 1))}]")
+    if fits:
+        verify(made, CHIP)
+    else:
+        refuse(made, f"grid {grid} of kernel 'k'; a launch has 1 to 65535 blocks")

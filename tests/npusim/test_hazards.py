@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from functional_fixture import Asm, machine, no_host
 
+from isa.dtypes import dtype
 from isa.program import SPACE_ID, Program
 from isa.table import DMA, MATRIX, NEXT_TILE, SCALAR, VECTOR, WEIGHTS
 from npusim.functional import execute
 from npusim.functional.operand import Operand
-from npusim.hazards import Finding, check_hazards
+from npusim.hazards import Finding, check_hazards, memory
+from npusim.hazards.memory import Access, Footprint, Written, meeting
 from npusim.hazards.regions import Shapes
 
 TILES, SIZE = 8, 16
@@ -432,3 +434,63 @@ def test_max_findings() -> None:
     everything = check_hazards(program, machine())
     assert len(everything) > 2
     assert check_hazards(program, machine(), max_findings=2) == everything[:2]
+
+
+def scattered(seed: int, groups: list[int]) -> list[Footprint]:
+    """Footprints of some accesses to DRAM and host memory, a few bytes each."""
+    draw, shapes = np.random.default_rng(seed), Shapes()
+    found = []
+    for _ in groups:
+        footprint = Footprint(shapes)
+        for _ in range(int(draw.integers(0, 4))):
+            space = SPACE_ID[("dram", "host")[int(draw.integers(2))]]
+            ext, gap, base = int(draw.integers(1, 4)), int(draw.integers(1, 5)), int(draw.integers(0, 150))
+            operand = Operand(0, space, dtype("int8").code, 0, 0, (ext,), (gap,), ())
+            write = bool(draw.integers(3) == 0)
+            footprint.add(Access(space, shapes.of(operand), base, write, 0, 0, 0))
+        found.append(footprint)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_who_meets_in_memory_is_found_without_comparing_all_with_all(seed: int) -> None:
+    """The same pairs as by comparing each with each other, of cores alone and of groups."""
+    draw = np.random.default_rng(1000 + seed)
+    groups = [int(g) for g in draw.integers(0, 6, 9)] if seed % 2 else list(range(9))
+    found = scattered(seed, groups)
+    pairs = [
+        (i, j) for i in range(9) for j in range(i + 1, 9)
+        if groups[i] != groups[j] and found[i].clash(found[j]) is not None
+    ]  # fmt: skip
+    assert meeting(found, groups) == pairs
+
+
+def test_some_of_the_samples_meet_and_some_do_not() -> None:
+    met = [bool(meeting(scattered(seed, list(range(9))), list(range(9)))) for seed in range(0, 60, 2)]
+    assert any(met) and not all(met)
+
+
+@pytest.mark.parametrize(("stride", "kind"), [(64, None), (0, "WAW")])
+def test_many_blocks_are_compared_as_often_as_they_meet(
+    stride: int, kind: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """300 blocks that write what is theirs, or all the same: not each with each, and nothing on chip is kept."""
+    compared: list[int] = []
+    clash = Footprint.clash
+    monkeypatch.setattr(Footprint, "clash", lambda own, other: compared.append(1) or clash(own, other))
+    monkeypatch.setattr(memory, "MAX_PAIRS", 100)
+    kept: list[int] = []
+    leave = Written.leave
+    monkeypatch.setattr(Written, "leave", lambda own, *a: (leave(own, *a), kept.append(len(own._maps)))[0])
+    asm = Asm()
+    x, y = asm.tensor("x", (8,), "fp32", "input"), asm.tensor("y", (16 * 300,), "fp32", "output")
+    asm.put("csr", dst=1)
+    asm.put("muli", dst=1, a=1, imm=stride)
+    asm.op("cp", asm.d("spm", "fp32", (8,)), asm.d("dram", "fp32", (8,), x))
+    asm.put("set", dst=LOAD, imm=0)
+    asm.put("wait", imm=0, b=1)
+    asm.op("cp", asm.d("dram", "fp32", (8,), y, base_reg=1), asm.d("spm", "fp32", (8,)))
+    found = check_hazards(asm.program(cores=300), machine(cores=2), induction=False)
+    assert kinds(found) == ({kind} if kind else set())
+    assert len(compared) == (100 if kind else 0)
+    assert len(kept) == 300 and max(kept) <= 1

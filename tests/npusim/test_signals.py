@@ -123,8 +123,79 @@ def test_a_signal_to_a_block_that_is_not_there_is_refused() -> None:
     with pytest.raises(SimulationError, match="block 5 does not exist; there are 2"):
         execute(program, chip(), {"x": np.zeros(64, np.float32)}, no_host)
     assert [f.kind for f in check_hazards(program, chip())] == ["signal"]
-    with pytest.raises(SimulationError, match="signals a block that does not exist"):
+    with pytest.raises(SimulationError, match=r"block 5 does not exist; there are 2 \(the grid of the launch\)"):
         run(program, resolve(chip()))
+
+
+def test_a_deadlock_does_not_hide_a_signal_to_a_block_that_is_not_there() -> None:
+    """The wait holds the queue in which the signal stands; of a signal that somebody would get nothing is said."""
+    program = kernel("  li r1, 5\n  await vector, 1, 1\n  signal vector, 0, r1", grid=2)
+    with pytest.raises(DeadlockError, match="behind it, core 0: instruction 2 signals block 5, which does not exist"):
+        execute(program, chip(), {"x": np.zeros(64, np.float32)}, no_host)
+    assert {f.kind for f in check_hazards(program, chip())} == {"deadlock", "signal"}
+    program = kernel("  li r1, 1\n  await vector, 1, 1\n  signal vector, 0, r1", grid=2)
+    with pytest.raises(DeadlockError) as caught:
+        execute(program, chip(), {"x": np.zeros(64, np.float32)}, no_host)
+    assert "behind it" not in str(caught.value)
+    assert {f.kind for f in check_hazards(program, chip())} == {"deadlock"}
+
+
+def test_an_instruction_must_find_its_unit_on_the_cores_of_its_kernel() -> None:
+    """What a kernel declares decides where it runs; with spaces of both kinds it runs on both."""
+    body = (
+        "  .desc %a space=ub dtype=fp32 ext=[64]\n  .desc %l space=l1 dtype=fp32 ext=[64]\n"
+        "  .desc %x space=dram dtype=fp32 ext=[64]\n  v.relu %a, %a\n"
+    )
+    verify(kernel(body, "ub=256"), chip())
+    verify(kernel(body + "  cp %l, %x", "l1=256 ub=256"), chip())
+    with pytest.raises(ProgramError) as caught:
+        verify(kernel(body, "l1=256"), chip())
+    text = str(caught.value)
+    assert "instruction 0 `v.relu %d0, %d0`: v.relu needs VECTOR and ub, which the cores of `cores` do not have" in text
+    assert "kernel 'k' runs there because it declares l1" in text
+    assert "the cores of `other_cores.aiv` have it: declare what it uses of ub" in text
+    with pytest.raises(ProgramError, match=r"cp needs MTE2 and l1, which the cores of `other_cores.aiv` do not have"):
+        verify(kernel(body + "  cp %l, %x", "ub=256"), chip())
+    verify(kernel("  set vector, 0\n  wait vector, 0, 1", "ub=256"), chip())
+    with pytest.raises(ProgramError, match=r"set needs VECTOR, which the cores of `cores` do not have"):
+        verify(kernel("  set vector, 0\n  wait scalar, 0, 1", "l1=256"), chip())
+
+
+def test_a_kernel_declares_all_bytes_that_it_touches() -> None:
+    body = "  .desc %a space=ub dtype=fp32 ext=[64] base=256\n  v.relu %a, %a"
+    verify(kernel(body, "ub=512"), chip())
+    why = r"instruction 0 .*operand D covers bytes \[256, 512\) of ub, of which kernel 'k' declares 511: let"
+    with pytest.raises(ProgramError, match=why):
+        verify(kernel(body, "ub=511"), chip())
+
+
+@pytest.mark.parametrize(("declared", "fits"), [(512, True), (511, False)])
+@pytest.mark.parametrize("induction", [True, False])
+def test_addresses_in_registers_stay_within_what_is_declared(declared: int, fits: bool, induction: bool) -> None:
+    body = (
+        "  li r1, 256\n  .desc %a space=ub dtype=fp32 ext=[64] base_reg=r1\n"
+        "  .desc %x space=dram dtype=fp32 ext=[64]\n  cp %a, %x"
+    )
+    program, inputs = kernel(body, f"ub={declared}"), {"x": np.zeros(64, np.float32)}
+    found = check_hazards(program, chip(), induction=induction)
+    if fits:
+        execute(program, chip(), inputs, no_host)
+        assert found == []
+        return
+    why = "operand D touches bytes [256, 512) of ub, of which its kernel declares 511: let .kernel say ub=512 or more"
+    assert [f.kind for f in found] == ["bounds"] and why in found[0].message
+    with pytest.raises(SimulationError, match=r"instruction 1 .*which its kernel declares 511"):
+        execute(program, chip(), inputs, no_host)
+
+
+def test_limits_of_flags_name_their_key_and_what_to_do() -> None:
+    with pytest.raises(ProgramError, match=r"flag 512 does not exist \(core.flags\); there are 512: use one again "
+                                           r"whose waits have all passed, or raise core.flags"):  # fmt: skip
+        verify(kernel("  set scalar, 512"), chip())
+    for body, key, count in (("  li r1, 512\n  set vector, 0, r1", "flags", 512),
+                             ("  li r1, 11\n  await vector, 0, r1, 1", "cross_flags", 11)):  # fmt: skip
+        with pytest.raises(SimulationError, match=rf"flag {count} does not exist; there are {count} \(core.{key}\)"):
+            run(kernel(body), resolve(chip()))
 
 
 def test_cross_core_flags_are_bounded_and_need_all_blocks_at_once() -> None:
@@ -213,14 +284,19 @@ def test_every_await_of_a_compiled_kernel_is_needed(tmp_path: Path) -> None:
 # ---- the vector unit's registers and banks
 
 ROW = """  .desc %a space=ub dtype={kind} ext={ext} stride={stride}
-  .desc %d space=ub dtype={kind} ext={ext} base=32768
+  .desc %d space=ub dtype={kind} ext={ext} base=65536
 """
 
 
 def vector_time(kind: str, ext: list[int], stride: list[int], op: str = "v.relu %d, %a") -> int:
     desc = ROW.format(kind=kind, ext=ext, stride=stride)
-    program = kernel(desc + f"  {op}", "ub=65536")
-    machine = chip("cores=1", "other_cores.aiv.count=1", "memory.model=ideal", "memory.l2=null")
+    return vector_span(desc + f"  {op}")
+
+
+def vector_span(body: str, *changes: str) -> int:
+    """Cycles of a kernel's vector instruction, on engine and stepper."""
+    program = kernel(body, "ub=196608")
+    machine = chip("cores=1", "other_cores.aiv.count=1", "memory.model=ideal", "memory.l2=null", *changes)
     both(program, machine)
     event = run(program, resolve(machine)).events[0]
     return int(event["end"] - event["start"])
@@ -246,14 +322,59 @@ def test_blocks_of_a_repeat_in_one_bank_group_come_one_after_another(blocks: int
 
 
 def test_what_is_broadcast_is_read_once() -> None:
-    """A number a row, for 64 columns: two cycles a repeat for two sources, and no conflict."""
+    """A number a row, for 64 columns, wherever it is: no conflict."""
     desc = ROW.format(kind="fp32", ext=[8, 64], stride=[256, 4])
     desc += "  .desc %b space=ub dtype=fp32 ext=[8, 64] stride=[4, 0] base=16384\n"
-    machine = chip("cores=1", "other_cores.aiv.count=1", "memory.model=ideal", "memory.l2=null")
-    program = kernel(desc + "  v.sub %d, %a, %b", "ub=65536")
-    both(program, machine)
-    event = run(program, resolve(machine)).events[0]
-    assert int(event["end"] - event["start"]) == 2 * 8 + 24
+    assert vector_span(desc + "  v.sub %d, %a, %b") == 8 + 24
+
+
+OPERAND = "  .desc %{} space=ub dtype=fp32 ext=[{}] base={}\n"
+
+
+def sum_span(a: int, b: int, d: int, elements: int = 4096, *changes: str) -> int:
+    """Cycles of d = a + b of so many elements at these addresses, without the fixed part."""
+    operands = "".join(OPERAND.format(name, elements, at) for name, at in (("a", a), ("b", b), ("d", d)))
+    return vector_span(operands + "  v.add %d, %a, %b", *changes) - 24
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "d", "cycles"),
+    [
+        (0, 0x4100, 0x10000, 1),  # as the sample leaves them
+        (0, 0x4000, 0x10000, 2),  # sources in the same groups
+        (0, 0x4100, 0x8000, 2),  # d in the banks of a, which the guide calls a read-write conflict
+        (0, 0x4100, 0x8100, 2),  # of b
+        (0, 0x4000, 0x8000, 3),  # both conflicts, as the sample is before
+        (0, 0x14100, 0x10000, 1),  # d in the same 64 KiB as b, but in banks of other groups
+        (0, 0x14000, 0x10000, 2),  # a and b in different banks of the same groups, b and d in one bank
+    ],
+)
+def test_operands_in_one_bank_come_one_after_another(a: int, b: int, d: int, cycles: int) -> None:
+    """Addresses of the sample bank_conflict (asc-devkit), a sum of 4096 fp32: 64 repeats."""
+    assert sum_span(a, b, d) == 64 * cycles
+
+
+@pytest.mark.parametrize(("a", "b", "conflict"), [(0x10020, 0x20020, True), (0x10020, 0x10000, False)])
+def test_two_reads_of_a_bank_group_conflict(a: int, b: int, conflict: bool) -> None:
+    """Banks 17 and 33 are of one group, banks 16 and 17 are not (Ascend C guide, read-read conflicts)."""
+    assert sum_span(a, b, 0x5000, 8) == (2 if conflict else 1)
+
+
+@pytest.mark.parametrize(("a", "d", "conflict"), [(0x10020, 0x10E20, True), (0x10020, 0x10000, False),
+                                                  (0x10020, 0x20020, False)])  # fmt: skip
+def test_a_read_and_a_write_of_a_bank_conflict(a: int, d: int, conflict: bool) -> None:
+    """Both in bank 17; in 17 and 16; in 17 and 33, of one group (Ascend C guide, read-write conflicts)."""
+    operands = OPERAND.format("a", 8, a) + OPERAND.format("d", 8, d) + "  v.relu %d, %a"
+    assert vector_span(operands) - 24 == (2 if conflict else 1)
+    assert vector_span(operands, "core.spaces.ub.bank_size_bytes=0") - 24 == 1
+
+
+def test_slow_operations_hide_conflicts_of_operands() -> None:
+    """An exp takes two cycles a repeat anyway; of three operands in one bank one does not fit into them."""
+    operands = "".join(OPERAND.format(name, 64, at) for name, at in (("a", 0), ("b", 0x1000), ("d", 0x2000)))
+    assert vector_span(operands + "  v.exp %d, %a") - 24 == 2
+    assert vector_span(operands + "  v.add %d, %a, %b") - 24 == 3
+    assert vector_span(operands + "  v.div %d, %a, %b") - 24 == 4
 
 
 def test_bank_conflicts_are_a_state_of_their_own() -> None:
@@ -261,6 +382,6 @@ def test_bank_conflicts_are_a_state_of_their_own() -> None:
 
     desc = ROW.format(kind="fp32", ext=[8, 8], stride=[512, 4])
     machine = chip("cores=1", "other_cores.aiv.count=1", "memory.model=ideal", "memory.l2=null")
-    record = run(kernel(desc + "  v.relu %d, %a", "ub=65536"), resolve(machine))
+    record = run(kernel(desc + "  v.relu %d, %a", "ub=131072"), resolve(machine))
     states = record.states[0, 1, [p.label for p in record.pipes].index("VECTOR")]
     assert states[CAUSE_ID["port_conflict"]] == 7 and states[CAUSE_ID["busy"]] == 1
