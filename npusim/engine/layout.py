@@ -79,8 +79,8 @@ PLAIN, MEMORY, TILE, WAITS, RAISES, DRAINS = range(6)  # O_KIND: fixed duration,
  P_SENDING, P_OUTSTANDING, P_ENGINE, P_LAST_WAIT, P_LAST_DONE, P_IDLE, P_STREAMS) = range(18)
 P_QUEUE = 18  # MAX_QUEUE slots that wait
 P_FLIGHT0 = P_QUEUE + MAX_QUEUE  # SLOTS slots that have started
-P_WALK = P_FLIGHT0 + SLOTS  # where a memory transfer is: six indices and the offset in the run
-P_SNAPSHOT = P_WALK + 7  # C_SPENT when the pipe fell idle
+P_WALK = P_FLIGHT0 + SLOTS  # where a memory transfer is: six indices, the offset in the run, what its path can yet take
+P_SNAPSHOT = P_WALK + 8  # C_SPENT when the pipe fell idle
 P_STATES = P_SNAPSHOT + CAUSE_COUNT  # the result: cycles by cause, this launch
 P_HULL = P_STATES + CAUSE_COUNT  # by space, what is in flight lies within: touched from, to, written from, to
 P_HELD = P_HULL + 4 * SPACE_COUNT  # by space, how many in flight use the pipe's port
@@ -89,7 +89,7 @@ P_COLUMNS = P_HELD + SPACE_COUNT
 (M_RESERVED, M_FIFO, M_FIFO_HEAD, M_SHADOW, M_SHADOW_END, M_STREAM_END, M_LAST_DONE) = range(7)
 M_FIFO0 = 7  # MAX_FIFO sequence numbers of the tiles in the FIFO
 EMPTY, LOADING, READY = range(3)
-W_OFFSET = 6  # P_WALK + 6: offset in the run
+W_OFFSET, W_SPARE = 6, 7  # P_WALK + 6: offset in the run; + 7: thousandths of bytes left of the last request's cycles
 # Columns of `events`: as npusim.record.EVENT; rows of the sequencer are npusim.record.WAIT.
 E_START, E_END, E_CORE, E_PIPE, E_LAUNCH, E_INSTR, E_BY_PIPE, E_BY_START, E_BY_INSTR, E_BY_CORE = range(10)
 # `values` [.]: Params.values, then the tables of Params, flat.

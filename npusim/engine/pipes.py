@@ -262,7 +262,7 @@ def start(v, cores, pipes, ops, units, c, p, now):
 @kernel
 def start_memory(v, pipes, ops, units, c, p, slot, now):
     """A memory transfer begins to send requests."""
-    for i in range(7):
+    for i in range(8):
         pipes[c, p, P_WALK + i] = 0
     ops[c, slot, O_DONE] = FAR
     pipes[c, p, P_SENDING] = slot + 1

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from isa.params import INDEX
+from isa.params import INDEX, MILLI, PATH_RATE_MILLI
 from isa.table import WEIGHTS
 from npusim.engine.account import account
 from npusim.engine.clock import edge_fs
-from npusim.engine.costs import path_cycles
+from npusim.engine.costs import ceil_div
 from npusim.engine.layout import (
     BUSY,
     C_NEXT,
@@ -39,8 +39,10 @@ from npusim.engine.layout import (
     PIPES,
     SLOTS,
     V_DMA,
+    V_PATHS,
     V_SKEW,
     W_OFFSET,
+    W_SPARE,
 )
 from npusim.jit import inlined, kernel
 from npusim.memory.port import ring_push
@@ -109,6 +111,19 @@ def sends(v, pipes, c, p, now):
     return pipes[c, p, P_OUTSTANDING] < limits(v, pipes, c, p)[1]
 
 
+@inlined
+def occupy(v, pipes, c, p, path, now, size):
+    """Keep the path busy with a request; those back to back share a cycle, so that the rate holds over all of them."""
+    rate = v[V_PATHS + 3 * path + PATH_RATE_MILLI]
+    need = size * MILLI
+    if pipes[c, p, P_BUSY_UNTIL] == now:
+        need -= pipes[c, p, P_WALK + W_SPARE]
+    cycles = max(1, ceil_div(need, rate))
+    spare = cycles * rate - need
+    pipes[c, p, P_WALK + W_SPARE] = spare if spare < rate else 0
+    pipes[c, p, P_BUSY_UNTIL] = now + cycles
+
+
 @kernel
 def send(v, pipes, ops, clock, c, p, now, requests, ring):
     """Send the next request of the pipe's transfer; it must be free to leave."""
@@ -122,7 +137,7 @@ def send(v, pipes, ops, clock, c, p, now, requests, ring):
     ring_push(requests, ring, time_fs, c, at, size, ops[c, slot, O_WRITE], tag)
     pipes[c, p, P_OUTSTANDING] += 1
     ops[c, slot, O_REMAIN] += 1
-    pipes[c, p, P_BUSY_UNTIL] = now + path_cycles(v, ops[c, slot, O_PATH], size)
+    occupy(v, pipes, c, p, ops[c, slot, O_PATH], now, size)
     account(pipes, c, p, BUSY, pipes[c, p, P_BUSY_UNTIL])
     pipes[c, p, P_WALK + W_OFFSET] += size
     if pipes[c, p, P_WALK + W_OFFSET] >= ops[c, slot, O_RUN]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from fractions import Fraction
+from math import ceil
 
-from isa.cost import pipelined_cycles
 from isa.params import MAX_SETS, Params, Pipe
 from isa.program import SPACES, Program
 from isa.table import DMA, MATRIX, WEIGHTS
@@ -180,7 +181,10 @@ class Core:
         pipe.outstanding += 1
         job.unanswered += 1
         path = self.params.machine.core.paths[job.path]
-        pipe.busy_until = job.sent = cycle + pipelined_cycles(size, path.bytes_per_cycle, 0)
+        since = pipe.path_until if pipe.busy_until == cycle else Fraction(cycle)  # it may be free in mid-cycle
+        until = since + Fraction(size * 1000, round(path.bytes_per_cycle * 1000))
+        pipe.busy_until = job.sent = max(cycle + 1, ceil(until))
+        pipe.path_until = until if until > cycle else Fraction(pipe.busy_until)
         if not job.requests:
             pipe.sending = None
         return True

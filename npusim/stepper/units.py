@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from isa.cost import load_cycles
 from isa.machine import MatrixUnit
@@ -65,6 +66,7 @@ class PipeState:
     sending: Job | None = None
     outstanding: int = 0
     busy_until: int = 0
+    path_until: Fraction = Fraction(0)  # to the part of a cycle, how long the last request keeps the path
     conflict_from: int = 0
     last_done: int = 0
     reason: str = "dispatch"
@@ -96,6 +98,7 @@ class PipeState:
         self.flight.append(job)
         if job.requests is not None:
             self.sending, self.busy_until = job, cycle + self.startup
+            self.path_until = Fraction(self.busy_until)
             if self.pipe_class == WEIGHTS and array is not None:
                 array.reserved += 1
             return job
