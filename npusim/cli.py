@@ -7,9 +7,8 @@ interrupted. Modules are imported inside the commands, so that `npusim --help` a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,9 +16,11 @@ from npusim import __version__
 from npusim.cli_support import (
     Group,
     Progress,
+    cache_contents,
     shape_options,
     stdout_console,
     window_option,
+    with_options,
     write_folder,
     write_program,
 )
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from npusim.record import CheckResult, Result
 
 FIDELITIES = ("roofline", "analytic", "cycle")  # as npusim.api.FIDELITIES, which --help does not import
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -43,21 +43,12 @@ def main() -> None:
     """
 
 
-def _options(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
-    def decorate(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
 _hw = click.option("--hw", metavar="CHIP", required=True, help="Preset name (see `npusim chips`) or YAML path.")
 _settings = click.option(
     "--set", "settings", metavar="KEY=VALUE", multiple=True,
     help="Override a machine field (core.matrix.rows=64) or a run field (run.cores=1); repeatable.",
 )  # fmt: skip
-_model_options = _options(
+_model_options = with_options(
     click.option("--batch", type=Whole(1), help="Batch size."),
     click.option("--shape", "shapes", metavar="NAME=1x3x224x224", multiple=True, callback=shape_options,
                  help="Shape of an input of an .onnx model; repeatable."),
@@ -74,19 +65,6 @@ _window = click.option("--trace-window", metavar="START:END", callback=window_op
                        help="Core cycles of which trace.json holds every instruction.")  # fmt: skip
 
 
-def _contents(*names: str) -> Callable[[Command], Command]:
-    """Flags that say what a shared cache holds at the start: --NAME, its value and its help."""
-    return _options(*(
-        click.option(name, "caches", flag_value=value, callback=lambda context, option, given: given or "", help=text)
-        for name, value, text in zip(names[::3], names[1::3], names[2::3])
-    ))  # fmt: skip
-
-
-_caches = _contents(
-    "--cold-caches", "cold", "A shared cache is empty at the start (default).",
-    "--warm-caches", "warm", "It holds what a run before this one left there.",
-    "--resident-weights", "weights", "It holds the weights, in their order, as far as they fit.",
-)  # fmt: skip
 _json = click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout, nothing else.")
 _quiet = click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 _exact = click.option("--exact", is_flag=True, help="Extrapolate nothing: in this version every run is exact anyway.")
@@ -96,11 +74,11 @@ _fidelity = click.option("--fidelity", type=click.Choice(FIDELITIES), default="c
 
 @main.command()
 @click.argument("model")
-@_options(_hw, _out)
+@with_options(_hw, _out)
 @click.option("--check", is_flag=True, help="Execute the program for its values too, compare them with the reference, "
               "and prove its synchronisation; exit 1 on a mismatch.")  # fmt: skip
 @click.option("--allow-approx", is_flag=True, help="With --check: accept operators that were estimated, not executed.")
-@_options(_settings, _model_options, _seed, _assume, _caches, _fidelity, _exact, _window, _json, _quiet)
+@with_options(_settings, _model_options, _seed, _assume, cache_contents, _fidelity, _exact, _window, _json, _quiet)
 def run(model: str, hw: str, out: Path | None, check: bool, allow_approx: bool, exact: bool, as_json: bool, quiet: bool,
         **options: Any) -> None:  # fmt: skip
     """Compile MODEL, simulate it on CHIP and report."""
@@ -119,7 +97,7 @@ def run(model: str, hw: str, out: Path | None, check: bool, allow_approx: bool, 
               help="The program file: assembly text when the name ends in .asm, else binary.")  # fmt: skip
 @click.option("--dump", type=Place(path_type=Path), metavar="DIR",
               help="Write the graph after each pass, the tile programs and the assembly here.")  # fmt: skip
-@_options(_settings, _model_options, _seed, _quiet)
+@with_options(_settings, _model_options, _seed, _quiet)
 def compile(model: str, program_path: Path, dump: Path | None, quiet: bool, **options: Any) -> None:
     """Compile MODEL for CHIP into a program file."""
     from compiler.text import print_graph
@@ -159,7 +137,7 @@ def compile(model: str, program_path: Path, dump: Path | None, quiet: bool, **op
               "that --inputs gives, and prove the synchronisation; exit 1 on a fault.")  # fmt: skip
 @click.option("--check-hazards", is_flag=True, help="Prove the synchronisation only; exit 1 on a fault.")
 @click.option("--redundant-waits", is_flag=True, help="List the waits that no access needs; nothing is simulated.")
-@_options(_out, _settings, _seed, _assume, _caches, _exact, _window, _json, _quiet)
+@with_options(_out, _settings, _seed, _assume, cache_contents, _exact, _window, _json, _quiet)
 def sim(
     program: str, hw: str, out: Path | None, exact: bool, as_json: bool, quiet: bool, redundant_waits: bool,
     **options: Any,
@@ -182,7 +160,7 @@ def sim(
 @main.command()
 @click.argument("target", metavar="DIR|MODEL")
 @click.option("--hw", metavar="CHIP", default="", help="For a MODEL: preset name or YAML path.")
-@_options(_settings, _model_options, _seed, _quiet)
+@with_options(_settings, _model_options, _seed, _quiet)
 def profile(target: str, hw: str, quiet: bool, **options: Any) -> None:
     """Show the profiler's view of a saved run (its DIR), or of a new run of MODEL: speed of light, bounds, stalls,
     memory chart, hot spots."""

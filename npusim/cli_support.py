@@ -8,11 +8,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -28,6 +28,36 @@ INTERRUPTED = 130  # 128 + SIGINT
 AFTER_S = 2.0  # shorter runs say nothing
 TERMINAL_PERIOD_S, FILE_PERIOD_S = 0.5, 10.0
 WIDTH = 120  # of tables that do not go to a terminal
+
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def with_options(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """All these options, in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _flags(name: str, *flags: tuple[str, str, str]) -> Callable[[Command], Command]:
+    """Flags that give one option its value, "" when none is given: --FLAG, the value and its help."""
+    return with_options(*(
+        click.option(flag, name, flag_value=value, callback=lambda context, option, given: given or "", help=text)
+        for flag, value, text in flags
+    ))  # fmt: skip
+
+
+cache_contents = _flags(
+    "caches",
+    ("--cold-caches", "cold", "A shared cache is empty at the start (default)."),
+    ("--warm-caches", "warm", "It holds what a run before this one left there."),
+    ("--resident-weights", "weights", "It holds the weights, in their order, as far as they fit."),
+)
 
 
 class OutputError(NpuError):

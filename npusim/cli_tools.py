@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from npusim.cli_support import Group, Progress, stdout_console, write_program, write_text
+from npusim.cli_support import Group, Progress, cache_contents, stdout_console, write_program, write_text
 from npusim.cli_usage import Place, Whole
 
 _out_file = click.option("-o", "--out", type=Place(path_type=Path), metavar="FILE", help="Write here.")
@@ -157,6 +157,7 @@ def warmup(quiet: bool) -> None:
 @click.option("--csv", type=Place(path_type=Path), metavar="FILE", help="Your measurements.")
 @click.option("--rows", type=Whole(1), metavar="N", help="Take N rows spread evenly over a table.")
 @click.option("--timing", default="", metavar="WORD", help="What the times of --csv cover: kernel, graph or eager.")
+@cache_contents
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Override a machine field; repeatable.")
 @_out_file
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout, nothing else.")

@@ -47,6 +47,16 @@ class Kind(Protocol):
 
 
 @dataclass(frozen=True)
+class _Options:
+    """What the caller, or the index of shipped tables, says of how rows are run; as in `validate`."""
+
+    settings: tuple[str, ...]
+    dtype: str
+    timing: str
+    caches: str
+
+
+@dataclass(frozen=True)
 class _Job:
     """One table to run: its label, text rows and machine; `others` counts rows of other devices, which are not run."""
 
@@ -77,13 +87,15 @@ def validate(
     settings: Sequence[str] = (),
     out: str | Path | None = None,
     timing: str = "",
+    caches: str = "",
     progress: Progress | None = None,
 ) -> Summary:
     """Compare simulated with measured times, row by row.
 
     With `csv` the file is read as `kind` and simulated on `hw`. Without, the shipped `table` is run, or all shipped
     tables (those of `kind` and `hw`, when given). `rows` takes that many rows of a table, spread evenly. `timing` says
-    what the times of a file cover (kernel, graph, eager). `out` receives a line a row. Raises NpuError for a file,
+    what the times of a file cover (kernel, graph, eager), `caches` what a shared cache holds at the start, as in
+    `npusim.run`. `out` receives a line a row. Raises NpuError for a file,
     kind, chip or setting that cannot be used; a row that cannot be simulated is counted as failed, with its reason.
     """
     if timing and timing not in TIMINGS:
@@ -91,10 +103,10 @@ def validate(
     if csv is not None:
         if kind is None or table is not None:
             raise TableError(f"a file of measurements needs --kind, one of {', '.join(KINDS)}, and no --table")
-        jobs = [_file_job(kind, Path(csv), hw, rows, settings, timing)]
+        jobs = [_file_job(kind, Path(csv), hw, rows, _Options(tuple(settings), "", timing, caches))]
     else:
         names = [table] if table is not None else _chosen(kind, hw)
-        jobs = [_table_job(name, hw, rows, settings, timing) for name in names]
+        jobs = [_table_job(name, hw, rows, _Options(tuple(settings), "", timing, caches)) for name in names]
     total = sum(len(job.rows) for job in jobs)
     done = 0
     parts: dict[str, Summary] = {}
@@ -126,21 +138,22 @@ def _chosen(kind: str | None, hw: str | None) -> list[str]:
 
 
 def _file_job(
-    kind: str, path: Path, hw: str | None, count: int | None, settings: Sequence[str], timing: str
+    kind: str, path: Path, hw: str | None, count: int | None, options: _Options
 ) -> _Job:  # fmt: skip
     module = kind_of(kind)
     found = read_table(path, kind, module.COLUMNS)
-    bench = _bench(kind, module, found[0], hw, (settings, "", timing))
+    bench = _bench(kind, module, found[0], hw, options)
     own, others = _own_rows(kind, found, bench.hw, path.name)
     return _Job(path.name, kind, spread(own, count), bench, others)
 
 
-def _table_job(name: str, hw: str | None, count: int | None, settings: Sequence[str], timing: str) -> _Job:
+def _table_job(name: str, hw: str | None, count: int | None, options: _Options) -> _Job:
     entry = find(name)
     module = kind_of(entry.kind)
     found = parse_table(table_text(name), f"{name}.csv", entry.kind, module.COLUMNS)
-    options = ((*entry.settings, *settings), entry.dtype, timing or entry.timing)
-    bench = _bench(entry.kind, module, found[0], hw or entry.hw, options)
+    both = _Options((*entry.settings, *options.settings), entry.dtype, options.timing or entry.timing,
+                    options.caches or entry.caches)  # fmt: skip
+    bench = _bench(entry.kind, module, found[0], hw or entry.hw, both)
     own, others = _own_rows(entry.kind, found, bench.hw, f"{name}.csv")
     return _Job(name, entry.kind, spread(own, count), bench, others)
 
@@ -156,13 +169,15 @@ def _own_rows(kind: str, rows: list[Row], hw: str, label: str) -> tuple[list[Row
     return own, others
 
 
-def _bench(kind: str, module: Kind, row: Row, hw: str | None, options: tuple[Sequence[str], str, str]) -> Bench:
+def _bench(kind: str, module: Kind, row: Row, hw: str | None, options: _Options) -> Bench:
     """The machine under test; a source that is known by its header brings its own run settings, given ones win."""
-    settings, dtype, timing = options
+    settings, dtype = options.settings, options.dtype
     if not hw:
         if module.NEEDS_HW:
             raise TableError(f"kind {kind} needs a chip: give --hw")
         return Bench(None)
+    if options.caches and kind in MEMORY_KINDS:
+        raise TableError(f"kind {kind} fills the caches as its benchmark does: leave that flag out")
     if kind in MEMORY_KINDS:
         return _memory_bench(hw, settings)
     from npusim.api import machine_for
@@ -174,7 +189,8 @@ def _bench(kind: str, module: Kind, row: Row, hw: str | None, options: tuple[Seq
         if source is not None:
             settings, dtype = (*source.settings, *settings), dtype or source.dtype
     machine, rest = machine_for(hw, settings)
-    return Bench(machine, tuple(f"run.{k}={v}" for k, v in rest.items()), dtype, timing or "kernel")
+    return Bench(machine, tuple(f"run.{k}={v}" for k, v in rest.items()), dtype, options.timing or "kernel",
+                 options.caches)  # fmt: skip
 
 
 def _memory_bench(hw: str, settings: Sequence[str]) -> Bench:

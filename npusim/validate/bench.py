@@ -33,7 +33,8 @@ COPYING = [CAUSES.index(name) for name in ("busy", "memory_bandwidth", "memory_l
 
 @dataclass(frozen=True)
 class Bench:
-    """A machine, `run.*` settings left to the compiler, a dtype that replaces the rows' own, and a way of timing.
+    """A machine, `run.*` settings left to the compiler, a dtype that replaces the rows' own, a way of timing, and what
+    a shared cache holds at the start.
 
     Kinds that need no programs get the chip's name, or file, and its settings instead of a machine.
     """
@@ -42,6 +43,7 @@ class Bench:
     settings: tuple[str, ...] = ()
     dtype: str = ""
     timing: str = "kernel"
+    caches: str = ""
     hw: str = ""
     chip_settings: tuple[str, ...] = ()
 
@@ -62,7 +64,7 @@ class Bench:
         from npusim import api
 
         compilation = api.compile(graph, self.chip, settings=self.settings, dtype=dtype)
-        return api.simulate(compilation, self.chip)
+        return api.simulate(compilation, self.chip, caches=self.caches)
 
     def cycles(self, result: Result) -> int:
         """The cycles that the way of timing sees."""
