@@ -132,7 +132,7 @@ also `inputs=`, `outputs=`, `approximated=`, `padded_macs=` |
 | `.hostop node_names=[..] inputs=[..] outputs=[..]` | an operator left to the host |
 | `.name "TEXT"` | a row of the name table, for `mark` |
 | `.desc %NAME key=value ...` | a descriptor; `%dN` also names the N-th |
-| `.kernel NAME(param, ..) SPACE=BYTES ...` up to `.end` | code, with the scratch memory that it needs |
+| `.kernel NAME(param, ..) SPACE=BYTES ...` up to `.end` | code, and all on-chip bytes that it touches |
 | `.launch KERNEL grid= operator= args=[..]` | `args=[[..], ..]`: a list a core; `&name` is a tensor's address |
 | `.launch kind=host host_op= operator=` | also `kind=estimate cycles= link_bytes=` |
 | `.args [..]`, `args=@N nargs=` | arguments stored apart, and a launch that uses those from the N-th on |

@@ -11,21 +11,24 @@ import numpy.typing as npt
 from isa.machine import CHIP_SPACES, Machine
 from isa.params import PATH_DMA, WEIGHTS_PORT, Params, Pipe
 from isa.program import NO_OPERAND, SPACES, Kernel, Program
-from isa.table import BY_CODE, DMA, DRAIN, SCALAR, SYNC, WEIGHTS
+from isa.table import BY_CODE, DMA, DRAIN, SCALAR, SYNC, TABLE, WEIGHTS
 from isa.verify_operands import static_bytes
 
 Array = npt.NDArray[Any]
+_SCALAR = [op.code for op in TABLE if op.pipe == SCALAR]
 
 
 def kernel_faults(program: Program, kernel: Kernel, sound: Array, params: Params) -> Iterator[tuple[int, str]]:
     """Instructions that touch more than their kernel declares, or that no core which may run it can execute."""
     limits, cores = program.declared_bytes(kernel), params.cores_of(kernel)
     placed = bool(cores) and bool(params.machine.other_cores)
+    part = program.instrs[kernel.start : kernel.end]
+    asked = np.flatnonzero(sound[kernel.start : kernel.end] & ~np.isin(part["op"], _SCALAR))
+    columns = [part[name][asked].tolist() for name in ("op", "unit", "dst", "a", "b", "c")]
     verdicts: dict[tuple[int, ...], list[str]] = {}
-    for index in (kernel.start + np.flatnonzero(sound[kernel.start : kernel.end])).tolist():
-        instr = program.instrs[index]
-        key = tuple(int(instr[name]) for name in ("op", "unit", "dst", "a", "b", "c"))
+    for index, key in zip((kernel.start + asked).tolist(), zip(*columns)):
         if key not in verdicts:
+            instr = program.instrs[index]
             verdicts[key] = list(_undeclared(program, kernel, instr, limits))
             if placed:
                 verdicts[key] += _misplaced(program, kernel, instr, params)

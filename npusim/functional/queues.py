@@ -69,6 +69,10 @@ class Queues:
         while any(self._queues):
             yield from self._without(None)
 
+    def released(self) -> Iterator[Step]:
+        """Yield what a signal has let go."""
+        yield from self._run()
+
     def held(self) -> list[list[Step]]:
         """By pipe, the instructions that its queue holds back."""
         return [[step for _, step in queue] for queue in self._queues]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from npusim.functional.control import Step, Walker
 from npusim.functional.operand import undeclared
 from npusim.functional.queues import StuckError
 from npusim.hazards.core import BARRIER, SIGNAL, CoreRun, kept
+from npusim.hazards.groups import GroupProver
 from npusim.hazards.induction import Prover
 from npusim.hazards.memory import Access, Clash, Footprint, LiveAccesses, Written, meeting
 from npusim.hazards.order import CoreOrder
@@ -89,6 +91,7 @@ class _Check:
         self.written = Written(program, self.params)
         self.skip, self.without = skip, without
         self.prover = Prover(program, self.params, self.shapes, self.written) if induction else None
+        self.group_prover = GroupProver(self.prover) if self.prover else None
         self.limit = max_findings
         self.findings: list[Finding] = []
         self._reported: set[tuple[str, tuple[int, ...]]] = set()
@@ -109,7 +112,7 @@ class _Check:
             self.written.tensor(self.program.tensor(name))
 
     def launch(self, index: int) -> None:
-        """Prove a launch, or walk all its blocks from barrier to barrier; those that signal are always walked."""
+        """Prove a launch, or walk all its blocks from barrier to barrier."""
         launch = self.program.launches[index]
         grid, kernel = int(launch["grid"]), int(launch["kernel"])
         known = 0 <= kernel < len(self.program.kernels)
@@ -118,8 +121,8 @@ class _Check:
             available = f"there are {len(self.program.kernels)} kernels, {len(cores)} cores"
             raise SimulationError(f"launch {index}: kernel {kernel} of {grid} blocks; {available}")
         self.written.new_launch(self.machine.activation_space)
-        users, alone = self.walker.pipes(kernel), not self._uses(kernel, SIGNAL, _AWAIT)
-        if self.prover and alone and self.prover.launch(kernel, users, [self._kept(index, b) for b in range(grid)]):
+        users = self.walker.pipes(kernel)
+        if self._proved(index, kernel, users, grid):
             return
         if not self._uses(kernel, SIGNAL, _AWAIT, BARRIER):
             self._walk_apart(index, users, grid)
@@ -132,6 +135,13 @@ class _Check:
         for run in runs:
             run.blocks = runs
         self._walk(index, runs)
+
+    def _proved(self, index: int, kernel: int, users: frozenset[int], grid: int) -> bool:
+        if self.prover is None or self.group_prover is None:
+            return False
+        if not self._uses(kernel, SIGNAL, _AWAIT):
+            return self.prover.launch(kernel, users, [self._kept(index, block) for block in range(grid)])
+        return self.group_prover.launch(kernel, users, [partial(self._kept, index, block) for block in range(grid)])
 
     def _walk_apart(self, index: int, users: frozenset[int], grid: int) -> None:
         """Walk blocks that never wait for each other one after another; only what they did to shared memory is kept."""

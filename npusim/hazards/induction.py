@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,11 +32,15 @@ from npusim.hazards.regions import Shape, Shapes, apart, covers, union
 
 Array = npt.NDArray[Any]
 OUTSIDE = frozenset(SPACES.index(name) for name in CHIP_SPACES)
+TRACKED = 1 << 50  # addresses from here on stand for memory that a group of cores shares
 LENGTH = 32  # instructions of a piece, at least, unless it ends where its loop ends
 TRIES = 256  # pieces of a kernel that may be new before fewer of them than were known make it not worth the while
 
 Traffic = dict[int, list[tuple[int, ...]]]  # by instruction: each time its turn and the bases of its operands
 Placed = dict[tuple[int, bool], list[tuple[Shape, Array]]]  # by space and write: byte sets and their bases
+
+
+Core = TypeVar("Core", bound="ProvedCore")
 
 
 class NotProvedError(Exception):
@@ -50,8 +54,8 @@ class ProvedCore(CoreRun):
     """
 
     def __init__(self, program: Program, kernel: int, params: Params, shapes: Shapes, users: frozenset[int],
-                 sizes: Sequence[int], followed: frozenset[int]) -> None:  # fmt: skip
-        super().__init__(program, kernel, params, shapes, users)
+                 sizes: Sequence[int], followed: frozenset[int], place: int = 0, group: int = 1) -> None:  # fmt: skip
+        super().__init__(program, kernel, params, shapes, users, place, group)
         self.sizes, self.followed = sizes, followed
         self.written: frozenset[tuple[int, Shape, int]] = frozenset()
         self.read: frozenset[tuple[int, Shape, int]] = frozenset()  # and found to have values
@@ -64,11 +68,23 @@ class ProvedCore(CoreRun):
         """What other cores do is not followed."""
         raise NotProvedError("signals another core")
 
-    def offer(self, step: Step) -> None:
-        """The sequencer hands out an instruction."""
-        for ready in self.hand(step) if self.order.queued else (step,):
-            if ready is None or not self.execute(ready):
-                raise NotProvedError("the core stops")
+    def name(self, pipe: int) -> str:
+        """A pipe of the group in words, which nobody reads."""
+        return super().name(pipe % self.order.count)
+
+    def follow(self, steps: Sequence[Step], piece: Sequence[int]) -> None:
+        """The sequencer hands out a piece."""
+        for number in piece:
+            step = steps[number]
+            for ready in self.hand(step) if self.order.queued else (step,):
+                if ready is None or not self.execute(ready):
+                    raise NotProvedError("the core stops")
+
+    def end(self) -> None:
+        """The end of the kernel; raises NotProvedError when flags, tiles or instructions are left over."""
+        if any(self.queues.held()):
+            raise NotProvedError("instructions are held back")
+        self.finish()
 
     def touch(self, access: Access, letter: str) -> bool:
         """Bounds and values of on-chip memory."""
@@ -93,9 +109,9 @@ class ProvedCore(CoreRun):
         if not covers(union(parts), (shape.starts + base, shape.ends + base)):
             raise NotProvedError("reads what nothing has written")
 
-    def copy(self) -> ProvedCore:
+    def copy(self: Core) -> Core:
         """The same state, to go on apart from this one."""
-        other = ProvedCore.__new__(ProvedCore)
+        other = type(self).__new__(type(self))
         other.__dict__.update(self.__dict__)
         other.order, other.queues, other.live = self.order.copy(), self.queues.copy(), self.live.copy()
         other.heard = [heard.copy() for heard in self.heard]
@@ -105,7 +121,14 @@ class ProvedCore(CoreRun):
 
     def settle(self) -> tuple[Any, ...]:
         """Forget what nothing depends on; states with equal results do the same from here on."""
-        live = self.live.renumber(self.order)
+        found: list[set[int]] = [set() for _ in self.order.dispatched]
+        self.live.keep(self.order.known_to_all, found)
+        live = [sorted(numbers) for numbers in found]
+        self.live.renumber(live)
+        return self.settled(live)
+
+    def settled(self, live: list[list[int]]) -> tuple[Any, ...]:
+        """The state when only instructions of `live` count (by pipe of the group, sorted)."""
         self.order.renumber(live)
         self.heard = [deque(renumbered(clock, live) for clock in clocks) for clocks in self.heard]
         heard = tuple(map(tuple, self.heard))
@@ -116,11 +139,14 @@ class ProvedCore(CoreRun):
         )  # fmt: skip
 
 
+State = Any  # a core, or a group of cores: copy, settle, follow, end, and what the first one is asked for
+
+
 class Automaton:
     """The states of one kernel and the pieces of program that lead from one to another."""
 
-    def __init__(self, first: ProvedCore) -> None:
-        self.states = [first]
+    def __init__(self, first: State) -> None:
+        self.states: list[State] = [first]
         self.followed, self.shapes = first.followed, first.shapes
         self.unordered = frozenset(range(len(SPACES))) if first.interlocked else OUTSIDE
         self.steps: list[Step] = []  # each instruction with those of its operands that its order depends on, once
@@ -135,9 +161,10 @@ class Automaton:
         """The number of an instruction: equal for those that differ in addresses without influence on order alone."""
         free = self.unordered
         operands = tuple(
-            [o and ((o.ext, o.windows) if o.space in free else (o.base, o.ext, o.windows)) for o in step.operands]
-        )
-        key = (step.pc, step.imm, step.accumulate, operands)
+            [o and ((o.ext, o.windows) if o.space in free and o.base < TRACKED else (o.base, o.ext, o.windows))
+             for o in step.operands]
+        )  # fmt: skip
+        key = (step.pc, step.imm, step.amount, step.accumulate, operands)
         found = self._numbers.get(key)
         if found is None:
             found = self._numbers[key] = len(self.steps)
@@ -167,12 +194,7 @@ class Automaton:
         self.recurred += found is not None
         return found
 
-    def prove(self, core: ProvedCore, piece: Sequence[int]) -> None:
-        """Go on with a piece from a state, which changes; raises NotProvedError."""
-        for number in piece:
-            core.offer(self.steps[number])
-
-    def enter(self, state: int, piece: tuple[int, ...], core: ProvedCore) -> int:
+    def enter(self, state: int, piece: tuple[int, ...], core: State) -> int:
         """Keep what a piece led to; return its number."""
         key = core.settle()
         if key not in self._known:
@@ -184,23 +206,20 @@ class Automaton:
     def may_end(self, state: int) -> None:
         """The kernel ends in a state; raises NotProvedError when flags, tiles or instructions are left over."""
         if state not in self._ends:
-            finish(self.states[state])
+            self.states[state].end()
             self._ends.add(state)
 
 
-def finish(core: ProvedCore) -> None:
-    """The end of the kernel; raises NotProvedError."""
-    if any(core.queues.held()):
-        raise NotProvedError("instructions are held back")
-    core.finish()
-
-
-class _Course:
-    """One core's way through the states of its kernel."""
+class Course:
+    """The way of a core, or of a group, through the states of its kernel."""
 
     def __init__(self, automaton: Automaton) -> None:
         self.automaton, self.state = automaton, 0
-        self.own: ProvedCore | None = None  # once states are not looked for
+        self.own: State | None = None  # once states are not looked for
+
+    def now(self) -> State:
+        """The state that has been reached; not to be changed."""
+        return self.automaton.states[self.state] if self.own is None else self.own
 
     def go(self, piece: tuple[int, ...]) -> None:
         """Prove a piece, unless that has been done."""
@@ -212,46 +231,57 @@ class _Course:
                 return
             core = automaton.states[self.state].copy()
             if automaton.worthwhile():
-                automaton.prove(core, piece)
+                core.follow(automaton.steps, piece)
                 self.state = automaton.enter(self.state, piece, core)
                 return
             self.own = core
-        automaton.prove(self.own, piece)
+        self.own.follow(automaton.steps, piece)
 
     def end(self) -> None:
         """The kernel ends."""
         if self.own is None:
             self.automaton.may_end(self.state)
         else:
-            finish(self.own)
+            self.own.end()
 
 
-def _follow(automaton: Automaton, steps: Iterator[Step]) -> list[Traffic]:
-    """Prove the order of one core; return its traffic between barriers."""
-    course, phases = _Course(automaton), [defaultdict[int, list[tuple[int, ...]]](list)]
-    numbers: dict[int, tuple[Step, int]] = {}  # by instruction: what it was last time
+def cut(numbered: Iterator[tuple[int, int]]) -> Iterator[tuple[int, ...]]:
+    """Pieces of instructions, given by address and number: they end where the program jumps back."""
     piece: list[int] = []
     first = last = 0
-    for turn, step in enumerate(steps):
-        pc = step.pc
+    for pc, number in numbered:
         if pc <= last and (pc < first or len(piece) >= LENGTH):
-            course.go(tuple(piece))
+            yield tuple(piece)
             piece.clear()
         if not piece:
             first = pc
         last = pc
-        before = numbers.get(pc)
-        if before is not None and before[0] is step:
-            number = before[1]
-        else:
-            number = automaton.number(step)
-            numbers[pc] = (step, number)
         piece.append(number)
-        if automaton.traced[number]:
-            phases[-1][number].append((turn, *[o.base if o is not None else 0 for o in step.operands]))
-        if step.op == BARRIER:
-            phases.append(defaultdict(list))
-    course.go(tuple(piece))
+    yield tuple(piece)
+
+
+def _follow(automaton: Automaton, steps: Iterator[Step]) -> list[Traffic]:
+    """Prove the order of one core; return its traffic between barriers."""
+    course, phases = Course(automaton), [defaultdict[int, list[tuple[int, ...]]](list)]
+    numbers: dict[int, tuple[Step, int]] = {}  # by instruction: what it was last time
+
+    def numbered() -> Iterator[tuple[int, int]]:
+        for turn, step in enumerate(steps):
+            pc = step.pc
+            before = numbers.get(pc)
+            if before is not None and before[0] is step:
+                number = before[1]
+            else:
+                number = automaton.number(step)
+                numbers[pc] = (step, number)
+            yield pc, number
+            if automaton.traced[number]:
+                phases[-1][number].append((turn, *[o.base if o is not None else 0 for o in step.operands]))
+            if step.op == BARRIER:
+                phases.append(defaultdict(list))
+
+    for piece in cut(numbered()):
+        course.go(piece)
     course.end()
     return list(phases)
 
@@ -268,6 +298,11 @@ class Prover:
         self.able = not self.followed or not params["queues"]  # they are followed in program order
         self.proved = 0  # launches
         self._automata: dict[int, Automaton] = {}
+
+    def sizes(self, kernel: int) -> list[int]:
+        """Bytes of each space that a kernel may touch."""
+        declared = self.program.declared_bytes(self.program.kernels[kernel])
+        return [min(self.written.size(i), declared.get(space, 1 << 62)) for i, space in enumerate(SPACES)]
 
     def launch(self, kernel: int, users: frozenset[int], cores: Sequence[Iterator[Step]]) -> bool:
         """Whether a launch, given as the instructions of its cores, is proved to be right.
@@ -286,8 +321,7 @@ class Prover:
 
     def _launch(self, kernel: int, users: frozenset[int], cores: Sequence[Iterator[Step]]) -> None:
         if kernel not in self._automata:
-            declared = self.program.declared_bytes(self.program.kernels[kernel])
-            sizes = [min(self.written.size(i), declared.get(space, 1 << 62)) for i, space in enumerate(SPACES)]
+            sizes = self.sizes(kernel)
             first = ProvedCore(self.program, kernel, self.params, self.shapes, users, sizes, self.followed)
             self._automata[kernel] = Automaton(first)
         automaton = self._automata[kernel]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
@@ -156,16 +156,17 @@ class LiveAccesses:
             other._spaces[space] = {pipe: bucket.copy() for pipe, bucket in pipes.items()}
         return other
 
-    def renumber(self, order: CoreOrder) -> list[list[int]]:
-        """Keep what somebody may not know to be complete; return its numbers by pipe, from now on 1, 2, ..."""
-        found: list[set[int]] = [set() for _ in order.dispatched]
-        buckets = [(pipe, bucket) for pipes in self._spaces.values() for pipe, bucket in pipes.items()]
-        for pipe, bucket in buckets:
-            found[pipe] |= bucket.keep(order.known_to_all(pipe))
-        live = [sorted(numbers) for numbers in found]
-        for pipe, bucket in buckets:
-            bucket.renumber({number: i + 1 for i, number in enumerate(live[pipe])})
-        return live
+    def keep(self, known_to_all: Callable[[int], int], found: list[set[int]]) -> None:
+        """Keep what somebody may not know to be complete; add its numbers to `found`, by pipe."""
+        for pipes in self._spaces.values():
+            for pipe, bucket in pipes.items():
+                found[pipe] |= bucket.keep(known_to_all(pipe))
+
+    def renumber(self, live: list[list[int]]) -> None:
+        """Count the instructions of `live` (by pipe, sorted) as 1, 2, ..."""
+        for pipes in self._spaces.values():
+            for pipe, bucket in pipes.items():
+                bucket.renumber({number: i + 1 for i, number in enumerate(live[pipe])})
 
     def key(self) -> frozenset[tuple[Any, ...]]:
         """Equal for the same accesses with the same numbers."""
@@ -327,7 +328,7 @@ def meeting(footprints: Sequence[Footprint], groups: Sequence[int]) -> list[tupl
     """
     found: set[tuple[int, int]] = set()
     for space in range(len(CHIP_SPACES)):
-        if not _groups_apart(*(_by_group(footprints, groups, space, write) for write in (True, False))):
+        if not groups_apart(*(_by_group(footprints, groups, space, write) for write in (True, False))):
             found |= _pairs(footprints, groups, space, MAX_PAIRS - len(found))
     return sorted(found)
 
@@ -335,23 +336,27 @@ def meeting(footprints: Sequence[Footprint], groups: Sequence[int]) -> list[tupl
 Owned = tuple[Array, Array, Array]  # sorted runs [starts, ends), and of whom each is
 
 
+def owned(parts: Sequence[tuple[int, tuple[Array, Array]]]) -> Owned:
+    """Runs of groups, each given by its number and disjoint within it."""
+    empty = np.zeros(0, np.int64)
+    starts = np.concatenate([empty, *(starts for _, (starts, _) in parts)])
+    ends = np.concatenate([empty, *(ends for _, (_, ends) in parts)])
+    owners = np.concatenate([empty, *(np.full(len(starts), group) for group, (starts, _) in parts)])
+    order = np.argsort(starts, kind="stable")
+    return starts[order], ends[order], owners[order]
+
+
 def _by_group(footprints: Sequence[Footprint], groups: Sequence[int], space: int, write: bool) -> Owned:
-    """Runs of all groups, disjoint within each."""
+    """Runs of all groups."""
     runs: dict[int, list[tuple[Array, Array]]] = {}
     for footprint, group in zip(footprints, groups):
         own = footprint.runs(space, write)
         if len(own[0]):
             runs.setdefault(group, []).append(own)
-    merged = [(group, *(parts[0] if len(parts) == 1 else merge(parts))) for group, parts in runs.items()]
-    empty = np.zeros(0, np.int64)
-    starts = np.concatenate([empty, *(starts for _, starts, _ in merged)])
-    order = np.argsort(starts, kind="stable")
-    ends = np.concatenate([empty, *(ends for _, _, ends in merged)])
-    owners = np.concatenate([empty, *(np.full(len(starts), group) for group, starts, _ in merged)])
-    return starts[order], ends[order], owners[order]
+    return owned([(group, parts[0] if len(parts) == 1 else merge(parts)) for group, parts in runs.items()])
 
 
-def _groups_apart(writes: Owned, reads: Owned) -> bool:
+def groups_apart(writes: Owned, reads: Owned) -> bool:
     """True when nothing that a group writes is written or read by another."""
     starts, ends, owners = writes
     if (ends[:-1] > starts[1:]).any():

@@ -182,12 +182,15 @@ class CoreOrder:
         return other
 
     def renumber(self, live: list[list[int]]) -> None:
-        """Count instructions anew, of a core without a group: only those of `live` (by pipe, sorted), as 1, 2, ...
+        """Count instructions anew: only those of `live` (by pipe of the group, sorted), as 1, 2, ...
 
         Clocks are compared with numbers of live instructions and of later ones alone, and joined by maximum; both give
         the same after a monotone change of numbers that keeps them on their side of every live number.
         """
-        self.dispatched = [len(numbers) for numbers in live]
+        own = range(self.base, self.base + self.count)
+        self.dispatched = [
+            bisect_right(live[pipe], number) if pipe in own else 0 for pipe, number in enumerate(self.dispatched)
+        ]
         self.sequencer = renumbered(self.sequencer, live)
         self.knows = [renumbered(known, live) for known in self.knows]
         self.extra = [list(renumbered(known, live)) for known in self.extra]
@@ -199,7 +202,7 @@ class CoreOrder:
         }  # fmt: skip
 
     def _renumber_tiles(self, unit: int, live: list[list[int]]) -> None:
-        """Forget the pops that made room for tiles which are in the FIFO already, and count from there."""
+        """Forget the pops that made room for tiles which are in the FIFO already, and count from there (no group)."""
         weights, matrix = self.weights[unit], self.matrix.get(unit, -1)
         freed, pushes = self.pops.get(unit, []), self.pushes.get(unit, 0)
         past = max(0, min(pushes - self.depth, len(freed)))

@@ -42,6 +42,7 @@ def machines(draw: Any, issue: str) -> Machine:
                    {"topology": "torus", "columns": 2, "channel_nodes": [0, 1]},
                    {"topology": "crossbar", "model": "bandwidth"})  # fmt: skip
     with_shared = pick(False, True)
+    groups = pick(0, 2, 4, 16)
     return small_machine(issue, **{
         "memory.l2": shared if with_shared else None,
         "memory.network": {"flit_bytes": 32, **network} if with_shared and network else None,
@@ -53,8 +54,8 @@ def machines(draw: Any, issue: str) -> Machine:
         "core.matrix.psum_hop_cycles": pick(1, 2), "core.matrix.queue_depth": depth(),
         "core.matrix.weight_outstanding": pick(1, 2, 64), "core.matrix.weight_request_bytes": pick(16, 32, 256),
         "core.vector.queue_depth": depth(), "core.vector.latency_cycles": pick(0, 6),
-        "core.vector.lane_bytes": pick(0, 4, 8), "core.spaces.spm.bank_groups": pick(0, 2, 4, 16),
-        "core.spaces.spm.bank_bytes": pick(4, 32), "core.spaces.spm.bank_size_bytes": pick(0, 32, 128),
+        "core.vector.lane_bytes": pick(0, 4, 8), "core.spaces.spm.bank_groups": groups,
+        "core.spaces.spm.bank_bytes": pick(4, 32), "core.spaces.spm.bank_size_bytes": pick(0, 32, 128) if groups else 0,
         "block_cycles": pick(0, 5),
         "core.vector.sublanes": pick(1, 3), "core.vector.store_ports": pick(1, 2), "core.vector.load_ports": pick(1, 3),
         "core.vector.unpack_ops": pick({}, {"fp32": 2.5}), "core.vector.pack_ops": pick({}, {"fp32": 3, "int8": 1}),

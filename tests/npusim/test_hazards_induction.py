@@ -22,7 +22,7 @@ from isa.program import SPACE_ID, Program
 from isa.table import DMA, SCALAR, VECTOR, code
 from npusim.functional.operand import Operand
 from npusim.hazards import Finding, check_hazards
-from npusim.hazards.induction import Automaton, Prover
+from npusim.hazards.induction import ProvedCore, Prover
 from npusim.hazards.order import CoreOrder
 from npusim.hazards.regions import Shapes, apart, covers
 
@@ -114,13 +114,13 @@ def alike(program: Program, hw: Machine, **more: Any) -> list[Finding]:
 def proofs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Lengths of the pieces of program that are proved, as opposed to known."""
     made: list[int] = []
-    prove = Automaton.prove
+    follow = ProvedCore.follow
 
-    def count(self: Automaton, core: Any, piece: Any) -> None:
+    def count(self: ProvedCore, steps: Any, piece: Any) -> None:
         made.append(len(piece))
-        prove(self, core, piece)
+        follow(self, steps, piece)
 
-    monkeypatch.setattr(Automaton, "prove", count)
+    monkeypatch.setattr(ProvedCore, "follow", count)
     return made
 
 
@@ -317,7 +317,7 @@ def test_more_blocks_than_cores_are_proved_as_blocks(cores: int, monkeypatch: py
     assert alike(assemble(BLOCKS.replace(NEXT, "")), hardware)[0].kind == "WAW" and given_ == [True, False]
 
 
-def test_cores_that_signal_each_other_are_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_that_signal_each_other_are_left_to_another_prover(monkeypatch: pytest.MonkeyPatch) -> None:
     given_ = proofs_given(monkeypatch)
     text = (TRACES / "ascend_mix.asm").read_text(encoding="utf-8")
     text = text.replace("grid=72", "grid=6").replace("4, 24]", "4, 2]")

@@ -154,7 +154,7 @@ def test_an_instruction_must_find_its_unit_on_the_cores_of_its_kernel() -> None:
     assert "instruction 0 `v.relu %d0, %d0`: v.relu needs VECTOR and ub, which the cores of `cores` do not have" in text
     assert "kernel 'k' runs there because it declares l1" in text
     assert "the cores of `other_cores.aiv` have it: declare what it uses of ub" in text
-    with pytest.raises(ProgramError, match=r"cp needs MTE2 and l1, which the cores of `other_cores.aiv` do not have"):
+    with pytest.raises(ProgramError, match=r"cp needs l1, which the cores of `other_cores.aiv` do not have"):
         verify(kernel(body + "  cp %l, %x", "ub=256"), chip())
     verify(kernel("  set vector, 0\n  wait vector, 0, 1", "ub=256"), chip())
     with pytest.raises(ProgramError, match=r"set needs VECTOR, which the cores of `cores` do not have"):
