@@ -59,13 +59,17 @@ def one_step_less(program: Program) -> Program:
 
 
 def shifted(operand: str, op: str, amount: int) -> Callable[[Program], Program]:
-    """One operand's address is off by `amount` bytes."""
+    """One operand's address is off by `amount` bytes, of which the kernel declares as many more."""
 
     def mutate(program: Program) -> Program:
         at = int(np.flatnonzero(program.instrs["op"] == code(op))[0])
         descs = program.descs.copy()
         descs[int(program.instrs[at][operand])]["base"] += amount
-        return replace(program, descs=descs)
+        kernels = tuple(
+            replace(kernel, scratch_bytes={space: size + amount for space, size in kernel.scratch_bytes.items()})
+            for kernel in program.kernels
+        )
+        return replace(program, descs=descs, kernels=kernels)
 
     return mutate
 
