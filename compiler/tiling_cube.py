@@ -241,7 +241,7 @@ class _Work:
             self.active *= -(-self.counts[letter] // self.mine[letter])
         self.letters = {"a": spec.a.letters("hwc"), "weight": spec.weight.letters("cn"), "out": LETTERS}
         self.pixels = tiles["h"] * tiles["w"]
-        self.high, wide = reads(spec, tiles["h"], tiles["w"])
+        self.high, self.wide = reads(spec, tiles["h"], tiles["w"])
         size = {k: dtype(getattr(spec, k).dtype).size_bytes for k in self.letters}
         self.size = size
         self.matrix = machine.core.matrix
@@ -255,7 +255,7 @@ class _Work:
         self.steps = math.prod(self.mine.values())
         self.product_cycles = self.steps * self.blocks * self.block_cycles  # of the array, on the busiest core
         self.bytes = {
-            "a": self.high * wide * tiles["c"] * size["a"],
+            "a": self.high * self.wide * tiles["c"] * size["a"],
             "weight": spec.kh * spec.kw * tiles["c"] * tiles["n"] * size["weight"],
             "out": self.pixels * tiles["n"] * size["out"],
         }

@@ -6,6 +6,7 @@ import npusim
 from isa.cost import gemm_traffic_elements
 from isa.errors import CapacityError, ConfigError
 from isa.loader import load_machine
+from npusim import api
 from npusim.report import summary
 
 
@@ -38,6 +39,25 @@ def test_only_a_cube_cuts_rows_of_pixels() -> None:
 def test_a_tile_beyond_the_memory_is_refused_with_its_need() -> None:
     with pytest.raises(CapacityError, match="its tile needs"):
         moved_bytes("run.tile=4096x4096x4096", model="gemm:4096x4096x4096")
+
+
+@pytest.mark.parametrize("hw", ["ascend-310", "ascend-910b2"])
+@pytest.mark.parametrize("model", [  # a large window, a deep one, stride, dilated pointwise rows, few channels
+    "conv:1x13x13x192x384x3x1x1", "conv:1x27x27x64x192x5x1x2", "conv:1x56x56x64x128x3x2x1",
+    "conv:2x14x14x256x512x1x2x0",
+    "conv:1x224x224x3x64x7x2x3", "conv:1x7x7x512x512x3x1x1"])  # fmt: skip
+def test_a_cube_asks_for_the_memory_that_the_search_counted(model: str, hw: str) -> None:
+    """Of L1, per buffer of the kernel: a tile of either operand in each of its slots, to a boundary of 512 bytes."""
+    machine = load_machine(hw).machine
+    (nest,) = [n for n in api.compile(model, machine).built.nests.values() if "contraction" in n.name]
+    buffers = {b.name: b for b in nest.buffers}
+    tiles = {x.name: x.tile for x in nest.loops}
+    _, high, wide, _, _, taps, stride, _ = map(int, model.removeprefix("conv:").split("x"))
+    rows = min((tiles["h"] - 1) * stride + taps, high)
+    assert buffers["A"].size_bytes <= rows * wide * tiles["c"] * 2
+    assert buffers["W"].size_bytes == taps * taps * tiles["c"] * tiles["n"] * 2
+    used = sum(-(-b.size_bytes // 512) * 512 * b.slots for b in nest.buffers if b.space == "l1")
+    assert used <= machine.core.spaces["l1"].size_bytes
 
 
 def test_operands_over_the_host_link_are_not_fetched_over_and_over() -> None:
