@@ -130,6 +130,7 @@ def candidates(
     acc_size, room = dtype(spec.acc_dtype).size_bytes, budget[matrix.acc_space]
     staged, size = budget[machine.staging_space], dtype(spec.a.dtype).size_bytes
     w = pixels if pixels < spec.w else 0
+    shared = matrix.acc_space in (machine.staging_space, machine.scratch_space, matrix.operand_b_space)
     for h, n in product(heights, widths):
         sums = ceil_to(h * pixels, matrix.rows) * ceil_to(n, matrix.cols) * acc_size
         if sums > room and tile is None:
@@ -138,9 +139,8 @@ def candidates(
         taken = math.prod(reads(spec, h, pixels))
         fitting = [c for c in depths if (taken + spec.kh * spec.kw * n) * c * size <= staged] or depths[-1:]
         for c, order, split in product(fitting[:DEPTHS], _orders(counts), _splits(counts, cores)):
-            for slots in (2, 1):
-                if slots * sums <= room or slots == 1:
-                    yield Tiling(h, n, c, (*order, "c"), split, slots, w)
+            for slots in ((2, 1) if shared else (2,)) if 2 * sums <= room else (1,):
+                yield Tiling(h, n, c, (*order, "c"), split, slots, w)
 
 
 def reads(spec: Contraction, h: int, w: int) -> tuple[int, int]:
