@@ -384,10 +384,10 @@ def _bank_faults(machine: Machine) -> Iterator[str]:
             yield f"{key}.bank_size_bytes: {space.bank_size_bytes}, but bank_groups is 0: give the number of groups too"
         if space.bank_size_bytes % space.bank_bytes:
             yield f"{key}.bank_size_bytes: {space.bank_size_bytes} is no multiple of bank_bytes, {space.bank_bytes}"
-        around = space.bank_groups * max(space.bank_bytes, space.bank_size_bytes)
+        around = space.bank_groups * space.bank_bytes
         if around > space.size_bytes:
-            why = f"size_bytes is {space.size_bytes}: give fewer or smaller banks"
-            yield f"{key}.bank_groups: a bank of each of {space.bank_groups} groups is {around} bytes, but {why}"
+            why = f"size_bytes is {space.size_bytes}: give fewer or smaller blocks"
+            yield f"{key}.bank_groups: a block of each of {space.bank_groups} groups is {around} bytes, but {why}"
     for key, value in figures.items():
         if value & (value - 1):
             low = 1 << (value.bit_length() - 1)
