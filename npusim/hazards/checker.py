@@ -37,7 +37,7 @@ _AWAIT = BY_NAME["await"].code
 class Finding:
     """One fault. `instrs` are indices.
 
-    `kind`: RAW, WAR, WAW, deadlock, ambiguous, twice, flags, bounds, uninitialised, leftover, signal.
+    `kind`: RAW, WAR, WAW, deadlock, ambiguous, twice, flags, core, bounds, uninitialised, leftover, signal.
     """
 
     kind: str
@@ -169,7 +169,22 @@ class _Check:
         return self.walker.steps(kernel, block, grid, args, self.machine.kind_of(cores[block % len(cores)]))
 
     def _kept(self, index: int, block: int) -> Iterator[Step]:
-        return kept(self._steps(index, block), self.skip, self.without)
+        steps = kept(self._steps(index, block), self.skip, self.without)
+        cores = self.params.cores_of(self.program.kernels[int(self.program.launches[index]["kernel"])])
+        one_kind = self.machine.kind_of(cores[0]) == self.machine.kind_of(cores[-1])
+        return steps if one_kind else self._placed(index, cores[block % len(cores)], steps)
+
+    def _placed(self, index: int, core: int, steps: Iterator[Step]) -> Iterator[Step]:
+        """The same instructions; those that the core has no pipe for are reported."""
+        lacking = {pipe.index for pipe in self.params.pipes if not self.params.present[core, pipe.index]}
+        for step in steps:
+            if step.pipe in lacking:
+                kinds = [name for name in self.machine.other_cores]
+                which = "the chip's `cores`" if (kind := self.machine.kind_of(core)) == 0 else f"`{kinds[kind - 1]}`"
+                why = f"core {core}, one of {which}, has no {self.params.pipes[step.pipe].label}; a kernel for several "
+                why += "kinds of cores learns by csr 2 which it runs on, and branches"
+                self.report("core", index, core, (step.pc,), why)
+            yield step
 
     def _groups(self, index: int) -> list[list[int]]:
         """The blocks of a launch, those together that signal each other, directly or through others."""
@@ -310,7 +325,7 @@ class _WalkedCore(CoreRun):
         other = self._target(step)
         if other is None:
             return
-        other.order.set_flag(self.order.proof(step.pc, step.pipe), step.imm)
+        other.raised(self.order.proof(step.pc, step.pipe), step.imm)
         other.queues.signal(step.imm)
 
     def _target(self, step: Step) -> _WalkedCore | None:

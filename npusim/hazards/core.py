@@ -138,7 +138,7 @@ class CoreRun(ABC):
             if pending and self.order.queued:
                 why = f"flag {step.imm} is set already and nobody has waited for it since: the hardware keeps one set"
                 self.report("twice", (pending[-1].pc, step.pc), why)
-            self.order.set_flag(self.order.proof(step.pc, step.pipe), step.imm)
+            self.raised(self.order.proof(step.pc, step.pipe), step.imm)
         elif step.op == SIGNAL:
             self.signal(step)
         elif step.op == _PBAR:
@@ -148,6 +148,20 @@ class CoreRun(ABC):
         else:
             return self._wait(step)
         return True
+
+    def raised(self, item: FlagSet, flag: int) -> None:
+        """A flag of this core is raised, by itself or by another core of its group."""
+        last = self.order.overtaken(item, flag)
+        if last is not None and self.order.setters[flag] == {item.pipe}:
+            why = f"{self.flag_name(flag)} may be set again at {item.pc} before its wait at {last.pc} has passed: the "
+            why += f"hardware keeps one set; let {self.name(item.pipe)} wait for something behind that wait first"
+            self.report("twice", (last.pc, item.pc), why)
+        elif last is not None:
+            setters = ", ".join(sorted({self.name(pipe) for pipe in self.order.setters[flag] | {item.pipe}}))
+            why = f"{self.flag_name(flag)} is set by {setters}, and {item.pc} may come before the wait at {last.pc}, "
+            why += "which then takes the wrong set; give each a flag of its own, or let the later one wait first"
+            self.report("ambiguous", (last.pc, item.pc), why)
+        self.order.set_flag(item, flag)
 
     def _wait(self, step: Step) -> bool:
         flag, count = step.imm, step.amount
@@ -163,7 +177,7 @@ class CoreRun(ABC):
             many = f"{self.flag_name(flag)} has {have} sets from several pipes"
             why = f"{many} and {count} are waited for: any may be first"
             self.report("ambiguous", (step.pc, *dict.fromkeys(item.pc for item in pending)), why)
-        taken = self.order.wait(step.pipe, flag, count)
+        taken = self.order.wait(step.pc, step.pipe, flag, count)
         if taken is None:
             why = f"{self.flag_name(flag)} is {have}, {count} needed, and nothing is dispatched past this wait; "
             self.report("deadlock", (step.pc,), why + self._setters(flag))

@@ -44,7 +44,7 @@ class _Member(ProvedCore):
     def signal(self, step: Step) -> None:
         """A flag of another core of the group is raised; `amount` is its place."""
         other = self.team.cores[step.amount]
-        other.order.set_flag(self.order.proof(step.pc, step.pipe), step.imm)
+        other.raised(self.order.proof(step.pc, step.pipe), step.imm)
         other.queues.signal(step.imm)
 
     def _sync(self, step: Step) -> bool:
@@ -207,6 +207,7 @@ class ProvedGroup:
         found: list[set[int]] = [set() for _ in self.orders[0].dispatched]
         for core in self.cores:
             core.live.keep(core.order.known_to_all, found)
+            core.order.keep(found)
         self.live.keep(lambda pipe: min([order.known_to_all(pipe) for order in self.orders]), found)
         self.pairing.keep(found)
         numbers = [sorted(kept) for kept in found]

@@ -123,6 +123,7 @@ class ProvedCore(CoreRun):
         """Forget what nothing depends on; states with equal results do the same from here on."""
         found: list[set[int]] = [set() for _ in self.order.dispatched]
         self.live.keep(self.order.known_to_all, found)
+        self.order.keep(found)
         live = [sorted(numbers) for numbers in found]
         self.live.renumber(live)
         return self.settled(live)

@@ -31,6 +31,15 @@ class FlagSet:
     pops_needed: int
 
 
+@dataclass(frozen=True)
+class Passed:
+    """The last wait for a flag: its instruction, its pipe (of the group) and its number there; a wait counts as one."""
+
+    pc: int
+    pipe: int
+    number: int
+
+
 class CoreOrder:
     """Vector clocks of one core, the `place`-th of `group`, during one launch.
 
@@ -53,6 +62,9 @@ class CoreOrder:
         self.knows: list[Clock] = [(0,) * total] * self.count  # with queues: what each pipe learnt from its own waits
         self.extra = [[0] * total for _ in range(self.count)]  # what a pipe learnt through the weight FIFO
         self.flags: dict[int, deque[FlagSet]] = {}
+        self.counting = params["flags"]  # flags from here on count what other cores signal; others hold one set
+        self.passed: dict[int, Passed] = {}  # by flag, with queues
+        self.setters: dict[int, frozenset[int]] = {}  # by flag: pipes of the group
         self.depth = params["fifo_tiles"]
         self.queue = params.machine.core.matrix.queue_depth
         self.pushed: dict[int, deque[int]] = {}  # by unit: numbers of the ldw instructions whose tiles wait
@@ -129,8 +141,20 @@ class CoreOrder:
         needed = self.pushes.get(unit, 0) - self.depth if unit is not None else 0
         return FlagSet(pc, at, knows, needed)
 
+    def overtaken(self, item: FlagSet, flag: int) -> Passed | None:
+        """The wait that a set may come before although an earlier set was for it; to be asked before `set_flag`.
+
+        With queues a pipe may run ahead of the others as far as nothing holds it back. So whoever sets a flag again
+        must know that the last wait for it has passed; but signals of one pipe are counted, and come in their order.
+        """
+        last = self.passed.get(flag)
+        alone = flag >= self.counting and self.setters.get(flag, frozenset()) <= {item.pipe}
+        return last if last is not None and not alone and item.knows[last.pipe] < last.number else None
+
     def set_flag(self, item: FlagSet, flag: int) -> None:
         """A flag of this core is raised, by itself or by another core of its group."""
+        if self.queued and item.pipe not in self.setters.get(flag, ()):
+            self.setters[flag] = self.setters.get(flag, frozenset()) | {item.pipe}
         pending = self.flags.setdefault(flag, deque())
         if item.pipe == self.scalar + self.base:  # the sequencer sets at once, so before whatever is still queued
             pending.appendleft(item)
@@ -143,7 +167,7 @@ class CoreOrder:
         queued = [item.pipe for item in pending if item.pipe != self.scalar + self.base]
         return len(pending) > count > len(pending) - len(queued) and len(set(queued)) > 1
 
-    def wait(self, pipe: int, flag: int, count: int) -> list[FlagSet] | None:
+    def wait(self, pc: int, pipe: int, flag: int, count: int) -> list[FlagSet] | None:
         """Take the `count` oldest sets of a flag and learn what they prove, for a pipe or (-1) for the sequencer.
 
         None when there are not so many.
@@ -157,6 +181,11 @@ class CoreOrder:
                 self.hear(pipe, item.knows)
             else:
                 self.sequencer = later(self.sequencer, item.knows)
+        if self.queued:
+            waiter = pipe if pipe > 0 else self.scalar
+            self.passed[flag] = Passed(pc, waiter + self.base, self.dispatch(waiter))
+            if waiter == self.scalar:
+                self.sequencer = with_own(self.sequencer, waiter + self.base, self.passed[flag].number)
         return taken
 
     def blocked(self, item: FlagSet) -> bool:
@@ -176,10 +205,16 @@ class CoreOrder:
         other.knows = list(self.knows)
         other.extra = [list(known) for known in self.extra]
         other.flags = {flag: deque(pending) for flag, pending in self.flags.items()}
+        other.passed, other.setters = dict(self.passed), dict(self.setters)
         other.pushed = {unit: deque(waiting) for unit, waiting in self.pushed.items()}
         other.pushes = dict(self.pushes)
         other.pops = {unit: list(freed) for unit, freed in self.pops.items()}
         return other
+
+    def keep(self, found: list[set[int]]) -> None:
+        """Numbers that are asked for again, by pipe of the group."""
+        for last in self.passed.values():
+            found[last.pipe].add(last.number)
 
     def renumber(self, live: list[list[int]]) -> None:
         """Count instructions anew: only those of `live` (by pipe of the group, sorted), as 1, 2, ...
@@ -200,6 +235,9 @@ class CoreOrder:
             flag: deque(replace(item, knows=renumbered(item.knows, live)) for item in pending)
             for flag, pending in self.flags.items() if pending
         }  # fmt: skip
+        self.passed = {
+            flag: replace(last, number=bisect_right(live[last.pipe], last.number)) for flag, last in self.passed.items()
+        }
 
     def _renumber_tiles(self, unit: int, live: list[list[int]]) -> None:
         """Forget the pops that made room for tiles which are in the FIFO already, and count from there (no group)."""
@@ -229,7 +267,8 @@ class CoreOrder:
             for unit in sorted(self.weights)
         )
         clocks = (tuple(self.dispatched), self.sequencer, *self.knows, *map(tuple, self.extra))
-        return clocks, flags, tiles
+        passed = tuple((flag, last.pipe, last.number) for flag, last in sorted(self.passed.items()))
+        return clocks, flags, tiles, passed, tuple(sorted((flag, *sorted(s)) for flag, s in self.setters.items()))
 
 
 def later(a: Sequence[int], b: Sequence[int]) -> Clock:
