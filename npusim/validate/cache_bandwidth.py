@@ -39,8 +39,8 @@ COLUMNS = (
     Column("effective_gb_per_s"),
 )
 TESTS = ("private_l1", "shared_l2")
-# Bytes of a thread's load: float and double on NVIDIA, float4 on AMD (`dtype` of the two programs).
-ELEMENT = {32: {"private_l1": 4, "shared_l2": 8}, 64: {"private_l1": 16, "shared_l2": 16}}
+# Bytes of a thread's load: double on NVIDIA (the smallest data set, one load of 256 threads, is 2 KiB), float4 on AMD.
+ELEMENT = {32: {"private_l1": 8, "shared_l2": 8}, 64: {"private_l1": 16, "shared_l2": 16}}
 CYCLES = (8_000, 40_000)  # of the steady part
 BLOCK_CYCLES = 200_000  # of it, at most, where whole blocks pass
 LEAST_BYTES = 24 << 20

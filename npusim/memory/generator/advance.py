@@ -23,8 +23,10 @@ from npusim.memory.generator.layout import (
     F_KIND,
     F_NEXT,
     FULL,
+    HELD,
     LOAD,
     N_ACCESS,
+    N_FLIGHT,
     N_PIECES,
     N_WARP,
     OK,
@@ -42,6 +44,7 @@ from npusim.memory.generator.layout import (
     W_OPEN,
     W_PC,
     W_STATE,
+    W_USED,
     WAITING,
     X_FREE_FLIGHT,
     X_FREE_TARGET,
@@ -49,7 +52,7 @@ from npusim.memory.generator.layout import (
 )
 from npusim.memory.generator.patterns import OP_WAIT, ROW_OP
 from npusim.memory.generator.unit import unit_step, wake
-from npusim.memory.generator.warps import resume, warp_step
+from npusim.memory.generator.warps import flight_of, resume, use_oldest, warp_step
 from npusim.memory.port import HEAP_SIZE, RSP_TAG, RSP_TIME_FS, heap_pop, ring_free
 
 Array = npt.NDArray[Any]
@@ -163,6 +166,13 @@ def _hand_over(
                 warps[w, W_OPEN] = 0
         warps[w, W_LOADS] -= 1
         warps[w, W_DATA] = max(warps[w, W_DATA], there)
+        flight = targets[target, N_FLIGHT]
+        if flight:
+            warps[w, flight] -= 1
+            warps[w, flight + 1] = max(warps[w, flight + 1], there)
+            oldest = warps[w, W_STATE] == HELD and flight == flight_of(program, warps, w, warps[w, W_USED])
+            if oldest and warps[w, flight] == 0:
+                use_oldest(program, warps, events, size, w, cycle)
         if warps[w, W_LOADS] == 0 and warps[w, W_STATE] == WAITING:
             row = warps[w, W_PC]
             if program[row, ROW_OP] == OP_WAIT:

@@ -19,9 +19,14 @@ Array = npt.NDArray[Any]
 # A warp.
 (
     W_STATE, W_PC, W_BLOCK, W_INDEX, W_SLOT, W_CORE, W_LOADS, W_DATA, W_LOOPS, W_REP, W_SCHEDULER, W_BIT, W_ADDRESS,
-    W_LEFT, W_CHAIN, W_OPEN, W_COLUMNS,
-) = range(17)  # fmt: skip; W_OPEN: the record (N_PIECES) of the present access, 0: none
-IDLE, RUNNING, QUEUED, WAITING = 0, 1, 2, 3  # W_STATE: no work, has an event, in the load/store unit, for its loads
+    W_LEFT, W_CHAIN, W_OPEN, W_USED, W_USE, W_FLIGHT,
+) = range(19)  # fmt: skip; W_OPEN: the record (N_PIECES) of the present access, 0: none
+# W_USED: accesses of the present row whose data the warp has used, W_USE: when it used the last. From W_FLIGHT on, two
+# words for each access of a row with a window, in turn: pieces that are on their way, and when its data are there.
+FLIGHT_WORDS = 2
+# W_STATE: no work, has an event, in the load/store unit, for its loads; for the oldest of a full window, has an event
+# to go on in its row.
+IDLE, RUNNING, QUEUED, WAITING, HELD, FREED = range(6)
 
 # A core: its load/store unit; from C_WAITING on a word a scheduler, a bit (W_BIT) for each of its warps that waits.
 C_TURN, C_STATE, C_FREE, C_IN_FREE, C_LOADS, C_STORES, C_ACCESSES, C_WAITING = range(8)
@@ -31,9 +36,10 @@ UNIT_IDLE, UNIT_BUSY, UNIT_BLOCKED = 0, 1, 2  # C_STATE: nobody waits, has an ev
 # A request in flight; its row is the tag at the port.
 F_CORE, F_KIND, F_ADDRESS, F_BYTES, F_NEXT, F_COLUMNS = range(6)  # F_CORE of a copy is the copier
 LOAD, STORE, COPY = 0, 1, 2
-# A target of the L1's misses (npusim.memory.caches.mshr): T_NEXT, T_NEED, then the warp and the record of
-# its access, another row, which counts the pieces that are on their way; row 0 is nobody.
-N_WARP, N_ACCESS, N_COLUMNS = 2, 3, 4
+# A target of the L1's misses (npusim.memory.caches.mshr): T_NEXT, T_NEED, then the warp, the record of its access,
+# another row, which counts the pieces that are on their way, and its words in the warp's window (0: none); row 0 is
+# nobody.
+N_WARP, N_ACCESS, N_FLIGHT, N_COLUMNS = 2, 3, 4, 5
 N_PIECES = N_WARP
 NONE = -1
 

@@ -36,7 +36,9 @@ ROW_WARP_STRIDE = 5
 ROW_COUNT = 6
 ROW_STEP = 7
 ROW_SIZE = 8
-ROW_COLUMNS = 9
+ROW_WINDOW = 9  # accesses in flight: before a further one the warp uses the oldest data; 0: as many as there are
+ROW_USE = 10  # cycles between two uses; a wait must follow a row with a window
+ROW_COLUMNS = 11
 
 ARRAY_PAGE = 2 << 20  # bytes: arrays begin at pages of the device's memory
 
@@ -56,7 +58,9 @@ class Pattern:
 
 def program(*rows: dict[str, int]) -> Array:
     """Rows from their named columns (`op=..., base=...`)."""
-    names = ("op", "base", "bytes", "blocks", "block_stride", "warp_stride", "count", "step", "size")
+    names = (
+        "op", "base", "bytes", "blocks", "block_stride", "warp_stride", "count", "step", "size", "window", "use",
+    )  # fmt: skip
     table = np.zeros((len(rows), ROW_COLUMNS), np.int64)
     for i, row in enumerate(rows):
         unknown = set(row) - set(names)
@@ -95,10 +99,12 @@ def stream(kernel: str, block_size: int, blocks_per_core: int, warp_size: int) -
     return Pattern(program(*rows), -(-block_size // warp_size), blocks_per_core)
 
 
-ADD_CYCLES = 4  # of one dependent single-precision addition
 CACHE_BLOCK = 256  # threads a block of gpu-cache
 L2_BLOCK = 1024  # and of gpu-l2-cache
-UNROLL = 32  # loads of a thread in flight in gpu-cache
+UNROLL = 32  # loads of a turn of gpu-cache
+# Loads that a thread of gpu-cache has in flight: NVRTC 11.8 and 12.9 make code of its kernel for sm_70, sm_80 and sm_90
+# that sends seven, and then one for each that it has added; the last of a turn are added before the next turn begins.
+WINDOW = 7
 L2_UNROLL = 8
 
 
@@ -108,8 +114,8 @@ def private_reads(size_bytes: int, element_bytes: int, warp_size: int, *, sweeps
     loops = -(-sweeps * size_bytes // (step * UNROLL))
     rows = program(
         {"op": OP_LOAD, "bytes": warp_size * element_bytes, "warp_stride": warp_size * element_bytes, "count": UNROLL,
-         "step": step, "size": size_bytes},
-        {"op": OP_WAIT, "count": ADD_CYCLES},
+         "step": step, "size": size_bytes, "window": WINDOW, "use": FLOAT64_CYCLES},
+        {"op": OP_WAIT, "count": FLOAT64_CYCLES},
         {"op": OP_LOOP, "base": 0, "count": loops},
         {"op": OP_END},
     )  # fmt: skip
@@ -127,7 +133,7 @@ def shared_reads(block_bytes: int, data_bytes: int, element_bytes: int, warp_siz
     unroll = min(L2_UNROLL, loads)
     rows = program(
         {"op": OP_LOAD, "block_stride": step, "count": unroll, "step": step * runs, **place},
-        {"op": OP_WAIT, "count": ADD_CYCLES},
+        {"op": OP_WAIT, "count": FLOAT64_CYCLES},
         {"op": OP_LOOP, "base": 0, "count": max(1, loads // unroll)},
         {"op": OP_END},
     )

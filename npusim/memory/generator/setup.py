@@ -29,6 +29,7 @@ from npusim.memory.generator.layout import (
     E_WRITE,
     F_COLUMNS,
     F_NEXT,
+    FLIGHT_WORDS,
     K_COUNT,
     N_COLUMNS,
     NONE,
@@ -61,8 +62,8 @@ from npusim.memory.generator.layout import (
     UNIT_BUSY,
     W_BIT,
     W_BLOCK,
-    W_COLUMNS,
     W_CORE,
+    W_FLIGHT,
     W_INDEX,
     W_LOOPS,
     W_SCHEDULER,
@@ -74,7 +75,7 @@ from npusim.memory.generator.layout import (
     X_NOW,
     GeneratorState,
 )
-from npusim.memory.generator.patterns import ROW_COLUMNS, Pattern
+from npusim.memory.generator.patterns import ROW_COLUMNS, ROW_WINDOW, Pattern
 from npusim.memory.generator.physical import make_pages
 from npusim.memory.generator.warps import start_block
 
@@ -191,12 +192,13 @@ def _params(chip: MemoryChip, core: RequestCore, cores: int, warps: int, pattern
 def _arrays(params: Array, pages: Array, pattern: Pattern, copies: Sequence[Copy], flights: int) -> GeneratorState:
     warps, cores = int(params[P_WARPS]), int(params[P_CORES])
     targets = 2 + 5 * max(1, flights)  # row 0 is nobody
+    columns = W_FLIGHT + FLIGHT_WORDS * int(pattern.rows[:, ROW_WINDOW].max())
     state = GeneratorState(
         params=params,
         pages=pages,
         program=np.ascontiguousarray(pattern.rows),
         chain=np.ascontiguousarray(pattern.chain),
-        warps=np.zeros((max(1, warps), W_COLUMNS), np.int64),
+        warps=np.zeros((max(1, warps), columns), np.int64),
         cores=np.zeros((max(1, cores), C_WAITING + int(params[P_SCHEDULERS])), np.int64),
         slots=np.zeros(max(1, int(params[P_SLOTS])), np.int64),
         copiers=np.zeros((max(1, len(copies)), E_COLUMNS), np.int64),

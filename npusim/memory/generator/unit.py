@@ -31,6 +31,7 @@ from npusim.memory.generator.layout import (
     F_CORE,
     F_KIND,
     F_NEXT,
+    HELD,
     K_HITS,
     K_LOAD_BYTES,
     K_MERGED,
@@ -40,6 +41,7 @@ from npusim.memory.generator.layout import (
     K_STORE_BYTES,
     LOAD,
     N_ACCESS,
+    N_FLIGHT,
     N_PIECES,
     N_WARP,
     NONE,
@@ -74,13 +76,15 @@ from npusim.memory.generator.layout import (
     W_REP,
     W_SCHEDULER,
     W_STATE,
+    W_USE,
+    W_USED,
     WAITING,
     X_FREE_FLIGHT,
     X_FREE_TARGET,
 )
-from npusim.memory.generator.patterns import OP_CHASE, OP_STORE, ROW_COUNT, ROW_OP
+from npusim.memory.generator.patterns import OP_CHASE, OP_STORE, ROW_COUNT, ROW_OP, ROW_USE, ROW_WINDOW
 from npusim.memory.generator.physical import physical
-from npusim.memory.generator.warps import aim, enqueue, resume
+from npusim.memory.generator.warps import aim, enqueue, flight_of, resume, use_oldest
 from npusim.memory.port import ring_push
 
 Array = npt.NDArray[Any]
@@ -108,6 +112,7 @@ def unit_step(
         taken = _load(
             params, pages, warps, cores, flights, targets, other, counters, geometry, tags, marks, links, sets, limits,
             entries, heads, requests, ring, c, w, cycle, address, bytes_here,
+            flight_of(program, warps, w, warps[w, W_REP]),
         )  # fmt: skip
     if not taken:
         counters[K_STALLS] += 1
@@ -165,10 +170,18 @@ def _advance(
             resume(program, warps, events, size, counters, w, cycle, row)
         return
     warps[w, W_REP] += 1
-    if warps[w, W_REP] < program[row, ROW_COUNT]:
-        aim(params, program, chain, warps, w)
-        enqueue(warps, cores, events, size, params[P_WARPS], w, cycle + 1)
+    count, window, used = program[row, ROW_COUNT], program[row, ROW_WINDOW], warps[w, W_USED]
+    if warps[w, W_REP] < count:
+        if window == 0 or warps[w, W_REP] - used < window:
+            aim(params, program, chain, warps, w)
+            enqueue(warps, cores, events, size, params[P_WARPS], w, cycle + 1)
+        elif warps[w, flight_of(program, warps, w, used)] == 0:
+            use_oldest(program, warps, events, size, w, cycle)
+        else:
+            warps[w, W_STATE] = HELD
         return
+    if window:  # the rest is used one after the other, too
+        warps[w, W_DATA] = max(warps[w, W_DATA], warps[w, W_USE] + (count - used) * program[row, ROW_USE])
     warps[w, W_PC] = row + 1
     warps[w, W_STATE] = RUNNING
     event_push(events, size, cycle + 1, w)
@@ -179,7 +192,7 @@ def _load(
     params: Array, pages: Array, warps: Array, cores: Array, flights: Array, targets: Array, other: Array,
     counters: Array, geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, limits: Array,
     entries: Array, heads: Array, requests: Array, ring: Array, c: int, w: int, cycle: int, address: int,
-    size_bytes: int,
+    size_bytes: int, flight: int,
 ) -> bool:  # fmt: skip
     """Look a piece of one line up, and ask for what is missing; False, and nothing done, when there is no room."""
     line = address // params[P_LINE]
@@ -198,7 +211,10 @@ def _load(
     counters[K_LOAD_BYTES] += size_bytes
     if status == HIT:
         counters[K_HITS] += 1
-        warps[w, W_DATA] = max(warps[w, W_DATA], cycle + params[P_HIT_CYCLES])
+        there = cycle + params[P_HIT_CYCLES]
+        warps[w, W_DATA] = max(warps[w, W_DATA], there)
+        if flight:
+            warps[w, flight + 1] = max(warps[w, flight + 1], there)
         return True
     if access == 0 and status != MERGED:  # what another load has asked for takes no place
         access, following = following, targets[following, T_NEXT]
@@ -206,7 +222,9 @@ def _load(
         warps[w, W_OPEN] = access
         cores[c, C_ACCESSES] += 1
     other[X_FREE_TARGET] = following
-    targets[target, N_WARP], targets[target, N_ACCESS] = w, access
+    targets[target, N_WARP], targets[target, N_ACCESS], targets[target, N_FLIGHT] = w, access, flight
+    if flight:
+        warps[w, flight] += 1
     targets[access, N_PIECES] += 1  # of row 0 nobody asks
     warps[w, W_LOADS] += 1
     if status == MERGED:
