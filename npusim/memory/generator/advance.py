@@ -12,7 +12,6 @@ from npusim.memory.generator.copiers import copier_answer, copier_step
 from npusim.memory.generator.events import EV_CYCLE, EV_UNIT, event_pop
 from npusim.memory.generator.l1 import l1_arrive, l1_settle, sectors_of
 from npusim.memory.generator.layout import (
-    C_ACCESSES,
     C_IN_FREE,
     C_LOADS,
     C_STORES,
@@ -25,9 +24,7 @@ from npusim.memory.generator.layout import (
     FULL,
     HELD,
     LOAD,
-    N_ACCESS,
     N_FLIGHT,
-    N_PIECES,
     N_WARP,
     OK,
     P_CORES,
@@ -41,7 +38,6 @@ from npusim.memory.generator.layout import (
     P_WARPS,
     W_DATA,
     W_LOADS,
-    W_OPEN,
     W_PC,
     W_STATE,
     W_USED,
@@ -154,19 +150,11 @@ def _hand_over(
     """Data are in the core at cycle `there`; warps that have all they wait for go on then."""
     target = mshr_next(entries, targets, entry)
     while target:
-        w, access = targets[target, N_WARP], targets[target, N_ACCESS]
+        w, flight = targets[target, N_WARP], targets[target, N_FLIGHT]
         targets[target, T_NEXT] = other[X_FREE_TARGET]
         other[X_FREE_TARGET] = target
-        targets[access, N_PIECES] -= 1
-        if access and targets[access, N_PIECES] == 0:
-            cores[c, C_ACCESSES] -= 1
-            targets[access, T_NEXT] = target
-            other[X_FREE_TARGET] = access
-            if warps[w, W_OPEN] == access:
-                warps[w, W_OPEN] = 0
         warps[w, W_LOADS] -= 1
         warps[w, W_DATA] = max(warps[w, W_DATA], there)
-        flight = targets[target, N_FLIGHT]
         if flight:
             warps[w, flight] -= 1
             warps[w, flight + 1] = max(warps[w, flight + 1], there)

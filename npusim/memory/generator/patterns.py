@@ -53,7 +53,7 @@ class Pattern:
     cores: int = 0  # that take part; 0: all
     chain: Array = field(default_factory=lambda: np.zeros(1, np.int64))
     chain_bytes: int = 64  # between two elements
-    phases: int = 1  # the first blocks begin at so many loop counts, the first one farthest on: as after a long run
+    phases: int = 1  # the first blocks begin at so many accesses of row 0, the first one farthest on, as in a long run
 
 
 def program(*rows: dict[str, int]) -> Array:
@@ -101,11 +101,14 @@ def stream(kernel: str, block_size: int, blocks_per_core: int, warp_size: int) -
 
 CACHE_BLOCK = 256  # threads a block of gpu-cache
 L2_BLOCK = 1024  # and of gpu-l2-cache
-UNROLL = 32  # loads of a turn of gpu-cache
-# Loads that a thread of gpu-cache has in flight: NVRTC 11.8 and 12.9 make code of its kernel for sm_70, sm_80 and sm_90
-# that sends seven, and then one for each that it has added; the last of a turn are added before the next turn begins.
+# What NVRTC 11.8 and 12.9 make of both kernels for sm_70, sm_80 and sm_90: a thread sends so many loads, and then one
+# for each that it has added, the oldest first. gpu-cache adds the last of UNROLL before it sends the next; sweeps of
+# less than 128 KiB are unrolled whole, with a window of nine, which an L1 that holds them does not tell. Of a larger
+# one, what is over by UNROLL is read first, in a turn of its own: left out. gpu-l2-cache has all its loads in one row.
+# Both take 32 registers a thread. AMD's code has not been looked at and is taken to be the same.
+UNROLL = 32
 WINDOW = 7
-L2_UNROLL = 8
+L2_WINDOW = 10
 
 
 def private_reads(size_bytes: int, element_bytes: int, warp_size: int, *, sweeps: int = 0) -> Pattern:
@@ -122,22 +125,22 @@ def private_reads(size_bytes: int, element_bytes: int, warp_size: int, *, sweeps
     return Pattern(rows, CACHE_BLOCK // warp_size, 1)
 
 
-def shared_reads(block_bytes: int, data_bytes: int, element_bytes: int, warp_size: int) -> Pattern:
+def shared_reads(block_bytes: int, data_bytes: int, element_bytes: int, warp_size: int, resident: int) -> Pattern:
     """Blocks of 1024 threads that read `block_bytes` each, out of `data_bytes` that they share (gpu-l2-cache).
 
-    One block is resident on a core: the unrolled loads want more than the 32 registers that two would leave a thread.
+    A core of `resident` warps holds as many blocks as have room: two, to which 65536 registers give 32 a thread.
     """
     step = L2_BLOCK * element_bytes
     loads, runs = max(1, block_bytes // step), max(1, data_bytes // block_bytes)
     place = {"bytes": warp_size * element_bytes, "warp_stride": warp_size * element_bytes, "blocks": runs}
-    unroll = min(L2_UNROLL, loads)
     rows = program(
-        {"op": OP_LOAD, "block_stride": step, "count": unroll, "step": step * runs, **place},
+        {"op": OP_LOAD, "block_stride": step, "count": loads, "step": step * runs, "window": L2_WINDOW,
+         "use": FLOAT64_CYCLES, **place},
         {"op": OP_WAIT, "count": FLOAT64_CYCLES},
-        {"op": OP_LOOP, "base": 0, "count": max(1, loads // unroll)},
         {"op": OP_END},
-    )
-    return Pattern(rows, L2_BLOCK // warp_size, 1, phases=max(1, loads // unroll))
+    )  # fmt: skip
+    warps = L2_BLOCK // warp_size
+    return Pattern(rows, warps, max(1, resident // warps), phases=loads)
 
 
 CHASE_BYTES = 64  # between elements of gpu-latency: 8 pointers of 8 bytes

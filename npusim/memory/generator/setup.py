@@ -30,10 +30,10 @@ from npusim.memory.generator.layout import (
     F_COLUMNS,
     F_NEXT,
     FLIGHT_WORDS,
+    FREED,
     K_COUNT,
     N_COLUMNS,
     NONE,
-    P_ACCESSES,
     P_BLOCK_CYCLES,
     P_BLOCK_LIMIT,
     P_CHAIN_BYTES,
@@ -65,9 +65,11 @@ from npusim.memory.generator.layout import (
     W_CORE,
     W_FLIGHT,
     W_INDEX,
-    W_LOOPS,
+    W_REP,
     W_SCHEDULER,
     W_SLOT,
+    W_STATE,
+    W_USED,
     WAITING_BITS,
     X_COUNT,
     X_FREE_FLIGHT,
@@ -183,7 +185,6 @@ def _params(chip: MemoryChip, core: RequestCore, cores: int, warps: int, pattern
     params[P_ISSUE_CYCLES], params[P_LOAD_RATE] = unit.issue_cycles, unit.bytes_per_cycle
     params[P_PORT_RATE], params[P_LINE], params[P_SECTOR] = unit.port_bytes_per_cycle, l1.line_bytes, l1.sector_bytes
     params[P_HIT_CYCLES], params[P_STORES], params[P_LOADS] = l1.hit_latency_cycles, unit.stores, l1.mshrs
-    params[P_ACCESSES] = unit.loads or MAX_WARPS
     params[P_CHAIN_BYTES] = pattern.chain_bytes
     params[P_Q], params[P_R], params[P_F] = clock_of(chip)
     return params
@@ -238,4 +239,7 @@ def _start_warps(state: GeneratorState, pattern: Pattern, cores: int, cycle: int
             at = c * per_core + slot
             start_block(state.params, state.warps, state.slots, state.events, state.size, state.other, at, cycle)
     blocks = cores * per_core
-    state.warps[:, W_LOOPS] = (blocks - 1 - state.warps[:, W_BLOCK]) * pattern.phases // blocks
+    if pattern.phases > 1:
+        passed = (blocks - 1 - state.warps[:, W_BLOCK]) * pattern.phases // blocks
+        state.warps[:, W_REP] = state.warps[:, W_USED] = passed
+        state.warps[:, W_STATE] = FREED

@@ -40,10 +40,10 @@ from npusim.memory.generator.layout import (
     W_LEFT,
     W_LOADS,
     W_LOOPS,
-    W_OPEN,
     W_PC,
     W_REP,
     W_SCHEDULER,
+    W_SINCE,
     W_SLOT,
     W_STATE,
     W_USE,
@@ -147,7 +147,7 @@ def _loop(program: Array, warps: Array, w: int, row: int) -> None:
 def aim(params: Array, program: Array, chain: Array, warps: Array, w: int) -> None:
     """Set the address and the bytes of the access that a warp does next."""
     row = warps[w, W_PC]
-    warps[w, W_LEFT], warps[w, W_OPEN] = program[row, ROW_BYTES], 0
+    warps[w, W_LEFT] = program[row, ROW_BYTES]
     flight = flight_of(program, warps, w, warps[w, W_REP])
     if flight:
         warps[w, flight], warps[w, flight + 1] = 0, 0
@@ -170,7 +170,7 @@ def aim(params: Array, program: Array, chain: Array, warps: Array, w: int) -> No
 def enqueue(warps: Array, cores: Array, events: Array, size: Array, first_unit: int, w: int, cycle: int) -> None:
     """Let a warp's access wait for the load/store unit of its core."""
     c = warps[w, W_CORE]
-    warps[w, W_STATE] = QUEUED
+    warps[w, W_STATE], warps[w, W_SINCE] = QUEUED, cycle
     cores[c, C_WAITING + warps[w, W_SCHEDULER]] |= warps[w, W_BIT]
     if cores[c, C_STATE] == UNIT_IDLE:
         cores[c, C_STATE] = UNIT_BUSY
