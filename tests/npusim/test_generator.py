@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from generator_fixture import BACK, BLOCK_CYCLES, HIT_CYCLES, WAY, chip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isa.chip import Copier, MemoryChip, memory_chip
+from isa.chip import MemoryChip, memory_chip
 from isa.errors import ConfigError
 from isa.loader import load_chip, load_machine
 from npusim.memory.caches.mshr import mshr_next
@@ -33,7 +33,6 @@ from npusim.memory.generator.l1 import (
 from npusim.memory.generator.layout import (
     K_BLOCKS,
     K_CHASES,
-    K_COPIED,
     K_HITS,
     K_LOAD_BYTES,
     K_MERGED,
@@ -50,25 +49,9 @@ from npusim.memory.generator.layout import (
 )
 from npusim.memory.generator.patterns import OP_END, OP_LOAD, OP_LOOP, OP_STORE, OP_WAIT, Pattern, program
 from npusim.memory.generator.run import Run
-from npusim.memory.generator.setup import Copy, engines_of, make_copiers, make_generator
+from npusim.memory.generator.setup import make_generator
 
 pytestmark = pytest.mark.kernels
-HIT_CYCLES, WAY, BACK, BLOCK_CYCLES = 20, 15, 10, 50
-
-
-@functools.cache
-def chip(*changes: str) -> MemoryChip:
-    """Two cores of four warps at 1 GHz in front of an ideal memory of 1024 bytes a cycle."""
-    fields = (
-        "clock_mhz=1000", "cores=2", "core.warps.resident=8", "core.warps.blocks=4", "core.warps.warp_cycles=0",
-        f"core.warps.block_cycles={BLOCK_CYCLES}", "core.l1.size_bytes=8192", "core.l1.ways=4", "core.l1.mshrs=64",
-        f"core.l1.hit_latency_cycles={HIT_CYCLES}", "memory.model=ideal", "memory.l2=null",
-        "memory.ideal_bytes_per_cycle=1024",
-        f"memory.request_latency_cycles={WAY}", f"memory.response_latency_cycles={BACK}",
-    )  # fmt: skip
-    found = load_chip("v100", (*fields, *changes)).chip
-    assert isinstance(found, MemoryChip)
-    return found
 
 
 def start(pattern: Pattern, *changes: str, window: int = 0, limit: int = 0) -> Run:
@@ -460,71 +443,3 @@ def test_lines_on_their_way_are_bounded_and_the_line_used_longest_ago_leaves() -
     assert l1.load(3, 1, 3)[0] == MISS and l1.arrive(3, 1) == [3]
     assert l1.load(1, 3, 4)[0] == HIT  # what was written is valid
     assert l1.load(2, 1, 5)[0] == MISS
-
-
-# ---- copy engines
-
-ENGINE = Copier(request_bytes=256, outstanding=4, startup_cycles=5, bytes_per_cycle=32.0, direction="read")
-
-
-def copied(engine: Copier, cycles: int, *changes: str, count: int = 1, window: int = 0) -> np.ndarray:
-    machine = chip(*changes)
-    copies = [Copy(e % machine.cores, engine, e << 20, 1 << 16) for e in range(count)]
-    state, l1 = make_copiers(machine, copies, send_cycles=WAY, return_cycles=BACK)
-    return Run(state, l1, make_backend(machine), window_cycles=window).advance(cycles)
-
-
-@pytest.mark.parametrize(("rate", "outstanding"), [(32.0, 64), (51.2, 64), (256.0, 2), (256.0, 3)])
-def test_a_copy_engine_is_bound_by_its_rate_or_by_its_requests_in_flight(rate: float, outstanding: int) -> None:
-    engine = ENGINE.model_copy(update={"bytes_per_cycle": rate, "outstanding": outstanding})
-    latency = WAY + 1 + BACK
-    found = copied(engine, 1000)[K_COPIED] / (1000 - 5 - latency)
-    wanted = min(rate, outstanding * 256 / latency)
-    assert found == pytest.approx(wanted, rel=0.05)
-
-
-def test_copies_move_all_their_bytes_once_and_in_their_direction() -> None:
-    writer = ENGINE.model_copy(update={"direction": "write", "request_bytes": 384})
-    for engine in (ENGINE, writer):
-        counters = copied(engine, 30_000, count=3)
-        moved = (counters[K_READS], counters[K_WRITES])
-        assert moved == ((3 << 16, 0) if engine is ENGINE else (0, 3 << 16)) and counters[K_COPIED] == 3 << 16
-
-
-def test_copies_are_the_same_in_windows_of_one_cycle() -> None:
-    assert copied(ENGINE, 2000, count=2, window=1).tolist() == copied(ENGINE, 2000, count=2).tolist()
-
-
-@pytest.mark.parametrize("network", ["crossbar", "mesh, columns: 2, channel_nodes: [0, 1, 2, 3, 0, 1, 2, 3]"])
-def test_copies_over_a_network_are_the_same_in_windows_of_one_cycle_and_for_a_group_cost_one_reading(
-    network: str,
-) -> None:
-    machine = load_chip("v100", (
-        "cores=4", "memory.channels=8", "memory.capacity_bytes=1073741824", "memory.l2.slices=8",
-        f"memory.network={{topology: {network}, flit_bytes: 40}}",
-    )).chip  # fmt: skip
-    assert isinstance(machine, MemoryChip)
-    found = {}
-    for name, cores, window in (("each", range(4), 0), ("cut", range(4), 1), ("group", (4,), 0)):
-        backend = make_backend(machine, [range(4)])
-        ways = {"send_cycles": backend.send_cycles, "return_cycles": backend.return_cycles}
-        run = Run(*make_copiers(machine, [Copy(c, ENGINE, 0, 1 << 14) for c in cores], **ways), backend,
-                  window_cycles=window)  # fmt: skip
-        counters = run.advance(20_000)
-        assert counters[K_COPIED] == len(cores) << 14
-        found[name] = (counters.tolist(), run.summary())
-    assert found["each"] == found["cut"]
-    answers = {name: [link for link in found[name][1]["memory"]["network"]["links"] if "> core" in link["link"]]
-               for name in found}  # fmt: skip
-    assert answers["group"] and len(answers["group"]) == len(answers["each"]) == 4
-    assert {link["bytes"] for link in answers["group"]} == {(1 << 14) // 128 * 160}
-    reads = [found[name][1]["memory"]["bytes"] for name in ("each", "group")]
-    assert reads == [4 << 14, 1 << 14]
-
-
-def test_every_engine_of_every_kind_of_core_is_found() -> None:
-    machine = memory_chip(load_machine("ascend-910b1").machine)
-    for direction in ("read", "write"):
-        found = list(engines_of(machine, direction))
-        assert [core for core, _ in found] == list(range(24 + 48))
-        assert {engine.direction for _, engine in found} == {direction}
