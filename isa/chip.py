@@ -27,8 +27,8 @@ class LoadStore(Part):
     """How the memory instructions of a core reach its L1 and the port to the chip's memory.
 
     An instruction occupies the unit for `issue_cycles`, or as long as its bytes take at `bytes_per_cycle`. A result
-    can be used `use_cycles` after its data are back in the core. `stores` are written sectors without an answer yet,
-    `loads` instructions that wait for data which the L1 did not have (none: as many as its misses in flight allow).
+    can be used `use_cycles` after its data are back in the core. `stores` are written sectors without an answer yet;
+    the lines that loads may have in flight are `mshrs` of the L1.
     """
 
     bytes_per_cycle: Positive
@@ -36,7 +36,6 @@ class LoadStore(Part):
     use_cycles: Natural = 0
     port_bytes_per_cycle: Positive  # answers into the core; written data out of it
     stores: Count = 1024
-    loads: Count | None = None
 
 
 class Warps(Part):

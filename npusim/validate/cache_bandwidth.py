@@ -1,9 +1,8 @@
 """Kind `cache_bandwidth`: bytes that reach the cores a second by data set, as gpu-benches measures them.
 
 `private_l1` (gpu-cache): a block of 256 threads a core, and all blocks read the same data over and over, from the
-start in step. The kernel ends with its slowest core, so the rate is that of the slowest times all cores. Of data a
-little larger than an L1 the fast warps keep theirs, until they have read all that they have to: there the whole kernel
-is simulated, in fewer sweeps.
+start in step. The kernel ends with its slowest core, so the rate is that of the slowest times all cores. Where data
+are a little larger than an L1, which may keep some, the whole kernel is simulated, in fewer sweeps.
 
 `shared_l2` (gpu-l2-cache): blocks of 1024 threads read `kb_per_block` each, out of a data set that they share. So many
 blocks run one after the other that cores are no longer in step: blocks, given out in order, start evenly spread. The
@@ -39,12 +38,13 @@ COLUMNS = (
     Column("effective_gb_per_s"),
 )
 TESTS = ("private_l1", "shared_l2")
-# Bytes of a thread's load: float and double on NVIDIA, float4 on AMD (`dtype` of the two programs).
-ELEMENT = {32: {"private_l1": 4, "shared_l2": 8}, 64: {"private_l1": 16, "shared_l2": 16}}
+# Bytes of a thread's load (`dtype` of the two programs): double on NVIDIA, whose smallest data set, one load of 256
+# threads, is 2 KiB in the tables; gpu-cache has had float since. AMD: float4.
+ELEMENT = {32: {"private_l1": 8, "shared_l2": 8}, 64: {"private_l1": 16, "shared_l2": 16}}
 CYCLES = (8_000, 40_000)  # of the steady part
 BLOCK_CYCLES = 200_000  # of it, at most, where whole blocks pass
 LEAST_BYTES = 24 << 20
-KEPT = 2  # L1s: of a larger data set no warp keeps anything
+KEPT = 2  # L1s: of a larger data set nothing is kept
 SWEEPS = 24  # of a whole kernel, the first not timed
 WHOLE_STEP = 250  # cycles
 FILLER = Copier(request_bytes=REQUEST_LIMIT, outstanding=64, bytes_per_cycle=1024, direction="read")
@@ -68,11 +68,11 @@ def pattern_of(row: Row, chip: MemoryChip) -> Pattern:
     if test == "private_l1":
         return patterns.private_reads(size, element, warps.size, sweeps=SWEEPS if in_part(size, chip) else 0)
     block = row.integer("kb_per_block") << 10
-    return patterns.shared_reads(block, size, element, warps.size)
+    return patterns.shared_reads(block, size, element, warps.size, warps.resident)
 
 
 def in_part(size: int, chip: MemoryChip) -> bool:
-    """Whether an L1 is too small for the data, but may keep those of some warps."""
+    """Whether an L1 is too small for the data, but may keep some."""
     l1 = chip.core.l1
     return l1 is not None and l1.size_bytes < size < KEPT * l1.size_bytes
 

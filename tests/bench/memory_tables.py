@@ -250,7 +250,7 @@ def _stream(chip: MemoryChip) -> float:
 
 
 def _shared(chip: MemoryChip) -> float:
-    return _warps(chip, patterns.shared_reads(256 << 10, 4 << 20, 8, 32), 40 << 20)
+    return _warps(chip, patterns.shared_reads(256 << 10, 4 << 20, 8, 32, 64), 40 << 20)
 
 
 def _copies(chip: MemoryChip, passes: int) -> float:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from generator_fixture import BACK, BLOCK_CYCLES, HIT_CYCLES, WAY, chip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isa.chip import Copier, MemoryChip, memory_chip
+from isa.chip import MemoryChip, memory_chip
 from isa.errors import ConfigError
 from isa.loader import load_chip, load_machine
 from npusim.memory.caches.mshr import mshr_next
@@ -33,7 +33,6 @@ from npusim.memory.generator.l1 import (
 from npusim.memory.generator.layout import (
     K_BLOCKS,
     K_CHASES,
-    K_COPIED,
     K_HITS,
     K_LOAD_BYTES,
     K_MERGED,
@@ -42,30 +41,17 @@ from npusim.memory.generator.layout import (
     K_STORE_BYTES,
     K_WARPS,
     K_WRITES,
+    W_BLOCK,
     W_LOOPS,
+    W_REP,
+    W_USED,
     X_BLOCK,
 )
 from npusim.memory.generator.patterns import OP_END, OP_LOAD, OP_LOOP, OP_STORE, OP_WAIT, Pattern, program
 from npusim.memory.generator.run import Run
-from npusim.memory.generator.setup import Copy, engines_of, make_copiers, make_generator
+from npusim.memory.generator.setup import make_generator
 
 pytestmark = pytest.mark.kernels
-HIT_CYCLES, WAY, BACK, BLOCK_CYCLES = 20, 15, 10, 50
-
-
-@functools.cache
-def chip(*changes: str) -> MemoryChip:
-    """Two cores of four warps at 1 GHz in front of an ideal memory of 1024 bytes a cycle."""
-    fields = (
-        "clock_mhz=1000", "cores=2", "core.warps.resident=8", "core.warps.blocks=4", "core.warps.warp_cycles=0",
-        f"core.warps.block_cycles={BLOCK_CYCLES}", "core.l1.size_bytes=8192", "core.l1.ways=4", "core.l1.mshrs=64",
-        f"core.l1.hit_latency_cycles={HIT_CYCLES}", "memory.model=ideal", "memory.l2=null",
-        "memory.ideal_bytes_per_cycle=1024",
-        f"memory.request_latency_cycles={WAY}", f"memory.response_latency_cycles={BACK}",
-    )  # fmt: skip
-    found = load_chip("v100", (*fields, *changes)).chip
-    assert isinstance(found, MemoryChip)
-    return found
 
 
 def start(pattern: Pattern, *changes: str, window: int = 0, limit: int = 0) -> Run:
@@ -143,7 +129,7 @@ def test_the_summary_names_the_busiest_links() -> None:
 
 @pytest.mark.parametrize("rate", [64, 128])
 def test_reads_of_the_l1_run_at_its_rate(rate: int) -> None:
-    run = start(patterns.private_reads(4096, 4, 32), f"core.load_store.bytes_per_cycle={rate}")
+    run = start(patterns.private_reads(4096, 8, 32), f"core.load_store.bytes_per_cycle={rate}")
     run.advance(2000)
     before = run.state.counters[K_LOAD_BYTES]
     run.advance(1000)
@@ -163,39 +149,92 @@ def test_misses_in_flight_bound_the_bandwidth() -> None:
     assert 4 * 20 * 0.95 <= lines <= 4 * 20
 
 
-@pytest.mark.parametrize(("size", "lines"), [(128, 4), (256, 8), (512, 16)])
-def test_loads_in_flight_count_whole_loads(size: int, lines: int) -> None:
-    """Four loads a latency, of however many lines each; a load is over when its last line is there."""
+@pytest.mark.parametrize("size", [128, 256, 512])
+def test_misses_in_flight_count_lines(size: int) -> None:
+    """Four lines a latency, however many of them a load wants."""
     body = {"op": OP_LOAD, "bytes": size, "warp_stride": 1 << 20, "count": 8, "step": size}
-    run = start(loads(body, {"op": OP_LOOP}, warps=4), "core.load_store.loads=4", "core.load_store.bytes_per_cycle=512")
+    run = start(loads(body, {"op": OP_LOOP}, warps=4), "core.l1.mshrs=4", "core.load_store.bytes_per_cycle=512")
     run.advance(500)
     before = run.state.counters[K_READS]
     run.advance(20 * (HIT_CYCLES + WAY + 1 + BACK))
-    read = (run.state.counters[K_READS] - before) / 128
-    assert 20 * lines * 0.8 <= read <= 20 * lines
+    assert 20 * 4 * 0.95 <= (run.state.counters[K_READS] - before) / 128 <= 20 * 4
+
+
+@pytest.mark.parametrize("window", [1, 3, 7])
+def test_a_window_bounds_the_loads_of_a_warp(window: int) -> None:
+    """So many loads a latency and the three cycles in which the unit, the port and the sum take the oldest."""
+    body = {"op": OP_LOAD, "bytes": 128, "count": 1 << 20, "step": 128, "window": window, "use": 1}
+    run = start(loads(body, {"op": OP_END}))
+    most = 0
+    for _ in range(500):
+        run.advance(1)
+        most = max(most, run.state.warps[0, W_REP] - run.state.warps[0, W_USED])
+    assert most == window
+    before = run.state.warps[0, W_REP]
+    run.advance(20 * (HIT_CYCLES + WAY + 1 + BACK + 3))
+    assert window * 20 - 1 <= run.state.warps[0, W_REP] - before <= window * 20 + 1
+
+
+def test_a_warp_with_a_full_window_waits_for_its_oldest_load() -> None:
+    """Six hits behind a miss are sent and back long before it; the eighth load follows it."""
+    others = {"op": OP_LOAD, "base": 128, "bytes": 128, "count": 7, "step": 128}
+    body = {"op": OP_LOAD, "bytes": 128, "count": 64, "step": 128, "size": 1024, "window": 7, "use": 1}
+    run = start(loads(others, {"op": OP_WAIT}, body, {"op": OP_END}))
+    while run.state.counters[K_MISSES] < 8:
+        run.advance(1)
+    run.advance(HIT_CYCLES + WAY + BACK)
+    assert run.state.counters[K_HITS] == 6 and run.state.warps[0, W_USED] == 0
+    run.advance(8)
+    assert run.state.counters[K_HITS] > 7 and run.state.warps[0, W_USED] > 1
+
+
+@pytest.mark.parametrize("use", [4, 8])
+def test_data_are_used_one_after_the_other(use: int) -> None:
+    """Hits come faster than a chain of sums takes them, in the row and after its last load."""
+    body = {"op": OP_LOAD, "bytes": 128, "count": 32, "step": 128, "size": 1024, "window": 7, "use": use}
+    run = start(loads(body, {"op": OP_WAIT}, {"op": OP_LOOP}))
+    run.advance(1000)
+    before = run.state.counters[K_LOAD_BYTES]
+    run.advance(10_000)
+    found = (run.state.counters[K_LOAD_BYTES] - before) / 128
+    assert 10_000 / (use + 1 + HIT_CYCLES / 32) * 0.9 <= found <= 10_000 / use
 
 
 # Few misses in flight, of which eight warps want 64 at once.
 CROWDED = {"op": OP_LOAD, "bytes": 128, "warp_stride": 1 << 20, "count": 8, "step": 128}
 
 
-@pytest.mark.parametrize(("schedulers", "slow"), [(4, 4), (2, 6), (8, 0)])
-def test_schedulers_have_turns_and_send_their_first_warp_first(schedulers: int, slow: int) -> None:
-    """The first warps of all schedulers are equally fast; the others have what they leave, and that is less."""
+@pytest.mark.parametrize("schedulers", [1, 2, 4, 8])
+def test_warps_of_a_core_are_equally_fast(schedulers: int) -> None:
+    """Each scheduler sends its warps in the order in which they came; 4000 cycles let 680 misses pass, of 64 a loop."""
     changes = ("core.l1.mshrs=8", f"core.warps.schedulers={schedulers}")
     run = start(loads(CROWDED, {"op": OP_WAIT}, {"op": OP_LOOP}, warps=8), *changes)
     run.advance(4000)
-    loops = run.state.warps[:, W_LOOPS].tolist()
-    first, others = loops[:schedulers], loops[schedulers:]
-    assert len(others) == slow and min(first) >= 10 and max(first) - min(first) <= 1
-    assert all(warp < 0.8 * min(first) for warp in others)
+    loops = run.state.warps[:, W_LOOPS]
+    assert loops.min() >= 9 and np.ptp(loops) <= 1
 
 
-@pytest.mark.parametrize(("schedulers", "least", "most"), [(4, 0.5, 1), (8, 0, 0.1)])
-def test_an_l1_keeps_what_fast_warps_read(schedulers: int, least: float, most: float) -> None:
-    """Nine eighths of an L1, swept by warps in step, find nothing; warps that run ahead of the others find theirs."""
-    changes = ("core.l1.size_bytes=8192", "core.l1.ways=64", "core.l1.mshrs=4", f"core.warps.schedulers={schedulers}")
-    body = {"op": OP_LOAD, "bytes": 128, "warp_stride": 128, "count": 4, "step": 1024, "size": 9216}
+def test_schedulers_have_turns() -> None:
+    """Two warps share the turns of the first scheduler, so each gets half of what those of the others get."""
+    run = start(loads(CROWDED, {"op": OP_LOOP}, warps=5), "core.l1.mshrs=8", "core.warps.schedulers=4")
+    run.advance(20_000)
+    loops = run.state.warps[:, W_LOOPS]
+    assert loops[[1, 2, 3]] == pytest.approx(2 * loops[0], rel=0.1) and loops[4] == pytest.approx(loops[0], abs=1)
+
+
+def test_blocks_of_a_core_end_in_the_order_in_which_they_began() -> None:
+    rows = (CROWDED, {"op": OP_WAIT}, {"op": OP_LOOP, "count": 20}, {"op": OP_END})
+    run = start(loads(*rows, warps=4, blocks=2), "core.l1.mshrs=8")
+    while run.state.counters[K_BLOCKS] < 8:
+        run.advance(20)
+        assert np.ptp(run.state.warps[:, W_BLOCK]) <= 1
+
+
+@pytest.mark.parametrize(("size", "least", "most"), [(7168, 0.9, 1), (9216, 0, 0.1)])
+def test_an_l1_keeps_what_fits(size: int, least: float, most: float) -> None:
+    """Seven eighths of an L1 are found but for the first time; of nine eighths, swept in step, nothing is."""
+    changes = ("core.l1.size_bytes=8192", "core.l1.ways=64", "core.l1.mshrs=4", "core.warps.schedulers=8")
+    body = {"op": OP_LOAD, "bytes": 128, "warp_stride": 128, "count": 4, "step": 1024, "size": size}
     run = start(loads(body, {"op": OP_WAIT}, {"op": OP_LOOP, "count": 90}, {"op": OP_END}, warps=8), *changes, limit=1)
     run.drain()
     counters = run.state.counters
@@ -290,7 +329,7 @@ def addresses(pattern: Pattern, block: int, warp: int, loops: int) -> list[int]:
     """The formula of patterns.py, row by row, in Python."""
     found = []
     for loop in range(loops):
-        for op, base, _, blocks, block_stride, warp_stride, count, step, size in pattern.rows.tolist():
+        for op, base, _, blocks, block_stride, warp_stride, count, step, size, *_ in pattern.rows.tolist():
             if op in (OP_LOAD, OP_STORE):
                 for i in range(count):
                     at = (block % blocks if blocks else block) * block_stride + warp * warp_stride
@@ -301,28 +340,28 @@ def addresses(pattern: Pattern, block: int, warp: int, loops: int) -> list[int]:
 
 def test_shared_reads_interleave_the_blocks_of_a_run() -> None:
     """Index of gpu-l2-cache: threads x run x i + (block mod run) x threads + thread, doubles; 64 loads a thread."""
-    pattern = patterns.shared_reads(512 << 10, 3 * 512 << 10, 8, 32)
-    assert (pattern.warps_per_block, pattern.blocks_per_core) == (32, 1)
+    pattern = patterns.shared_reads(512 << 10, 3 * 512 << 10, 8, 32, 64)
+    assert (pattern.warps_per_block, pattern.blocks_per_core) == (32, 2)
     for block, warp in ((0, 0), (1, 5), (5, 31)):
         wanted = [8 * (1024 * 3 * i + block % 3 * 1024 + 32 * warp) for i in range(64)]
-        assert addresses(pattern, block, warp, 8) == wanted
+        assert addresses(pattern, block, warp, 1) == wanted
 
 
 def test_private_reads_go_round_the_data_of_all_blocks() -> None:
-    pattern = patterns.private_reads(2048, 4, 32)
-    assert addresses(pattern, 7, 3, 1) == [(3 * 128 + i * 1024) % 2048 for i in range(32)]
+    pattern = patterns.private_reads(4096, 8, 32)
+    assert addresses(pattern, 7, 3, 1) == [(3 * 256 + i * 2048) % 4096 for i in range(32)]
 
 
 def test_private_reads_end_after_their_sweeps() -> None:
-    counters = start(patterns.private_reads(8192, 4, 32, sweeps=8), "core.warps.resident=8", limit=2).advance(4000)
+    counters = start(patterns.private_reads(8192, 8, 32, sweeps=8), "core.warps.resident=8", limit=2).advance(4000)
     assert counters[K_BLOCKS] == 2 and counters[K_LOAD_BYTES] == 2 * 8 * 8192
 
 
 def test_private_reads_begin_at_so_many_places() -> None:
     """Blocks are given out in order, so the first one is farthest on."""
     machine = chip()
-    state, _ = make_generator(machine, replace(patterns.private_reads(1 << 20, 4, 32), phases=2))
-    assert state.warps[:, W_LOOPS].tolist() == [1] * 8 + [0] * 8
+    state, _ = make_generator(machine, replace(patterns.private_reads(1 << 20, 8, 32), phases=32))
+    assert state.warps[:, W_REP].tolist() == [16] * 8 + [0] * 8
 
 
 def test_rows_know_their_columns() -> None:
@@ -404,71 +443,3 @@ def test_lines_on_their_way_are_bounded_and_the_line_used_longest_ago_leaves() -
     assert l1.load(3, 1, 3)[0] == MISS and l1.arrive(3, 1) == [3]
     assert l1.load(1, 3, 4)[0] == HIT  # what was written is valid
     assert l1.load(2, 1, 5)[0] == MISS
-
-
-# ---- copy engines
-
-ENGINE = Copier(request_bytes=256, outstanding=4, startup_cycles=5, bytes_per_cycle=32.0, direction="read")
-
-
-def copied(engine: Copier, cycles: int, *changes: str, count: int = 1, window: int = 0) -> np.ndarray:
-    machine = chip(*changes)
-    copies = [Copy(e % machine.cores, engine, e << 20, 1 << 16) for e in range(count)]
-    state, l1 = make_copiers(machine, copies, send_cycles=WAY, return_cycles=BACK)
-    return Run(state, l1, make_backend(machine), window_cycles=window).advance(cycles)
-
-
-@pytest.mark.parametrize(("rate", "outstanding"), [(32.0, 64), (51.2, 64), (256.0, 2), (256.0, 3)])
-def test_a_copy_engine_is_bound_by_its_rate_or_by_its_requests_in_flight(rate: float, outstanding: int) -> None:
-    engine = ENGINE.model_copy(update={"bytes_per_cycle": rate, "outstanding": outstanding})
-    latency = WAY + 1 + BACK
-    found = copied(engine, 1000)[K_COPIED] / (1000 - 5 - latency)
-    wanted = min(rate, outstanding * 256 / latency)
-    assert found == pytest.approx(wanted, rel=0.05)
-
-
-def test_copies_move_all_their_bytes_once_and_in_their_direction() -> None:
-    writer = ENGINE.model_copy(update={"direction": "write", "request_bytes": 384})
-    for engine in (ENGINE, writer):
-        counters = copied(engine, 30_000, count=3)
-        moved = (counters[K_READS], counters[K_WRITES])
-        assert moved == ((3 << 16, 0) if engine is ENGINE else (0, 3 << 16)) and counters[K_COPIED] == 3 << 16
-
-
-def test_copies_are_the_same_in_windows_of_one_cycle() -> None:
-    assert copied(ENGINE, 2000, count=2, window=1).tolist() == copied(ENGINE, 2000, count=2).tolist()
-
-
-@pytest.mark.parametrize("network", ["crossbar", "mesh, columns: 2, channel_nodes: [0, 1, 2, 3, 0, 1, 2, 3]"])
-def test_copies_over_a_network_are_the_same_in_windows_of_one_cycle_and_for_a_group_cost_one_reading(
-    network: str,
-) -> None:
-    machine = load_chip("v100", (
-        "cores=4", "memory.channels=8", "memory.capacity_bytes=1073741824", "memory.l2.slices=8",
-        f"memory.network={{topology: {network}, flit_bytes: 40}}",
-    )).chip  # fmt: skip
-    assert isinstance(machine, MemoryChip)
-    found = {}
-    for name, cores, window in (("each", range(4), 0), ("cut", range(4), 1), ("group", (4,), 0)):
-        backend = make_backend(machine, [range(4)])
-        ways = {"send_cycles": backend.send_cycles, "return_cycles": backend.return_cycles}
-        run = Run(*make_copiers(machine, [Copy(c, ENGINE, 0, 1 << 14) for c in cores], **ways), backend,
-                  window_cycles=window)  # fmt: skip
-        counters = run.advance(20_000)
-        assert counters[K_COPIED] == len(cores) << 14
-        found[name] = (counters.tolist(), run.summary())
-    assert found["each"] == found["cut"]
-    answers = {name: [link for link in found[name][1]["memory"]["network"]["links"] if "> core" in link["link"]]
-               for name in found}  # fmt: skip
-    assert answers["group"] and len(answers["group"]) == len(answers["each"]) == 4
-    assert {link["bytes"] for link in answers["group"]} == {(1 << 14) // 128 * 160}
-    reads = [found[name][1]["memory"]["bytes"] for name in ("each", "group")]
-    assert reads == [4 << 14, 1 << 14]
-
-
-def test_every_engine_of_every_kind_of_core_is_found() -> None:
-    machine = memory_chip(load_machine("ascend-910b1").machine)
-    for direction in ("read", "write"):
-        found = list(engines_of(machine, direction))
-        assert [core for core, _ in found] == list(range(24 + 48))
-        assert {engine.direction for _, engine in found} == {direction}

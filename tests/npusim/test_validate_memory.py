@@ -138,10 +138,12 @@ PLATEAUS = [
     ("pointer_chase", "a100", "a100_80,1410,35343,424.3,", 8),
     ("cache_bandwidth", "v100", "v100,private_l1,,64,13873.4", 8),
     ("cache_bandwidth", "v100", "v100,private_l1,,1576,2450.5", 8),
-    # Beyond the near L2 what a core may have in flight decides, and of what an L1 keeps in part, how warps drift apart.
-    ("cache_bandwidth", "a100", "a100_80,private_l1,,204,13549.4", 10),
-    ("cache_bandwidth", "a100", "a100_80,private_l1,,68320,2574.3", 34),
-    ("cache_bandwidth", "h100-pcie", "h100_pcie,private_l1,,42656,3663.8", 18),
+    # Beyond the near L2 what a core may have in flight decides.
+    ("cache_bandwidth", "v100-pcie", "v100,private_l1,,26632,2171.1", 8),
+    ("cache_bandwidth", "a100-80-pcie", "a100_80,private_l1,,42656,2889.2", 8),
+    ("cache_bandwidth", "a100-80-pcie", "a100_80,private_l1,,68320,2574.3", 8),
+    ("cache_bandwidth", "h100-pcie", "h100_pcie,private_l1,,42656,3663.8", 8),
+    ("cache_bandwidth", "h100-pcie", "h100_pcie,shared_l2,512,33792,6925.4", 8),
     ("cache_bandwidth", "h100-pcie", "h100_pcie,shared_l2,512,5120,7122.9", 8),
     ("stream", "v100", "v100,init,1024,81920,100.0,895", 5), ("stream", "v100", "v100,read,1024,81920,100.0,866", 5),
     ("stream", "v100", "v100,triad,1024,81920,100.0,814", 5), ("stream", "v100", "v100,read,32,2560,3.0,72", 7),

@@ -12,7 +12,6 @@ from npusim.memory.generator.copiers import copier_answer, copier_step
 from npusim.memory.generator.events import EV_CYCLE, EV_UNIT, event_pop
 from npusim.memory.generator.l1 import l1_arrive, l1_settle, sectors_of
 from npusim.memory.generator.layout import (
-    C_ACCESSES,
     C_IN_FREE,
     C_LOADS,
     C_STORES,
@@ -23,9 +22,9 @@ from npusim.memory.generator.layout import (
     F_KIND,
     F_NEXT,
     FULL,
+    HELD,
     LOAD,
-    N_ACCESS,
-    N_PIECES,
+    N_FLIGHT,
     N_WARP,
     OK,
     P_CORES,
@@ -39,9 +38,9 @@ from npusim.memory.generator.layout import (
     P_WARPS,
     W_DATA,
     W_LOADS,
-    W_OPEN,
     W_PC,
     W_STATE,
+    W_USED,
     WAITING,
     X_FREE_FLIGHT,
     X_FREE_TARGET,
@@ -49,7 +48,7 @@ from npusim.memory.generator.layout import (
 )
 from npusim.memory.generator.patterns import OP_WAIT, ROW_OP
 from npusim.memory.generator.unit import unit_step, wake
-from npusim.memory.generator.warps import resume, warp_step
+from npusim.memory.generator.warps import flight_of, resume, use_oldest, warp_step
 from npusim.memory.port import HEAP_SIZE, RSP_TAG, RSP_TIME_FS, heap_pop, ring_free
 
 Array = npt.NDArray[Any]
@@ -151,18 +150,17 @@ def _hand_over(
     """Data are in the core at cycle `there`; warps that have all they wait for go on then."""
     target = mshr_next(entries, targets, entry)
     while target:
-        w, access = targets[target, N_WARP], targets[target, N_ACCESS]
+        w, flight = targets[target, N_WARP], targets[target, N_FLIGHT]
         targets[target, T_NEXT] = other[X_FREE_TARGET]
         other[X_FREE_TARGET] = target
-        targets[access, N_PIECES] -= 1
-        if access and targets[access, N_PIECES] == 0:
-            cores[c, C_ACCESSES] -= 1
-            targets[access, T_NEXT] = target
-            other[X_FREE_TARGET] = access
-            if warps[w, W_OPEN] == access:
-                warps[w, W_OPEN] = 0
         warps[w, W_LOADS] -= 1
         warps[w, W_DATA] = max(warps[w, W_DATA], there)
+        if flight:
+            warps[w, flight] -= 1
+            warps[w, flight + 1] = max(warps[w, flight + 1], there)
+            oldest = warps[w, W_STATE] == HELD and flight == flight_of(program, warps, w, warps[w, W_USED])
+            if oldest and warps[w, flight] == 0:
+                use_oldest(program, warps, events, size, w, cycle)
         if warps[w, W_LOADS] == 0 and warps[w, W_STATE] == WAITING:
             row = warps[w, W_PC]
             if program[row, ROW_OP] == OP_WAIT:

@@ -13,28 +13,33 @@ Array = npt.NDArray[Any]
 (
     P_CORES, P_WARPS, P_COPIERS, P_SLOTS, P_SLOT_WARPS, P_BLOCK_CYCLES, P_WARP_CYCLES, P_ISSUE_CYCLES, P_LOAD_RATE,
     P_PORT_RATE, P_LINE, P_SECTOR, P_HIT_CYCLES, P_SEND_CYCLES, P_RETURN_CYCLES, P_STORES, P_LOADS, P_BLOCK_LIMIT,
-    P_CHAIN_BYTES, P_Q, P_R, P_F, P_SCHEDULERS, P_CORE_WARPS, P_ACCESSES, P_COUNT,
-) = range(26)  # fmt: skip
+    P_CHAIN_BYTES, P_Q, P_R, P_F, P_SCHEDULERS, P_CORE_WARPS, P_COUNT,
+) = range(25)  # fmt: skip
 
 # A warp.
 (
     W_STATE, W_PC, W_BLOCK, W_INDEX, W_SLOT, W_CORE, W_LOADS, W_DATA, W_LOOPS, W_REP, W_SCHEDULER, W_BIT, W_ADDRESS,
-    W_LEFT, W_CHAIN, W_OPEN, W_COLUMNS,
-) = range(17)  # fmt: skip; W_OPEN: the record (N_PIECES) of the present access, 0: none
-IDLE, RUNNING, QUEUED, WAITING = 0, 1, 2, 3  # W_STATE: no work, has an event, in the load/store unit, for its loads
+    W_LEFT, W_CHAIN, W_SINCE, W_USED, W_USE, W_FLIGHT,
+) = range(19)  # fmt: skip
+# W_SINCE: when the present access came to the unit. W_USED: accesses of the present row whose data the warp has used,
+# W_USE: when it used the last. From W_FLIGHT on, two words for each access of a row with a window, in turn: pieces that
+# are on their way, and when its data are there.
+FLIGHT_WORDS = 2
+# W_STATE: no work, has an event, in the load/store unit, for its loads; for the oldest of a full window, has an event
+# to go on in its row.
+IDLE, RUNNING, QUEUED, WAITING, HELD, FREED = range(6)
 
 # A core: its load/store unit; from C_WAITING on a word a scheduler, a bit (W_BIT) for each of its warps that waits.
-C_TURN, C_STATE, C_FREE, C_IN_FREE, C_LOADS, C_STORES, C_ACCESSES, C_WAITING = range(8)
+C_TURN, C_STATE, C_FREE, C_IN_FREE, C_LOADS, C_STORES, C_WAITING = range(7)
 WAITING_BITS = 62  # of such a word
 UNIT_IDLE, UNIT_BUSY, UNIT_BLOCKED = 0, 1, 2  # C_STATE: nobody waits, has an event, waits for an answer
 
 # A request in flight; its row is the tag at the port.
 F_CORE, F_KIND, F_ADDRESS, F_BYTES, F_NEXT, F_COLUMNS = range(6)  # F_CORE of a copy is the copier
 LOAD, STORE, COPY = 0, 1, 2
-# A target of the L1's misses (npusim.memory.caches.mshr): T_NEXT, T_NEED, then the warp and the record of
-# its access, another row, which counts the pieces that are on their way; row 0 is nobody.
-N_WARP, N_ACCESS, N_COLUMNS = 2, 3, 4
-N_PIECES = N_WARP
+# A target of the L1's misses (npusim.memory.caches.mshr): T_NEXT, T_NEED, then the warp and its words in the warp's
+# window (0: none); row 0 is nobody.
+N_WARP, N_FLIGHT, N_COLUMNS = 2, 3, 4
 NONE = -1
 
 # A copy engine.

@@ -29,10 +29,11 @@ from npusim.memory.generator.layout import (
     E_WRITE,
     F_COLUMNS,
     F_NEXT,
+    FLIGHT_WORDS,
+    FREED,
     K_COUNT,
     N_COLUMNS,
     NONE,
-    P_ACCESSES,
     P_BLOCK_CYCLES,
     P_BLOCK_LIMIT,
     P_CHAIN_BYTES,
@@ -61,12 +62,14 @@ from npusim.memory.generator.layout import (
     UNIT_BUSY,
     W_BIT,
     W_BLOCK,
-    W_COLUMNS,
     W_CORE,
+    W_FLIGHT,
     W_INDEX,
-    W_LOOPS,
+    W_REP,
     W_SCHEDULER,
     W_SLOT,
+    W_STATE,
+    W_USED,
     WAITING_BITS,
     X_COUNT,
     X_FREE_FLIGHT,
@@ -74,7 +77,7 @@ from npusim.memory.generator.layout import (
     X_NOW,
     GeneratorState,
 )
-from npusim.memory.generator.patterns import ROW_COLUMNS, Pattern
+from npusim.memory.generator.patterns import ROW_COLUMNS, ROW_WINDOW, Pattern
 from npusim.memory.generator.physical import make_pages
 from npusim.memory.generator.warps import start_block
 
@@ -182,7 +185,6 @@ def _params(chip: MemoryChip, core: RequestCore, cores: int, warps: int, pattern
     params[P_ISSUE_CYCLES], params[P_LOAD_RATE] = unit.issue_cycles, unit.bytes_per_cycle
     params[P_PORT_RATE], params[P_LINE], params[P_SECTOR] = unit.port_bytes_per_cycle, l1.line_bytes, l1.sector_bytes
     params[P_HIT_CYCLES], params[P_STORES], params[P_LOADS] = l1.hit_latency_cycles, unit.stores, l1.mshrs
-    params[P_ACCESSES] = unit.loads or MAX_WARPS
     params[P_CHAIN_BYTES] = pattern.chain_bytes
     params[P_Q], params[P_R], params[P_F] = clock_of(chip)
     return params
@@ -191,12 +193,13 @@ def _params(chip: MemoryChip, core: RequestCore, cores: int, warps: int, pattern
 def _arrays(params: Array, pages: Array, pattern: Pattern, copies: Sequence[Copy], flights: int) -> GeneratorState:
     warps, cores = int(params[P_WARPS]), int(params[P_CORES])
     targets = 2 + 5 * max(1, flights)  # row 0 is nobody
+    columns = W_FLIGHT + FLIGHT_WORDS * int(pattern.rows[:, ROW_WINDOW].max())
     state = GeneratorState(
         params=params,
         pages=pages,
         program=np.ascontiguousarray(pattern.rows),
         chain=np.ascontiguousarray(pattern.chain),
-        warps=np.zeros((max(1, warps), W_COLUMNS), np.int64),
+        warps=np.zeros((max(1, warps), columns), np.int64),
         cores=np.zeros((max(1, cores), C_WAITING + int(params[P_SCHEDULERS])), np.int64),
         slots=np.zeros(max(1, int(params[P_SLOTS])), np.int64),
         copiers=np.zeros((max(1, len(copies)), E_COLUMNS), np.int64),
@@ -236,4 +239,7 @@ def _start_warps(state: GeneratorState, pattern: Pattern, cores: int, cycle: int
             at = c * per_core + slot
             start_block(state.params, state.warps, state.slots, state.events, state.size, state.other, at, cycle)
     blocks = cores * per_core
-    state.warps[:, W_LOOPS] = (blocks - 1 - state.warps[:, W_BLOCK]) * pattern.phases // blocks
+    if pattern.phases > 1:
+        passed = (blocks - 1 - state.warps[:, W_BLOCK]) * pattern.phases // blocks
+        state.warps[:, W_REP] = state.warps[:, W_USED] = passed
+        state.warps[:, W_STATE] = FREED

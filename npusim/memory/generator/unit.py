@@ -1,7 +1,7 @@
 """The load/store unit of a core: it takes accesses of warps, a line at a time, to the L1 and to the port.
 
-The schedulers of a core have turns; each sends the first of its waiting warps, by number. So not all warps are equally
-fast, and a data set that is larger than the L1 is not swept in step: what the fast warps read may stay in the L1.
+The schedulers of a core have turns; each sends its waiting warps in the order in which they came, as a queue of memory
+instructions does. So the warps of a core are equally fast, and blocks end in the order in which they began.
 
 What finds no room (misses in flight, stores without an answer) stops the unit until an answer comes; then the unit
 chooses anew.
@@ -18,7 +18,6 @@ from npusim.memory.caches.mshr import T_NEXT
 from npusim.memory.generator.events import event_push
 from npusim.memory.generator.l1 import HIT, MERGED, STALL, l1_load, l1_store, sectors_of
 from npusim.memory.generator.layout import (
-    C_ACCESSES,
     C_FREE,
     C_LOADS,
     C_STATE,
@@ -31,6 +30,7 @@ from npusim.memory.generator.layout import (
     F_CORE,
     F_KIND,
     F_NEXT,
+    HELD,
     K_HITS,
     K_LOAD_BYTES,
     K_MERGED,
@@ -39,11 +39,9 @@ from npusim.memory.generator.layout import (
     K_STALLS,
     K_STORE_BYTES,
     LOAD,
-    N_ACCESS,
-    N_PIECES,
+    N_FLIGHT,
     N_WARP,
     NONE,
-    P_ACCESSES,
     P_CORE_WARPS,
     P_F,
     P_HIT_CYCLES,
@@ -69,18 +67,20 @@ from npusim.memory.generator.layout import (
     W_DATA,
     W_LEFT,
     W_LOADS,
-    W_OPEN,
     W_PC,
     W_REP,
     W_SCHEDULER,
+    W_SINCE,
     W_STATE,
+    W_USE,
+    W_USED,
     WAITING,
     X_FREE_FLIGHT,
     X_FREE_TARGET,
 )
-from npusim.memory.generator.patterns import OP_CHASE, OP_STORE, ROW_COUNT, ROW_OP
+from npusim.memory.generator.patterns import OP_CHASE, OP_STORE, ROW_COUNT, ROW_OP, ROW_USE, ROW_WINDOW
 from npusim.memory.generator.physical import physical
-from npusim.memory.generator.warps import aim, enqueue, resume
+from npusim.memory.generator.warps import aim, enqueue, flight_of, resume, use_oldest
 from npusim.memory.port import ring_push
 
 Array = npt.NDArray[Any]
@@ -94,7 +94,7 @@ def unit_step(
     c: int, cycle: int,
 ) -> None:  # fmt: skip
     """Take one line of an access of a warp that waits on core `c`; one must."""
-    w = _next_warp(params, cores, c)
+    w = _next_warp(params, warps, cores, c)
     address, left = warps[w, W_ADDRESS], warps[w, W_LEFT]
     bytes_here = min(left, params[P_LINE] - address % params[P_LINE])
     row = warps[w, W_PC]
@@ -108,6 +108,7 @@ def unit_step(
         taken = _load(
             params, pages, warps, cores, flights, targets, other, counters, geometry, tags, marks, links, sets, limits,
             entries, heads, requests, ring, c, w, cycle, address, bytes_here,
+            flight_of(program, warps, w, warps[w, W_REP]),
         )  # fmt: skip
     if not taken:
         counters[K_STALLS] += 1
@@ -132,15 +133,18 @@ def unit_step(
 
 
 @kernel
-def _next_warp(params: Array, cores: Array, c: int) -> int:
-    """The first waiting warp of the next scheduler that has one."""
+def _next_warp(params: Array, warps: Array, cores: Array, c: int) -> int:
+    """The warp that has waited longest at the next scheduler that has one."""
     schedulers, s = params[P_SCHEDULERS], cores[c, C_TURN]
     while cores[c, C_WAITING + s] == 0:
         s = s + 1 if s + 1 < schedulers else 0
-    waiting, n = cores[c, C_WAITING + s], 0
-    while (waiting >> n) & 1 == 0:
-        n += 1
-    return int(c * params[P_CORE_WARPS] + n * schedulers + s)
+    waiting, w, first = cores[c, C_WAITING + s], c * params[P_CORE_WARPS] + s, -1
+    while waiting:
+        if waiting & 1 and (first < 0 or warps[w, W_SINCE] < warps[first, W_SINCE]):
+            first = w
+        waiting >>= 1
+        w += schedulers
+    return int(first)
 
 
 @kernel
@@ -165,10 +169,18 @@ def _advance(
             resume(program, warps, events, size, counters, w, cycle, row)
         return
     warps[w, W_REP] += 1
-    if warps[w, W_REP] < program[row, ROW_COUNT]:
-        aim(params, program, chain, warps, w)
-        enqueue(warps, cores, events, size, params[P_WARPS], w, cycle + 1)
+    count, window, used = program[row, ROW_COUNT], program[row, ROW_WINDOW], warps[w, W_USED]
+    if warps[w, W_REP] < count:
+        if window == 0 or warps[w, W_REP] - used < window:
+            aim(params, program, chain, warps, w)
+            enqueue(warps, cores, events, size, params[P_WARPS], w, cycle + 1)
+        elif warps[w, flight_of(program, warps, w, used)] == 0:
+            use_oldest(program, warps, events, size, w, cycle)
+        else:
+            warps[w, W_STATE] = HELD
         return
+    if window:  # the rest is used one after the other, too
+        warps[w, W_DATA] = max(warps[w, W_DATA], warps[w, W_USE] + (count - used) * program[row, ROW_USE])
     warps[w, W_PC] = row + 1
     warps[w, W_STATE] = RUNNING
     event_push(events, size, cycle + 1, w)
@@ -179,7 +191,7 @@ def _load(
     params: Array, pages: Array, warps: Array, cores: Array, flights: Array, targets: Array, other: Array,
     counters: Array, geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, limits: Array,
     entries: Array, heads: Array, requests: Array, ring: Array, c: int, w: int, cycle: int, address: int,
-    size_bytes: int,
+    size_bytes: int, flight: int,
 ) -> bool:  # fmt: skip
     """Look a piece of one line up, and ask for what is missing; False, and nothing done, when there is no room."""
     line = address // params[P_LINE]
@@ -187,9 +199,7 @@ def _load(
     target = other[X_FREE_TARGET]
     if cores[c, C_LOADS] >= params[P_LOADS] or other[X_FREE_FLIGHT] == NONE:
         target = 0
-    following, access = targets[target, T_NEXT], warps[w, W_OPEN]
-    if access == 0 and (cores[c, C_ACCESSES] >= params[P_ACCESSES] or following == 0):
-        target = 0
+    following = targets[target, T_NEXT]
     status, absent = l1_load(
         geometry, tags, marks, links, sets, limits, entries, heads, targets, c, line, wanted, target
     )
@@ -198,16 +208,15 @@ def _load(
     counters[K_LOAD_BYTES] += size_bytes
     if status == HIT:
         counters[K_HITS] += 1
-        warps[w, W_DATA] = max(warps[w, W_DATA], cycle + params[P_HIT_CYCLES])
+        there = cycle + params[P_HIT_CYCLES]
+        warps[w, W_DATA] = max(warps[w, W_DATA], there)
+        if flight:
+            warps[w, flight + 1] = max(warps[w, flight + 1], there)
         return True
-    if access == 0 and status != MERGED:  # what another load has asked for takes no place
-        access, following = following, targets[following, T_NEXT]
-        targets[access, N_PIECES] = 0
-        warps[w, W_OPEN] = access
-        cores[c, C_ACCESSES] += 1
     other[X_FREE_TARGET] = following
-    targets[target, N_WARP], targets[target, N_ACCESS] = w, access
-    targets[access, N_PIECES] += 1  # of row 0 nobody asks
+    targets[target, N_WARP], targets[target, N_FLIGHT] = w, flight
+    if flight:
+        warps[w, flight] += 1
     warps[w, W_LOADS] += 1
     if status == MERGED:
         counters[K_MERGED] += 1

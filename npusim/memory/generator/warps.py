@@ -12,6 +12,8 @@ from npusim.memory.generator.layout import (
     C_FREE,
     C_STATE,
     C_WAITING,
+    FLIGHT_WORDS,
+    FREED,
     IDLE,
     K_BLOCKS,
     K_CHASES,
@@ -33,16 +35,19 @@ from npusim.memory.generator.layout import (
     W_CHAIN,
     W_CORE,
     W_DATA,
+    W_FLIGHT,
     W_INDEX,
     W_LEFT,
     W_LOADS,
     W_LOOPS,
-    W_OPEN,
     W_PC,
     W_REP,
     W_SCHEDULER,
+    W_SINCE,
     W_SLOT,
     W_STATE,
+    W_USE,
+    W_USED,
     WAITING,
     X_BLOCK,
 )
@@ -60,7 +65,9 @@ from npusim.memory.generator.patterns import (
     ROW_OP,
     ROW_SIZE,
     ROW_STEP,
+    ROW_USE,
     ROW_WARP_STRIDE,
+    ROW_WINDOW,
 )
 
 Array = npt.NDArray[Any]
@@ -88,7 +95,8 @@ def warp_step(
             warps[w, W_PC] = row + 1
             resume(program, warps, events, size, counters, w, cycle, row)
             return
-        warps[w, W_REP] = 0
+        if warps[w, W_STATE] != FREED:
+            warps[w, W_REP], warps[w, W_USED] = 0, 0
         aim(params, program, chain, warps, w)
         enqueue(warps, cores, events, size, params[P_WARPS], w, cycle)
         return
@@ -110,6 +118,23 @@ def resume(
 
 
 @kernel
+def flight_of(program: Array, warps: Array, w: int, access: int) -> int:
+    """Where a warp keeps count of an access of its row (layout.W_FLIGHT); 0 if the row has no window."""
+    window = program[warps[w, W_PC], ROW_WINDOW]
+    return int(W_FLIGHT + FLIGHT_WORDS * (access % window)) if window else 0
+
+
+@kernel
+def use_oldest(program: Array, warps: Array, events: Array, size: Array, w: int, cycle: int) -> None:
+    """Let a warp go on in its row once it has used the oldest data of its window, all of which are there or known."""
+    there = warps[w, flight_of(program, warps, w, warps[w, W_USED]) + 1]
+    use = max(cycle, there, warps[w, W_USE] + program[warps[w, W_PC], ROW_USE])
+    warps[w, W_USE], warps[w, W_STATE] = use, FREED
+    warps[w, W_USED] += 1
+    event_push(events, size, use + 1, w)
+
+
+@kernel
 def _loop(program: Array, warps: Array, w: int, row: int) -> None:
     warps[w, W_LOOPS] += 1
     again = program[row, ROW_COUNT] == 0 or warps[w, W_LOOPS] < program[row, ROW_COUNT]
@@ -122,7 +147,10 @@ def _loop(program: Array, warps: Array, w: int, row: int) -> None:
 def aim(params: Array, program: Array, chain: Array, warps: Array, w: int) -> None:
     """Set the address and the bytes of the access that a warp does next."""
     row = warps[w, W_PC]
-    warps[w, W_LEFT], warps[w, W_OPEN] = program[row, ROW_BYTES], 0
+    warps[w, W_LEFT] = program[row, ROW_BYTES]
+    flight = flight_of(program, warps, w, warps[w, W_REP])
+    if flight:
+        warps[w, flight], warps[w, flight + 1] = 0, 0
     if program[row, ROW_OP] == OP_CHASE or program[row, ROW_OP] == OP_GATHER:
         place = warps[w, W_CHAIN]
         warps[w, W_ADDRESS] = program[row, ROW_BASE] + chain[place] * params[P_CHAIN_BYTES]
@@ -142,7 +170,7 @@ def aim(params: Array, program: Array, chain: Array, warps: Array, w: int) -> No
 def enqueue(warps: Array, cores: Array, events: Array, size: Array, first_unit: int, w: int, cycle: int) -> None:
     """Let a warp's access wait for the load/store unit of its core."""
     c = warps[w, W_CORE]
-    warps[w, W_STATE] = QUEUED
+    warps[w, W_STATE], warps[w, W_SINCE] = QUEUED, cycle
     cores[c, C_WAITING + warps[w, W_SCHEDULER]] |= warps[w, W_BIT]
     if cores[c, C_STATE] == UNIT_IDLE:
         cores[c, C_STATE] = UNIT_BUSY
