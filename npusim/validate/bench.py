@@ -11,7 +11,7 @@ import numpy as np
 from isa.cost import dram_bytes_per_cycle, macs_per_cycle
 from isa.machine import Machine
 from npusim.record import CAUSES, Record, Result
-from npusim.validate.summary import Outcome
+from npusim.validate.summary import BUSY_SUFFIX, Outcome
 from npusim.validate.table import Row, TableError
 
 if TYPE_CHECKING:
@@ -115,10 +115,10 @@ def busy_fractions(row: Row, result: Result) -> dict[str, tuple[float, float]]:
     record = result.record
     states = record.states[:, : result.machine.cores].sum(axis=(0, 1))
     for header, cell in row.raw.items():
-        stem = "".join(c for c in header.lower().removesuffix("_busy_frac") if c.isalnum())
+        stem = "".join(c for c in header.lower().removesuffix(BUSY_SUFFIX) if c.isalnum())
         pipes = [p for p in record.pipes if p.label == DONE_BY.get(stem)] or [
             p for p in record.pipes if _letters(p.label) and stem.startswith(_letters(p.label))]
-        if not header.lower().endswith("_busy_frac") or not pipes or not cell.strip():
+        if not header.lower().endswith(BUSY_SUFFIX) or not pipes or not cell.strip():
             continue
         busy = sum(states[p.index, COPYING if p.pipe_class == "dma" else BUSY].sum() for p in pipes)
         found[header] = (_share(header, cell), float(busy / max(1, states[[p.index for p in pipes]].sum())))
@@ -127,9 +127,12 @@ def busy_fractions(row: Row, result: Result) -> dict[str, tuple[float, float]]:
 
 def _share(header: str, cell: str) -> float:
     try:
-        return float(cell)
+        share = float(cell)
     except ValueError:
         raise TableError(f"column {header}: {cell!r} is not a number") from None
+    if not 0 <= share <= 1:
+        raise TableError(f"column {header}: {cell} is no share of a time: give one from 0 to 1")
+    return share
 
 
 def _letters(text: str) -> str:

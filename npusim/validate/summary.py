@@ -159,6 +159,7 @@ def _with_roofline(line: Line, constant: float | None) -> Line:
     return Line(line.table, line.number, line.name, line.outcome, line.reason, line.outcome.roofline + constant)
 
 
+BUSY_SUFFIX = "_busy_frac"  # of columns that are compared with the busy share of a pipe
 HEADER = (
     "table", "row", "name", "status", "measured", "simulated", "unit", "error_pct", "roofline", "roofline_error_pct",
     "compared", "stalls", "reason",
@@ -194,6 +195,12 @@ def text_lines(summary: Summary) -> Iterator[str]:
         note = f" ({said})" if said else ""
         measured, simulated, error = f"{line.outcome.measured:.6g}", f"{line.outcome.simulated:.6g}", row[7]
         yield f"{line.number:>5} {measured:>12} {simulated:>12} {error:>9} {row[9]:>10}  {line.name}{note}"
+        shares = [
+            f"{name[:-len(BUSY_SUFFIX)]} {100 * a:.1f} / {100 * b:.1f} % ({100 * (b - a):+.1f} points)"
+            for name, (a, b) in line.outcome.compared.items() if name.lower().endswith(BUSY_SUFFIX)
+        ]  # fmt: skip
+        if shares:
+            yield f"{'':>5} busy, measured / simulated: {', '.join(shares)}"
     for fit in summary.fits:
         yield str(fit)
     if summary.others:

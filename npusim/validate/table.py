@@ -85,6 +85,9 @@ def parse_table(text: str, label: str, kind: str, columns: Sequence[Column]) -> 
     if not lines:
         raise TableError(f"{label}: is empty; kind {kind} needs a header and rows")
     header = [cell.strip() for cell in lines[0]]
+    twice = sorted({name for name in header if name and header.count(name) > 1})
+    if twice:
+        raise TableError(f"{label}: column {', '.join(twice)} is there more than once: leave one")
     headers = {c.name: found for c in columns if (found := _find(c, header))}
     missing = [c for c in columns if c.required and c.name not in headers]
     if missing:

@@ -45,6 +45,21 @@ def test_the_column_itself_wins_over_its_aliases():
     assert parse_table("t_b,t_a\n1,2\n", "t", "k", columns)[0].text("time") == "1"
 
 
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    with pytest.raises(TableError, match="column m is there more than once"):
+        validate("gemm", table(tmp_path, "m,n,k,m,time_us\n1,2,3,4,5\n"), HW)
+
+
+def test_busy_shares_are_printed_beside_the_measured_ones(tmp_path):
+    path = table(tmp_path, "m,n,k,dtype,time_us,cube_busy_frac,Store_Busy_Frac\n64,64,64,f16,9,0.25,0\n")
+    summary = validate("gemm", path, "ascend-310", settings=["memory.model=ideal", "memory.l2=null"])
+    shares = summary.lines[0].outcome.compared["cube_busy_frac"]
+    text = "\n".join(text_lines(summary))
+    assert shares[0] == 0.25 and f"cube 25.0 / {100 * shares[1]:.1f} % ({100 * shares[1] - 25:+.1f} points)" in text
+    path = table(tmp_path, "m,n,k,dtype,time_us,cube_busy_frac\n64,64,64,f16,9,1.5\n")
+    assert "column cube_busy_frac: 1.5 is no share" in validate("gemm", path, "ascend-310").lines[0].reason
+
+
 @pytest.mark.parametrize(("text", "reason"), [("", "is empty"), ("\n\n", "is empty"), (GEMM, "no rows")])
 def test_empty_files_are_refused(tmp_path, text, reason):
     with pytest.raises(TableError, match=reason):
