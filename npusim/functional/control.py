@@ -132,6 +132,9 @@ class _Data:
         self.whose_reg = int(instr["b"]) if op.name == "signal" else -1
         crosses = op.name in ("signal", "await")
         self.imm = int(instr["imm"]) + (params["flags"] if crosses else 0)
+        first = params["flags"] if crosses else 0
+        self.flags = range(first, first + params["cross_flags" if crosses else "flags"])
+        self.limit = "core.cross_flags" if crosses else "core.flags"
         code = BY_NAME["wait"].code if op.name == "await" else op.code
         self.head = (pc, code, pipe_of(instr, program.descs, params), int(instr["unit"]), int(instr["flags"]))
         self.amount = wait_count(instr) if code == BY_NAME["wait"].code else 0
@@ -144,7 +147,13 @@ class _Data:
         """Return the step for the present register values."""
         operands = tuple([o.resolve(regs) if o is not None else None for o in self.operands])
         accumulate = self.sum_reg >= 0 and regs[self.sum_reg] != 0
-        imm = self.imm + regs[self.flag_reg] if self.flag_reg >= 0 else self.imm
+        imm = self.imm
+        if self.flag_reg >= 0:
+            imm += regs[self.flag_reg]
+            if imm not in self.flags:
+                which = f"{'cross-core ' if self.flags.start else ''}flag {imm - self.flags.start}"
+                there = f"there are {len(self.flags)} ({self.limit}): see what its register holds"
+                raise SimulationError(f"instruction {self.head[0]}: {which} does not exist; {there}")
         amount = regs[self.whose_reg] if self.whose_reg >= 0 else self.amount
         return Step(*self.head, operands, accumulate, imm, amount, *self.tail)
 

@@ -7,6 +7,7 @@ from test_queues import ascend
 from test_signals import chip
 
 from isa.asm import assemble
+from isa.errors import SimulationError
 from isa.machine import Machine
 from isa.program import Program
 from npusim.hazards import Finding, check_hazards
@@ -117,6 +118,17 @@ consumer:
   cp %y, %out""", "ascend-910b2", grid=4)
     findings = found(prog, chip())
     assert [f.kind for f in findings] == ([] if apart else ["ambiguous"])
+
+
+@pytest.mark.parametrize("number", [511, 512, -1])
+def test_a_flag_that_a_register_names_must_exist(number: int) -> None:
+    """The one behind the last is none of those that cores signal each other."""
+    prog = program(f"  li r4, {number}\n  set vector, 0, r4\n  wait dma1.0, 0, r4, 1")
+    if number == 511:
+        assert found(prog, ascend()) == []
+        return
+    with pytest.raises(SimulationError, match=rf"flag {number} does not exist; there are 512 \(core.flags\)"):
+        check_hazards(prog, ascend())
 
 
 def test_work_for_another_kind_of_core_is_named() -> None:
