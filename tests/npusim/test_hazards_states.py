@@ -176,7 +176,8 @@ on:
 @pytest.mark.parametrize("turn", [1, 7, NEVER])
 def test_what_differs_in_the_state_is_remembered(make: Callable[[int], Program], kind: str, turn: int) -> None:
     kinds = found(make(turn), ascend() if kind == "flags" else ascend(0))
-    assert kind in kinds if turn != NEVER else not kinds
+    careless = {"twice", "ambiguous"} - {kind}  # some set flags again without knowing of the last wait
+    assert kind in kinds if turn != NEVER else kinds <= careless
 
 
 @pytest.mark.parametrize(("turn", "cores"), [(0, {1}), (7, {1}), (NEVER, {0, 1})])
