@@ -163,7 +163,7 @@ def memory_faults(memory: Memory, cores: int) -> Iterator[str]:
         if memory.capacity_bytes % sector:
             yield (
                 f"memory.capacity_bytes: {memory.capacity_bytes} is not a whole number of sectors of {sector} bytes "
-                f"(memory.l2.sector_bytes): set it to {memory.capacity_bytes // sector * sector}"
+                f"(memory.l2.sector_bytes): set it to {max(1, memory.capacity_bytes // sector) * sector}"
             )
     if memory.network is not None:
         slices = memory.l2.slices if memory.l2 is not None else 0
@@ -174,7 +174,12 @@ def _interleave_faults(memory: Memory) -> Iterator[str]:
     """Whole bursts, a power of two of them, and a turn of every channel."""
     unit, burst = memory.interleave_bytes, memory.dram.burst_bytes
     share = memory.capacity_bytes // memory.channels
-    if unit > share:
+    if share < burst:
+        yield (
+            f"memory.capacity_bytes: {memory.capacity_bytes} gives each of {memory.channels} channels {share} bytes, "
+            f"less than a burst of {burst}: set it to {memory.channels * burst} or more"
+        )
+    elif unit > share:
         yield (
             f"memory.interleave_bytes: {unit} is more than a channel's share of memory.capacity_bytes, {share}: then "
             f"some channels have none of it; set it to {min(4096, share)} or so"

@@ -24,6 +24,7 @@ WHAT_IF = 1.2  # the bandwidth of the hint, against the machine's
 HELD_UP = CAUSE_ID["memory_bandwidth"]
 OTHERS = ("compute", "host link", "on-chip", "dispatch")  # resources beside the memory
 BANDWIDTH, COPIES, OTHER, LATENCY = "bandwidth", "copy engines", "other units", "latency"  # values of `limit`
+NOTHING = "none"  # where memory bounds no operator
 
 
 @dataclass(frozen=True)
@@ -126,10 +127,11 @@ def what_if(profile: Profile, bandwidth: float = WHAT_IF) -> dict[str, Any]:
         # Copies that the DRAM does not limit go on as long as before.
         if row.bound_by == "memory" and cycles * (row.bound_share - gain) >= BOUND_SHARE * shrunk:
             bound_after += shrunk
+    limit = BANDWIDTH if before - after >= plain / 2 else max(rest, key=lambda name: rest[name])
     return {
         "bandwidth": bandwidth,
         "time_share": after / before if before else 1.0,
-        "limit": BANDWIDTH if before - after >= plain / 2 else max(rest, key=lambda name: rest[name]),
+        "limit": limit if bound_before else NOTHING,
         "memory_bound_share": bound_after / after if after else 0.0,
         "memory_bound_share_now": bound_before / before if before else 0.0,
     }

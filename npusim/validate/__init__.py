@@ -175,6 +175,9 @@ def _bench(kind: str, module: Kind, row: Row, hw: str | None, options: _Options)
     if not hw:
         if module.NEEDS_HW:
             raise TableError(f"kind {kind} needs a chip: give --hw")
+        if settings or options.caches:
+            given = "".join(f" --set {setting}" for setting in settings) or f" the flag for {options.caches} caches"
+            raise TableError(f"kind {kind} brings machines of its own, of which nothing can be set: leave{given} out")
         return Bench(None)
     if options.caches and kind in MEMORY_KINDS:
         raise TableError(f"kind {kind} fills the caches as its benchmark does: leave that flag out")

@@ -123,3 +123,11 @@ def test_a_setting_that_a_file_switches_off_is_refused(tmp_path: Path) -> None:
     assert load_machine(str(path)).machine.memory.controller.refresh_postpone == 1
     with pytest.raises(ConfigError, match=r"refresh_blocks: does nothing: memory.controller.refresh none does not"):
         load_machine(str(path), ["memory.controller.refresh_blocks=true"])
+
+
+def test_a_channel_holds_at_least_a_burst() -> None:
+    """64 channels of bursts of 32 bytes: below, the fault is the capacity's, whatever the interleaving."""
+    with pytest.raises(ConfigError, match=r"capacity_bytes: 2047 gives each of 64 channels 31 bytes.*set it to 2048"):
+        load_machine("tpu-v3", ["memory.capacity_bytes=2047"])
+    with pytest.raises(ConfigError, match=r"interleave_bytes: 256 is more than .*, 32: .*set it to 32 or so"):
+        load_machine("tpu-v3", ["memory.capacity_bytes=2048"])

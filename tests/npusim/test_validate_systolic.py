@@ -15,7 +15,7 @@ from npusim.validate import validate
 from npusim.validate.array import RTL, SCALE_SIM, Product, array_machine, gemm_program, run_array
 from npusim.validate.index import table_text
 from npusim.validate.systolic import measure
-from npusim.validate.table import parse_table
+from npusim.validate.table import TableError, parse_table
 
 TABLES = ["scalesim_gemm", "scalesim_conv", "systolic_rtl"]
 
@@ -100,3 +100,9 @@ def test_pe_model_closed_form_and_engine_agree(dataflow, wires, overlap, double,
         assert counted.cycles == systolic_gemm_cycles(unit, m, n, k)
         assert counted.folds == systolic_folds(unit, m, n, k)[0]
         assert counted.cycles == run_gemm(unit, np.ones((m, k), np.int64), np.ones((k, n), np.int64)).cycles
+
+
+@pytest.mark.parametrize("kind", ["systolic", "dram", "textbook"])
+def test_kinds_with_machines_of_their_own_take_no_settings(kind: str) -> None:
+    with pytest.raises(TableError, match=rf"kind {kind} brings machines of its own.*leave --set memory.channels=4 out"):
+        validate(kind, rows=1, settings=["memory.channels=4"])
