@@ -32,7 +32,7 @@ RUN_KEYS = {
     "matrix_dtype": "what the array rounds floating-point operands to before it multiplies them, at that dtype's rate",
     "output_dtype": "what products that are outputs of the model are stored in, as fp32 behind fp16 operands",
     "fusion": "true or false: fuse operators into kernels",
-    "tile": "HxNxC: output rows, output columns and channels (K) of a tile of products and convolutions",
+    "tile": "HxNxC, on a cube also HxWxNxC: output rows, pixels, columns and channels (K) of a tile of products",
     "layout": "auto, channels_last or nc1hwc0: order of feature maps in memory, where the machine has fractal layouts",
     "rows": "once or reread: whether softmax and normalisations keep a row on chip or fetch it once a reduction",
 }

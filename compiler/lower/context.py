@@ -47,9 +47,9 @@ class Choices:
     """What a user may decide instead of the compiler.
 
     `reread_rows`: softmax and normalisations fetch a row once a reduction, as compilers do that do not keep it on chip
-    between fused loops; one that a product makes is reduced as it is made. `tile`: output rows, output columns
-    and channels of a tile of products and convolutions. `layout`: of feature maps on machines with fractal layouts,
-    `channels_last` or `nc1hwc0`; `auto` leaves it to the compiler.
+    between fused loops; one that a product makes is reduced as it is made. `tile`: output rows, on a cube perhaps
+    pixels of a row, output columns and channels of a tile of products and convolutions. `layout`: of feature maps on
+    machines with fractal layouts, `channels_last` or `nc1hwc0`; `auto` leaves it to the compiler.
     """
 
     reread_rows: bool = False
