@@ -114,7 +114,7 @@ class MemoryChip(Part):
 
     @property
     def why_no_programs(self) -> str:
-        """One line for whoever wants to run a program on this chip."""
+        """One line for whoever wants to run a model on this chip."""
         kinds = "" if self.core.warps is None else f"`npusim validate --hw {self.name} --kind {'|'.join(KINDS)}` and "
         return (
             f"{self.name}: only the memory of this chip is modelled so far; it serves {kinds}"

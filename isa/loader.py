@@ -24,12 +24,13 @@ from isa.chip import MemoryChip
 from isa.errors import ConfigError
 from isa.machine import Machine
 from isa.memory import Memory, idle_reason
+from isa.simt_machine import SimtMachine
 from isa.schema import CONFIDENCES, close_match, describe, error_text, machine_schema, root_of, unknown_key, valid_keys
 from isa.yaml12 import MAX_BYTES, Branch, Fault, Items, Leaf, Position, Tree, parse, plain
 
 __all__ = [
     "LoadedChip", "LoadedMachine", "Provenance", "list_chips", "list_machines", "load_chip", "load_machine",
-    "machine_schema",
+    "load_simt", "machine_schema",
 ]  # fmt: skip
 
 NOT_STATED = "not stated"
@@ -76,6 +77,15 @@ def load_machine(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedMach
     if isinstance(loaded.chip, MemoryChip):
         raise ConfigError(loaded.chip.why_no_programs)
     return LoadedMachine(loaded.chip, loaded.provenance)
+
+
+def load_simt(name_or_path: str, overrides: Sequence[str] = ()) -> SimtMachine:
+    """Load a chip whose cores run threads; see `load_chip`. Raises ConfigError for any other."""
+    chip = load_chip(name_or_path, overrides).chip
+    if not isinstance(chip, SimtMachine):
+        known = ", ".join(name for name, _, root in _presets() if root is SimtMachine)
+        raise ConfigError(f"{chip.name}: its cores run no threads; chips that do: {known}")
+    return chip
 
 
 def load_chip(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedChip:

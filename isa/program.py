@@ -48,6 +48,7 @@ DESC = np.dtype([
 LAUNCH = np.dtype([
     ("kind", "i4"), ("kernel", "i4"), ("grid", "i4"), ("nargs", "i4"), ("args", "i8"),
     ("operator", "i4"), ("host_op", "i4"), ("cycles", "i8"), ("link_bytes", "i8"),
+    ("block", "i4"), ("pad", "i4"),  # block: threads of a block; 0: a block is one core's code
 ], align=True)
 # fmt: on
 
@@ -57,13 +58,18 @@ LAUNCH_KERNEL, LAUNCH_HOST, LAUNCH_ESTIMATE = range(3)
 
 @dataclass(frozen=True)
 class Kernel:
-    """A range of instructions [start, end) with its parameters: argument i arrives in register i."""
+    """A range of instructions [start, end) with its parameters: argument i arrives in register i.
+
+    A kernel of threads says how many lane `registers` a thread has; what a block shares is `scratch_bytes["smem"]`.
+    Its launches have `block` threads a block and one row of arguments for all blocks.
+    """
 
     name: str
     start: int
     end: int
     params: tuple[str, ...]
     scratch_bytes: Mapping[str, int] = field(default_factory=dict)  # by space
+    registers: int = 0  # lane registers of a thread; 0: no threads
 
 
 @dataclass(frozen=True)

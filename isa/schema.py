@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from isa.chip import MEMORY_ONLY, MemoryChip
 from isa.machine import Machine
+from isa.simt_machine import SimtMachine
 from isa.yaml12 import Branch, Items, Leaf, Tree
 
 CONFIDENCES = ("specified", "measured", "inferred")
@@ -34,14 +35,17 @@ _TYPES = {
 def root_of(tree: Tree) -> type[Machine] | type[MemoryChip]:
     """What a file describes: a machine that runs programs, or, for some kinds of `issue`, a chip known by its memory.
 
-    A machine with queues names the spaces of its core, a chip that is known by its memory has none.
+    A machine with queues names the spaces of its core, one with threads its pipes; a chip that is known by its memory
+    has neither.
     """
     entries = tree.entries if isinstance(tree, Branch) else {}
     issue, core = entries.get("issue"), entries.get("core")
     if not isinstance(issue, Leaf) or issue.value not in MEMORY_ONLY:
         return Machine
-    described = issue.value == "queues" and isinstance(core, Branch) and "spaces" in core.entries
-    return Machine if described else MemoryChip
+    known = core.entries if isinstance(core, Branch) else {}
+    if issue.value == "simt":
+        return SimtMachine if "pipes" in known else MemoryChip
+    return Machine if "spaces" in known else MemoryChip
 
 
 def valid_keys(path: Sequence[str], root: type[Machine] | type[MemoryChip] = Machine) -> list[str] | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from isa.table_simt import SIMT_GROUPS
+
 # Pipe classes: which unit of a core executes an operation. Copies go to the engine of their path: DMA + its index.
 SCALAR, WEIGHTS, MATRIX, VECTOR, CROSS_LANE, DRAIN, DMA, SYNC = range(8)
 PIPE_CLASS_NAMES = ("scalar", "weights", "matrix", "vector", "cross_lane", "drain", "dma", "sync")
@@ -26,7 +28,9 @@ class Op:
     `fields` lists the instruction fields that the assembly shows, in order: `rd ra rb rc` are registers held in
     dst, a, b, c; `Dd Da Db Dc` are descriptors held there (`?` after a letter: may be absent, `_`); `imm` an integer,
     `f0 f1` reals, `to` a code address held in imm, `act` an activation held in imm, `pipe` a pipe class held in dst
-    with its unit (`?`: absent is the sequencer), `count` a number held in b, `unit` the unit field.
+    with its unit (`?`: absent is the sequencer), `count` a number held in b, `unit` the unit field. Of machines with
+    threads: `vd va vb vc` lane registers (`?`: absent is 0), `pd pa pb pc` predicates, `sa sb sc` sources of any kind
+    (isa.table_simt).
     """
 
     code: int
@@ -128,7 +132,11 @@ def _build() -> list[Op]:
         ("signal", "pipe imm rb ra?", "add 1 to cross-core flag imm + ra of block rb when all earlier instructions of the pipe have completed"),
         ("await", "pipe? imm ra? count", "hold the pipe (or the sequencer) until cross-core flag imm + ra is at least count, then subtract count"),
     ])
-    # 704.. is kept for SIMT (setp, ssy, shfl, ...), 768.. for communication (send, recv, put, allreduce).
+    # 768.. is kept for communication (send, recv, put, allreduce).
+    for start, room, group, rows in SIMT_GROUPS:
+        if len(rows) > room:
+            raise ValueError(f"group {group}: {len(rows)} operations; there is room for {room}")
+        ops += [Op(start + i, name, group, pipe, fields, meaning) for i, (name, pipe, fields, meaning) in enumerate(rows)]
     return ops
 
 
