@@ -48,8 +48,9 @@ class Registers(Part):
 class SharedMemory(Part):
     """The memory that the threads of a block share.
 
-    What blocks take of it comes out of the L1 where `carveouts` are given (bytes, ascending): the smallest one that
-    holds them is set. An access takes a cycle for each different row of `bank_bytes` that some bank is asked for.
+    With `unified_bytes` it and the L1 share so many: of the `carveouts` (bytes, ascending) the smallest one that holds
+    the blocks is set, and the L1 has what is left, at most its own size. An access takes a cycle for each different
+    row of `bank_bytes` that some bank is asked for.
     """
 
     size_bytes: Positive
@@ -59,6 +60,7 @@ class SharedMemory(Part):
     banks: Annotated[int, Field(gt=0, le=64)] = 32
     bank_bytes: Annotated[int, Field(gt=0, le=8)] = 4
     latency_cycles: Natural
+    unified_bytes: Natural = 0
     carveouts: list[Natural] = Field(default_factory=list)
 
 
@@ -147,5 +149,10 @@ def _faults(chip: SimtMachine) -> Iterator[str]:
         )
     if shared.carveouts != sorted(set(shared.carveouts)) or (shared.carveouts and shared.carveouts[-1] < shared.size_bytes):
         yield f"core.shared.carveouts: must rise and reach core.shared.size_bytes {shared.size_bytes}"
-    if shared.carveouts and core.l1 is not None and shared.carveouts[-1] >= core.l1.size_bytes:
-        yield f"core.shared.carveouts: {shared.carveouts[-1]} leave nothing of core.l1.size_bytes {core.l1.size_bytes}"
+    if bool(shared.carveouts) != bool(shared.unified_bytes):
+        yield "core.shared.carveouts: they and core.shared.unified_bytes belong together"
+    if shared.carveouts and shared.carveouts[-1] >= shared.unified_bytes:
+        yield (
+            f"core.shared.carveouts: {shared.carveouts[-1]} leave nothing of core.shared.unified_bytes "
+            f"{shared.unified_bytes} for the L1"
+        )

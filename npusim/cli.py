@@ -24,6 +24,7 @@ from npusim.cli_support import (
     write_folder,
     write_program,
 )
+from npusim.cli_kernel import kernel as _kernel
 from npusim.cli_tools import TOOLS
 from npusim.cli_usage import Place, Whole
 
@@ -234,5 +235,5 @@ def _failures(check: CheckResult, result: Result, allow_approx: bool) -> list[st
     return lines
 
 
-for _command in TOOLS:
+for _command in (_kernel, *TOOLS):
     main.add_command(_command)
