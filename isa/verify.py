@@ -19,6 +19,7 @@ from isa.errors import ProgramError
 from isa.machine import BUNDLE_SLOTS, Machine
 from isa.params import MAX_SETS, resolve
 from isa.program import LAUNCH_ESTIMATE, LAUNCH_HOST, LAUNCH_KERNEL, NO_OPERAND, Kernel, Program, Tensor
+from isa.simt_operands import THREAD_CODES
 from isa.table import (
     ACTIVATIONS,
     BY_CODE,
@@ -58,7 +59,7 @@ def _field_kinds() -> tuple[Array, Array]:
     """kinds [MAX_CODE, 4] of dst, a, b, c, and used [MAX_CODE, 3] of imm, f0, f1."""
     kinds, used = np.zeros((MAX_CODE, 4), np.int8), np.zeros((MAX_CODE, 3), bool)
     for op in TABLE:
-        for word in op.fields.split():
+        for word in op.fields.split() if op.code not in THREAD_CODES else ():
             name = OPERAND_FIELD[word.rstrip("?")]
             if name in _REFERENCES:
                 number = word in ("count", "pipe")
