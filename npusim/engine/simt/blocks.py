@@ -11,10 +11,10 @@ from npusim.engine.simt.layout import (
     B_ARRIVED,
     B_BLOCK,
     B_LEFT,
+    BRANCHING,
     C_RESIDENT,
     IDLE,
     LAUNCHING,
-    BRANCHING,
     O_AGE,
     O_BLOCK,
     O_DONE,
@@ -42,24 +42,17 @@ from npusim.engine.simt.layout import (
 )
 from npusim.engine.simt.scoreboard import find_dependency, wake
 from npusim.jit import kernel
-from npusim.units.warps.layout import (
-    W_ACTIVE,
-    W_BLOCK,
-    W_DEPTH,
-    W_EXITED,
-    W_INDEX,
-    W_LOOPS,
-    W_PC,
-    W_SHARED,
-)
+from npusim.units.warps.flow import start_warp
+from npusim.units.warps.layout import W_SHARED
 
 Array = npt.NDArray[Any]
 
 
 @kernel
 def start_block(
-    params: Array, uses: Array, warps: Array, scalars: Array, preds: Array, shared: Array, timing: Array, ready: Array,
-    by: Array, subs: Array, cores: Array, slots: Array, args: Array, other: Array, c: int, slot: int, cycle: int,
+    params: Array, uses: Array, warps: Array, scalars: Array, preds: Array, shared: Array, timing: Array,
+    ready: Array, by: Array, subs: Array, cores: Array, slots: Array, args: Array, other: Array, c: int, slot: int,
+    cycle: int,
 ) -> None:  # fmt: skip
     """Give the next block to a slot of core `c`, unless all have been given; its first warp may issue at `cycle`."""
     block = other[O_BLOCK]
@@ -71,13 +64,9 @@ def start_block(
     count = params[P_BLOCK_WARPS]
     slots[place, B_LEFT], slots[place, B_BLOCK], slots[place, B_ARRIVED] = count, block, 0
     shared[place, :] = 0
-    size = params[P_WARP_SIZE]
     for i in range(count):
         w = c * params[P_CORE_WARPS] + slot * count + i
-        threads = min(size, params[P_THREADS] - i * size)
-        warps[w, W_PC], warps[w, W_DEPTH], warps[w, W_LOOPS], warps[w, W_EXITED] = 0, 0, 0, 0
-        warps[w, W_ACTIVE] = -1 if threads >= 64 else (1 << threads) - 1
-        warps[w, W_INDEX], warps[w, W_BLOCK], warps[w, W_SHARED] = i, block, place
+        start_warp(warps, w, i, block, place, params[P_THREADS], params[P_WARP_SIZE])
         scalars[w, :] = 0
         for n in range(params[P_NARGS]):
             scalars[w, n] = args[n]
@@ -127,8 +116,9 @@ def release(
 
 @kernel
 def end_warp(
-    params: Array, uses: Array, warps: Array, scalars: Array, preds: Array, shared: Array, timing: Array, ready: Array,
-    by: Array, subs: Array, cores: Array, slots: Array, args: Array, other: Array, c: int, w: int, cycle: int,
+    params: Array, uses: Array, warps: Array, scalars: Array, preds: Array, shared: Array, timing: Array,
+    ready: Array, by: Array, subs: Array, cores: Array, slots: Array, args: Array, other: Array, c: int, w: int,
+    cycle: int,
 ) -> None:  # fmt: skip
     """All lanes of a warp are done; with the last warp of its block, the next block takes the slot."""
     timing[w, X_STATE] = IDLE

@@ -25,7 +25,6 @@ from npusim.engine.simt.layout import (
     AT_GROUPS,
     BARRIER_WAIT,
     BRANCHING,
-    C_DUE,
     C_FREE_ACCESS,
     C_HEAD,
     C_IDLE_FROM,
@@ -82,7 +81,7 @@ from npusim.engine.simt.layout import (
     X_WANTED,
     X_WRITES,
 )
-from npusim.engine.simt.scoreboard import deliver, find_dependency, wake
+from npusim.engine.simt.scoreboard import deliver, find_dependency
 from npusim.engine.simt.unit import ones, settle_groups
 from npusim.jit import inlined, kernel
 from npusim.units.warps.access import addresses
@@ -105,15 +104,10 @@ from npusim.units.warps.layout import (
     I_IMM,
     I_KIND,
     I_PIPE,
-    LANES,
     MATRIX_LOAD,
-    PRODUCT,
     SCALAR_OP,
     SHARED_ATOMIC,
-    SHARED_LOAD,
-    SHARED_STORE,
     W_ACTIVE,
-    W_EXITED,
     W_PC,
     WAIT_GROUPS,
 )
@@ -140,7 +134,15 @@ def note(timing, warps, stalls, w, cause, cycle):
 @inlined
 def queued(kind):
     """True for what goes through the load/store unit's queue."""
-    return kind >= GLOBAL_LOAD and kind <= ASYNC_COPY or kind == MATRIX_LOAD
+    return (kind >= GLOBAL_LOAD and kind <= ASYNC_COPY) or kind == MATRIX_LOAD
+
+
+@inlined
+def crowded(params, timing, subs, cores, c, sub, w, kind):
+    """True when there is no room for a memory instruction, or for another group of copies."""
+    if queued(kind):
+        return subs[sub, S_QUEUED] >= params[P_QUEUE] or cores[c, C_FREE_ACCESS] == NONE
+    return kind == COMMIT and timing[w, X_COMMITTED] - timing[w, X_COMPLETE] >= GROUPS - 1
 
 
 @kernel
@@ -158,9 +160,7 @@ def held_until(
         cause = timing[w, X_READY_CAUSE]
     elif dep > cycle:
         cause = timing[w, X_DEP_CAUSE]
-    elif queued(kind) and (subs[sub, S_QUEUED] >= params[P_QUEUE] or cores[c, C_FREE_ACCESS] == NONE):
-        return FAR, LSU_FULL
-    elif kind == COMMIT and timing[w, X_COMMITTED] - timing[w, X_COMPLETE] >= GROUPS - 1:
+    elif kind >= GLOBAL_LOAD and crowded(params, timing, subs, cores, c, sub, w, kind):
         return FAR, LSU_FULL
     return when, cause
 
@@ -202,8 +202,8 @@ def choose(
 @kernel
 def sub_step(
     params: Array, code: Array, cost: Array, uses: Array, warps: Array, stack: Array, loops: Array, regs: Array,
-    scalars: Array, preds: Array, shared: Array, memory: Array, timing: Array, ready: Array, by: Array, subs: Array,
-    cores: Array, queue: Array, slots: Array, accesses: Array, pieces: Array, args: Array, other: Array,
+    scalars: Array, preds: Array, shared: Array, work: Array, memory: Array, timing: Array, ready: Array, by: Array,
+    subs: Array, cores: Array, queue: Array, slots: Array, accesses: Array, pieces: Array, args: Array, other: Array,
     counters: Array, stalls: Array, issues: Array, scratch: Array, c: int, s: int, cycle: int,
 ) -> int:  # fmt: skip
     """Let a sub-core issue at most one instruction at `cycle`, and find when it acts next; returns OK or FAULT."""
@@ -235,8 +235,8 @@ def sub_step(
         )  # fmt: skip
     else:
         status = _act(
-            params, code, cost, warps, regs, scalars, preds, shared, memory, timing, ready, by, subs, cores, queue,
-            slots, accesses, pieces, other, counters, scratch, c, sub, w, pc, kind, lanes, cycle,
+            params, code, cost, warps, regs, scalars, preds, shared, work, memory, timing, ready, by, subs, cores,
+            queue, slots, accesses, pieces, other, counters, scratch, c, sub, w, pc, kind, lanes, cycle,
         )  # fmt: skip
         warps[w, W_PC] = pc + 1
         converge(warps, stack, w)
@@ -269,9 +269,11 @@ def _control(
         status = branch(code, pc, warps, stack, preds, w)
         if status != OK:
             return status
+        converge(warps, stack, w)
     else:
-        leave(code, pc, warps, stack, preds, w)
-        if warps[w, W_ACTIVE] & ~warps[w, W_EXITED] == 0:
+        leave(code, pc, warps, preds, w)
+        converge(warps, stack, w)
+        if warps[w, W_ACTIVE] == 0:
             end_warp(
                 params, uses, warps, scalars, preds, shared, timing, ready, by, subs, cores, slots, args, other, c, w,
                 cycle,
@@ -285,9 +287,9 @@ def _control(
 @kernel
 def _act(
     params: Array, code: Array, cost: Array, warps: Array, regs: Array, scalars: Array, preds: Array, shared: Array,
-    memory: Array, timing: Array, ready: Array, by: Array, subs: Array, cores: Array, queue: Array, slots: Array,
-    accesses: Array, pieces: Array, other: Array, counters: Array, scratch: Array, c: int, sub: int, w: int, pc: int,
-    kind: int, lanes: int, cycle: int,
+    work: Array, memory: Array, timing: Array, ready: Array, by: Array, subs: Array, cores: Array, queue: Array,
+    slots: Array, accesses: Array, pieces: Array, other: Array, counters: Array, scratch: Array, c: int, sub: int,
+    w: int, pc: int, kind: int, lanes: int, cycle: int,
 ) -> int:  # fmt: skip
     """Instructions of lanes, memory and synchronisation; returns OK or what an executor refused."""
     if kind == BARRIER:
@@ -320,7 +322,7 @@ def _act(
     elif code[pc, I_DST] >= 0:
         cause = SHORT if kind == CROSS else DEPENDENCY
         deliver(ready, by, w, cost[pc, 2], max(1, code[pc, I_COUNT]), cycle + cost[pc, 1], cause)
-    return execute(code, pc, w, lanes, warps, regs, scalars, preds, shared, memory)
+    return execute(code, pc, w, lanes, warps, regs, scalars, preds, shared, memory, work)
 
 
 @kernel

@@ -15,14 +15,15 @@ FAR = 1 << 60  # a cycle that does not come
 
 # Parameters, int64[P_COUNT].
 (
-    P_CORES, P_SCHEDULERS, P_CORE_WARPS, P_SLOTS, P_BLOCK_WARPS, P_WARP_SIZE, P_GTO, P_BRANCH, P_QUEUE, P_BLOCK_CYCLES,
-    P_WARP_CYCLES, P_LOAD_RATE, P_PORT_RATE, P_ISSUE, P_STORES, P_LINE, P_SECTOR, P_HIT, P_SHARED_LATENCY, P_BANKS,
-    P_BANK_BYTES, P_SEND, P_RETURN, P_Q, P_R, P_F, P_GRID, P_THREADS, P_NARGS, P_COUNT,
+    P_CORES, P_SCHEDULERS, P_CORE_WARPS, P_SLOTS, P_BLOCK_WARPS, P_WARP_SIZE, P_GTO, P_BRANCH, P_QUEUE,
+    P_BLOCK_CYCLES, P_WARP_CYCLES, P_LOAD_RATE, P_PORT_RATE, P_ISSUE, P_STORES, P_LINE, P_SECTOR, P_HIT,
+    P_SHARED_LATENCY, P_BANKS, P_BANK_BYTES, P_SEND, P_RETURN, P_Q, P_R, P_F, P_GRID, P_THREADS, P_NARGS, P_COUNT,
 ) = range(30)  # fmt: skip
 
 # Causes of npusim.record_simt.WARP_CAUSES by number.
 (
-    SELECTED, NOT_SELECTED, LONG, SHORT, DEPENDENCY, PIPE_BUSY, LSU_FULL, BARRIER_WAIT, FENCE_WAIT, BRANCHING, LAUNCHING,
+    SELECTED, NOT_SELECTED, LONG, SHORT, DEPENDENCY, PIPE_BUSY, LSU_FULL, BARRIER_WAIT, FENCE_WAIT, BRANCHING,
+    LAUNCHING,
 ) = range(len(WARP_CAUSES))  # fmt: skip
 UNKNOWN = -1
 
@@ -53,8 +54,8 @@ S_COLUMNS = S_PIPES + 2 * PIPES
 # first and the number of accesses in its queue, whether the unit waits for room, when answers may follow, loads and
 # sectors of stores in flight, free access, resident blocks; when the idle unit may start again.
 (
-    C_DUE, C_UNIT, C_HEAD, C_LENGTH, C_BLOCKED, C_IN_FREE, C_LOADS, C_STORES, C_FREE_ACCESS, C_RESIDENT,
-    C_IDLE_FROM, C_COLUMNS,
+    C_DUE, C_UNIT, C_HEAD, C_LENGTH, C_BLOCKED, C_IN_FREE, C_LOADS, C_STORES, C_FREE_ACCESS, C_RESIDENT, C_IDLE_FROM,
+    C_COLUMNS,
 ) = range(12)  # fmt: skip
 
 # A slot of a core for a block, slots[c * P_SLOTS + b]: warps that still run (0: empty), the block, warps at a barrier.
@@ -97,10 +98,9 @@ OK, FULL, FAULT, STUCK, DONE = range(5)
 class SimtState:
     """The arrays of the engine, in the order in which its kernels take them (after those of `WarpState`).
 
-    `cost` int64 [n, 3]: cycles an instruction occupies its pipe, and until its result, and the row of its destination in
-    the scoreboard; `uses` int64 [n, 2 USES];
-    `stalls` int64 [n, causes] warp-cycles by the instruction that a warp was at; `issues` int64 [n, 2] times issued,
-    lanes.
+    `cost` int64 [n, 3]: cycles an instruction occupies its pipe, and until its result, and the row of its destination
+    in the scoreboard; `uses` int64 [n, 2 USES]; `stalls` int64 [n, causes] warp-cycles by the instruction that a warp
+    was at; `issues` int64 [n, 2] times issued, lanes.
     """
 
     params: Array

@@ -58,11 +58,12 @@ Array = npt.NDArray[Any]
 @kernel
 def advance_threads(
     params: Array, code: Array, cost: Array, uses: Array, warps: Array, stack: Array, loops: Array, regs: Array,
-    scalars: Array, preds: Array, shared: Array, memory: Array, timing: Array, ready: Array, by: Array, subs: Array,
-    cores: Array, queue: Array, slots: Array, accesses: Array, pieces: Array, flights: Array, targets: Array,
-    pages: Array, args: Array, other: Array, counters: Array, stalls: Array, issues: Array, scratch: Array,
-    geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, seeds: Array, limits: Array,
-    entries: Array, heads: Array, requests: Array, ring: Array, responses: Array, heap: Array, until: int,
+    scalars: Array, preds: Array, shared: Array, work: Array, memory: Array, timing: Array, ready: Array, by: Array,
+    subs: Array, cores: Array, queue: Array, slots: Array, accesses: Array, pieces: Array, flights: Array,
+    targets: Array, pages: Array, args: Array, other: Array, counters: Array, stalls: Array, issues: Array,
+    scratch: Array, geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, seeds: Array,
+    limits: Array, entries: Array, heads: Array, requests: Array, ring: Array, responses: Array, heap: Array,
+    until: int,
 ) -> int:  # fmt: skip
     """Do all that is due before core cycle `until`; returns OK, DONE when the grid has ended and nothing is in flight,
     FULL when the ring has no room for the requests of a cycle, FAULT when an executor refused an instruction."""
@@ -88,9 +89,10 @@ def advance_threads(
             if cores[c, C_DUE] > now:
                 continue
             status = _core(
-                params, code, cost, uses, warps, stack, loops, regs, scalars, preds, shared, memory, timing, ready, by,
-                subs, cores, queue, slots, accesses, pieces, flights, targets, pages, args, other, counters, stalls,
-                issues, scratch, geometry, tags, marks, links, sets, limits, entries, heads, requests, ring, c, now,
+                params, code, cost, uses, warps, stack, loops, regs, scalars, preds, shared, work, memory, timing,
+                ready, by, subs, cores, queue, slots, accesses, pieces, flights, targets, pages, args, other,
+                counters, stalls, issues, scratch, geometry, tags, marks, links, sets, limits, entries, heads,
+                requests, ring, c, now,
             )  # fmt: skip
             if status != OK:
                 return status
@@ -99,11 +101,11 @@ def advance_threads(
 @kernel
 def _core(
     params: Array, code: Array, cost: Array, uses: Array, warps: Array, stack: Array, loops: Array, regs: Array,
-    scalars: Array, preds: Array, shared: Array, memory: Array, timing: Array, ready: Array, by: Array, subs: Array,
-    cores: Array, queue: Array, slots: Array, accesses: Array, pieces: Array, flights: Array, targets: Array,
-    pages: Array, args: Array, other: Array, counters: Array, stalls: Array, issues: Array, scratch: Array,
-    geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, limits: Array, entries: Array, heads: Array,
-    requests: Array, ring: Array, c: int, now: int,
+    scalars: Array, preds: Array, shared: Array, work: Array, memory: Array, timing: Array, ready: Array, by: Array,
+    subs: Array, cores: Array, queue: Array, slots: Array, accesses: Array, pieces: Array, flights: Array,
+    targets: Array, pages: Array, args: Array, other: Array, counters: Array, stalls: Array, issues: Array,
+    scratch: Array, geometry: Array, tags: Array, marks: Array, links: Array, sets: Array, limits: Array,
+    entries: Array, heads: Array, requests: Array, ring: Array, c: int, now: int,
 ) -> int:  # fmt: skip
     """All that is due on core `c` at `now`: its sub-cores in turn, then its load/store unit."""
     first, count = c * params[P_SCHEDULERS], params[P_SCHEDULERS]
@@ -111,15 +113,17 @@ def _core(
         if subs[first + s, S_DUE] > now:
             continue
         status = sub_step(
-            params, code, cost, uses, warps, stack, loops, regs, scalars, preds, shared, memory, timing, ready, by,
-            subs, cores, queue, slots, accesses, pieces, args, other, counters, stalls, issues, scratch, c, s, now,
+            params, code, cost, uses, warps, stack, loops, regs, scalars, preds, shared, work, memory, timing, ready,
+            by, subs, cores, queue, slots, accesses, pieces, args, other, counters, stalls, issues, scratch, c, s,
+            now,
         )  # fmt: skip
         if status != OK:
             return status
     if cores[c, C_UNIT] <= now:
         unit_step(
             params, code, uses, warps, timing, ready, by, subs, cores, queue, accesses, pieces, flights, targets,
-            pages, other, counters, geometry, tags, marks, links, sets, limits, entries, heads, requests, ring, c, now,
+            pages, other, counters, geometry, tags, marks, links, sets, limits, entries, heads, requests, ring, c,
+            now,
         )  # fmt: skip
     due = cores[c, C_UNIT]
     for s in range(count):

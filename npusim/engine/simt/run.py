@@ -1,4 +1,4 @@
-"""The driver of the engine of threads: it builds every argument, runs launch after launch, turns statuses into errors."""
+"""The driver of the engine of threads: it builds every argument, runs launches, turns statuses into errors."""
 
 from __future__ import annotations
 
@@ -182,8 +182,8 @@ def _window(
     while True:
         status = advance_threads(  # type: ignore[call-arg]
             state.params, code, state.cost, state.uses, warps.warps, warps.stack, warps.loops, warps.regs,
-            warps.scalars, warps.preds, warps.shared, memory, state.timing, state.ready, state.by, state.subs,
-            state.cores, state.queue, state.slots, state.accesses, state.pieces, state.flights, state.targets,
+            warps.scalars, warps.preds, warps.shared, warps.work, memory, state.timing, state.ready, state.by,
+            state.subs, state.cores, state.queue, state.slots, state.accesses, state.pieces, state.flights, state.targets,
             state.pages, state.args, state.other, state.counters, state.stalls, state.issues, state.scratch,
             *l1.arrays, port.requests, port.ring, port.responses, port.heap_state, until,
         )  # fmt: skip
@@ -209,12 +209,13 @@ def _fault(
         warp_at.TOO_DEEP: f"more than {warp_at.STACK_DEPTH} divergent branches inside one another",
         warp_at.BAD_LOOP: f"an endl without a loop, or more than {warp_at.LOOP_DEPTH} loops inside one another",
         warp_at.BAD_REGISTER: "a register does not exist",
+        warp_at.PART_OF_WARP: "all lanes of the warp must execute it together",
     }
-    row = warps.warps[w]
-    status = int(state.other[at.O_FAULT])
+    row, status, cycle = warps.warps[w], int(state.other[at.O_FAULT]), int(state.other[at.O_NOW])
+    text = instr_text(program, kernel.start + pc)
     return (
-        f"launch {index} (kernel {kernel.name}), cycle {int(state.other[at.O_NOW])}, block {int(row[warp_at.W_BLOCK])}, "
-        f"warp {int(row[warp_at.W_INDEX])}, instruction {kernel.start + pc} `{instr_text(program, kernel.start + pc)}`: "
+        f"launch {index} (kernel {kernel.name}), cycle {cycle}, block {int(row[warp_at.W_BLOCK])}, warp "
+        f"{int(row[warp_at.W_INDEX])}, instruction {kernel.start + pc} `{text}`: "
         f"{reasons.get(status, f'status {status}')}"
     )
 

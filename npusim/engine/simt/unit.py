@@ -28,6 +28,7 @@ from npusim.engine.simt.layout import (
     C_DUE,
     C_FREE_ACCESS,
     C_HEAD,
+    C_IDLE_FROM,
     C_LENGTH,
     C_LOADS,
     C_STORES,
@@ -52,7 +53,6 @@ from npusim.engine.simt.layout import (
     K_SHARED_CYCLES,
     K_STALLS,
     K_STORE_SECTORS,
-    K_WRITE_BYTES,
     LONG,
     N_ACCESS,
     NONE,
@@ -248,7 +248,8 @@ def _load(
     counters[K_HITS] += sectors - ones(absent)
     cores[c, C_LOADS] += 1
     first, end = span(absent, params[P_SECTOR])
-    send(params, flights, pages, other, counters, requests, ring, cycle, c, FILL, a, line * params[P_LINE] + first, end - first)
+    begin = line * params[P_LINE] + first
+    send(params, flights, pages, other, counters, requests, ring, cycle, c, FILL, a, begin, end - first)
     return busy
 
 
@@ -280,7 +281,8 @@ def _store(
     cores[c, C_STORES] += (end - first) // params[P_SECTOR]
     w = accesses[a, A_WARP]
     timing[w, X_WRITES] += 1
-    send(params, flights, pages, other, counters, requests, ring, cycle, c, WRITE, w, line * params[P_LINE] + first, end - first)
+    begin = line * params[P_LINE] + first
+    send(params, flights, pages, other, counters, requests, ring, cycle, c, WRITE, w, begin, end - first)
     return max(1, sectors * params[P_SECTOR] // params[P_PORT_RATE])
 
 
