@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from npusim import __version__
+from npusim.cli_kernel import kernel as _kernel
 from npusim.cli_support import (
     Group,
     Progress,
@@ -24,7 +25,6 @@ from npusim.cli_support import (
     write_folder,
     write_program,
 )
-from npusim.cli_kernel import kernel as _kernel
 from npusim.cli_tools import TOOLS
 from npusim.cli_usage import Place, Whole
 

@@ -54,8 +54,8 @@ def kernel(
             settings=settings, seed=seed,
         )  # fmt: skip
         if out is not None:
-            files = {"summary.json": json.dumps(summary_of(result), indent=2) + "\n", "arrays.npz": arrays_of(result)}
-            write_folder(out, files)
+            summary = json.dumps(summary_of(result), indent=2) + "\n"
+            write_folder(out, {"summary.json": summary, "arrays.npz": arrays_of(result)})
     if as_json:
         click.echo(json.dumps(summary_of(result), indent=2, allow_nan=False))
     elif not quiet:
@@ -64,7 +64,8 @@ def kernel(
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         for row in result.comparisons:
             verdict = "ok" if row.ok else "DIFFERS"
-            console.print(f"check {row.name}: {verdict}, largest error {row.max_err:.3g}, allowed {row.bound:.3g}", markup=False, highlight=False)
+            text = f"check {row.name}: {verdict}, largest error {row.max_err:.3g}, allowed {row.bound:.3g}"
+            console.print(text, markup=False, highlight=False)
     for row in result.comparisons:
         if not row.ok:
             click.echo(

@@ -234,7 +234,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_folder(folder: Path, files: Mapping[str, str | bytes]) -> None:
-    """Write files of text or bytes into `folder`, made when absent; none is placed before all are written. Raises OutputError."""
+    """Write files of text or bytes into `folder`, made when absent; none is placed before all are written.
+
+    Raises OutputError.
+    """
     with output(folder):
         new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)

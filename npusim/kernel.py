@@ -100,7 +100,7 @@ def run_kernel(
     expect = _function(check) if check else None
     before = {key: value.copy() if isinstance(value, np.ndarray) else value for key, value in values.items()}
     program, memory = _placed(program, kernel, values, machine, grid, block, launches)
-    # verify(program, machine)
+    verify(program, machine)
     from npusim.engine.simt.run import run_simt
 
     record = run_simt(program, machine, memory)
@@ -124,8 +124,10 @@ def summary_of(result: KernelResult) -> dict[str, Any]:
 def arrays_of(result: KernelResult) -> bytes:
     """The arrays after the run as the bytes of a .npz file; what numpy lacks is stored as fp32."""
     buffer = io.BytesIO()
-    plain = {key: value if value.dtype.kind in "fiu" else value.astype(np.float32) for key, value in result.arrays.items()}
-    np.savez(buffer, **plain)
+    for_file: dict[str, Any] = {
+        key: value if value.dtype.kind in "fiu" else value.astype(np.float32) for key, value in result.arrays.items()
+    }
+    np.savez(buffer, **for_file)
     return buffer.getvalue()
 
 
@@ -156,7 +158,8 @@ def _arguments(kernel: Kernel, given: Mapping[str, str | int | Array], seed: int
     """The value of every parameter, in their order."""
     for key in given:
         if key not in kernel.params:
-            raise ConfigError(f"--arg {key}: kernel {kernel.name} has no such parameter; its: {', '.join(kernel.params)}")
+            known = ", ".join(kernel.params) or "it has none"
+            raise ConfigError(f"--arg {key}: kernel {kernel.name} has no such parameter; those: {known}")
     missing = [key for key in kernel.params if key not in given]
     if missing:
         raise ConfigError(f"kernel {kernel.name} needs --arg {' --arg '.join(f'{key}=...' for key in missing)}")
@@ -198,7 +201,9 @@ def _made(key: str, match: re.Match[str], random: np.random.Generator) -> Array:
     shape = tuple(int(n) for n in re.split(r"[, x]+", extents.strip()) if n)
     dtype = TYPES[kind][1]
     if math.prod(shape) * dtype.itemsize > MAX_ARRAY_BYTES or not 0 < len(shape) <= 6 or 0 in shape:
-        raise ConfigError(f"--arg {key}: shape {list(shape)}; give 1 to 6 extents above 0, at most {MAX_ARRAY_BYTES} bytes")
+        raise ConfigError(
+            f"--arg {key}: shape {list(shape)}; give 1 to 6 extents above 0, and at most {MAX_ARRAY_BYTES} bytes"
+        )
     if rule == "zeros":
         return np.zeros(shape, dtype)
     if rule == "ones":
@@ -241,7 +246,8 @@ def _placed(
         address += -(-value.nbytes // ALIGN_BYTES) * ALIGN_BYTES
     if address > machine.memory.capacity_bytes:
         raise ConfigError(
-            f"the arrays take {address} bytes; {machine.name} has {machine.memory.capacity_bytes} (memory.capacity_bytes)"
+            f"the arrays take {address} bytes; {machine.name} has {machine.memory.capacity_bytes} "
+            "(memory.capacity_bytes): give smaller ones"
         )
     memory = np.zeros(address, np.uint8)
     for tensor in tensors:

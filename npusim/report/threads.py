@@ -21,8 +21,9 @@ def summary(record: SimtRecord) -> dict[str, Any]:
     """What `npusim kernel --json` prints of a simulation."""
     return {
         "schema_version": 1, "hw": record.machine.name, "total_cycles": record.total_cycles,
-        "time_us": record.total_cycles / record.machine.clock_mhz, "clocks_ghz": {"core": record.machine.clock_mhz / 1000},
-        "engine_cpu_s": record.engine_cpu_s, "launches": [_launch(record, one) for one in record.launches],
+        "time_us": record.total_cycles / record.machine.clock_mhz,
+        "clocks_ghz": {"core": record.machine.clock_mhz / 1000}, "engine_cpu_s": record.engine_cpu_s,
+        "launches": [_launch(record, one) for one in record.launches],
     }  # fmt: skip
 
 
@@ -62,7 +63,8 @@ def lines(record: SimtRecord) -> Iterator[str]:
 def _view(record: SimtRecord, one: LaunchRecord) -> Iterator[str]:
     machine, fit = record.machine, one.occupancy
     time_us = one.cycles / machine.clock_mhz
-    yield f"{one.kernel}  {one.grid} blocks of {one.block} threads on {machine.name}: {one.cycles:,} cycles, {time_us:.4g} us"
+    blocks = f"{one.grid} blocks of {one.block} threads"
+    yield f"{one.kernel}  {blocks} on {machine.name}: {one.cycles:,} cycles, {time_us:.4g} us"
     compute, memory = speed_of_light(record, one)
     yield f"  speed of light   compute {percent(compute)}   memory {percent(memory)} of the DRAM's peak"
     yield (
@@ -100,7 +102,8 @@ def _memory(one: LaunchRecord) -> Iterator[str]:
     if loads or n["store_sectors"]:
         hits = f", L1 hits {percent(n['l1_hit_sectors'] / loads)}" if loads else ""
         yield f"  global memory    {loads:,} sectors loaded{hits}; {n['store_sectors']:,} stored"
-        yield f"    L1 to L2       read {size(n['read_bytes'])}, written {size(n['write_bytes'])}, {n['requests']:,} requests"
+        moved = f"read {size(n['read_bytes'])}, written {size(n['write_bytes'])}"
+        yield f"    L1 to L2       {moved}, {n['requests']:,} requests"
         yield f"    DRAM           read {size(one.dram_bytes[0])}, written {size(one.dram_bytes[1])}"
     if n["shared_accesses"]:
         ways = n["shared_cycles"] / n["shared_accesses"]

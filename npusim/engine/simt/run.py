@@ -22,7 +22,7 @@ from npusim.memory.generator.backend import Hierarchy, make_backend
 from npusim.memory.generator.l1 import L1State, make_l1
 from npusim.memory.generator.physical import make_pages
 from npusim.memory.generator.setup import clock_of
-from npusim.record_simt import SIMT_COUNTERS, LaunchRecord, SimtRecord
+from npusim.record_simt import SIMT_COUNTERS, WARP_CAUSES, LaunchRecord, SimtRecord
 from npusim.units.warps import layout as warp_at
 from npusim.units.warps.decode import decode
 from npusim.units.warps.layout import WarpState
@@ -135,9 +135,9 @@ def _arrays(
         np.zeros((cores, at.C_COLUMNS), np.int64), np.zeros((cores, at.ACCESSES + 1), np.int64),
         np.zeros((slots, at.B_COLUMNS), np.int64), np.zeros((cores * at.ACCESSES, at.A_COLUMNS), np.int64),
         np.zeros((cores * at.ACCESSES, at.PIECES, 2), np.int64), np.zeros((flights, at.F_COLUMNS), np.int64),
-        np.zeros((targets, at.N_COLUMNS), np.int64), make_pages(machine), np.append(args, 0),
+        np.zeros((targets, at.N_COLUMNS), np.int64), make_pages(machine), np.append(args, 0).astype(np.int64),
         np.zeros(at.O_COUNT, np.int64), np.zeros(at.K_COUNT, np.int64),
-        np.zeros((n + 1, len(at.WARP_CAUSES)), np.int64), np.zeros((n + 1, 2), np.int64), np.zeros(256, np.int64),
+        np.zeros((n + 1, len(WARP_CAUSES)), np.int64), np.zeros((n + 1, 2), np.int64), np.zeros(256, np.int64),
     )  # fmt: skip
     state.subs[:, at.S_DUE] = at.FAR
     state.subs[:, at.S_LAST] = at.NONE
@@ -183,8 +183,8 @@ def _window(
         status = advance_threads(  # type: ignore[call-arg]
             state.params, code, state.cost, state.uses, warps.warps, warps.stack, warps.loops, warps.regs,
             warps.scalars, warps.preds, warps.shared, warps.work, memory, state.timing, state.ready, state.by,
-            state.subs, state.cores, state.queue, state.slots, state.accesses, state.pieces, state.flights, state.targets,
-            state.pages, state.args, state.other, state.counters, state.stalls, state.issues, state.scratch,
+            state.subs, state.cores, state.queue, state.slots, state.accesses, state.pieces, state.flights,
+            state.targets, state.pages, state.args, state.other, state.counters, state.stalls, state.issues, state.scratch,
             *l1.arrays, port.requests, port.ring, port.responses, port.heap_state, until,
         )  # fmt: skip
         if status != at.FULL:

@@ -237,20 +237,20 @@ def _load(
     if status == HIT:
         counters[K_HITS] += sectors
         accesses[a, A_DATA] = max(accesses[a, A_DATA], cycle + params[P_HIT])
-        return busy
+        return int(busy)
     other[O_FREE_TARGET] = following
     targets[target, N_ACCESS] = a
     accesses[a, A_LEFT] += 1
     if status == MERGED:
         counters[K_MERGED] += sectors
-        return busy
+        return int(busy)
     counters[K_MISSES] += ones(absent)
     counters[K_HITS] += sectors - ones(absent)
     cores[c, C_LOADS] += 1
     first, end = span(absent, params[P_SECTOR])
     begin = line * params[P_LINE] + first
     send(params, flights, pages, other, counters, requests, ring, cycle, c, FILL, a, begin, end - first)
-    return busy
+    return int(busy)
 
 
 @inlined
@@ -283,7 +283,7 @@ def _store(
     timing[w, X_WRITES] += 1
     begin = line * params[P_LINE] + first
     send(params, flights, pages, other, counters, requests, ring, cycle, c, WRITE, w, begin, end - first)
-    return max(1, sectors * params[P_SECTOR] // params[P_PORT_RATE])
+    return int(max(1, sectors * params[P_SECTOR] // params[P_PORT_RATE]))
 
 
 @kernel
@@ -308,7 +308,7 @@ def _atomic(
         timing[w, X_WRITES] += 1
         send(params, flights, pages, other, counters, requests, ring, cycle, c, WRITE, w, begin, end - first)
     counters[K_STORE_SECTORS] += sectors
-    return max(1, sectors * params[P_SECTOR] // params[P_PORT_RATE])
+    return int(max(1, sectors * params[P_SECTOR] // params[P_PORT_RATE]))
 
 
 @kernel
