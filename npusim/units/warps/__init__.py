@@ -1,1 +1,1 @@
-"""What a warp does, without time: lanes, predicates, divergence, memory. The engine and the functional executor share it."""
+"""What a warp does, without time: lanes, divergence, memory. Engine and functional executor share it."""

@@ -12,13 +12,14 @@ from typing import Any
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+Word = Any  # a number in a kernel: one of numpy's, or of Python when it is not compiled
 
 # A decoded instruction, code[pc]: the opcode; its pipe (isa.table_simt; SCALAR counts as UNIFORM); guard (0: none, else
 # 1 + predicate, negative when negated); destination, sources and immediate as in INSTR, an absent operand -1. I_BITS:
 # the 32 bits of an immediate source. I_BYTES: of a lane's access, I_COUNT: registers of the destination (or of what is
-# stored). I_MEET: where the lanes of a branch meet again, the address after the kernel if nowhere. I_GROUP, I_FORM: which
-# values it makes (forms.py). Of every access I_A is the scalar base, I_B the lane offset, I_C what is stored or the
-# shared address of a copy; I_IMM of a product is its k.
+# stored). I_MEET: where the lanes of a branch meet again, the address after the kernel if nowhere. I_GROUP, I_FORM:
+# which values it makes (forms.py). Of every access I_A is the scalar base, I_B the lane offset, I_C what is stored or
+# the shared address of a copy; I_IMM of a product is its k.
 (
     I_OP, I_PIPE, I_GUARD, I_DST, I_A, I_B, I_C, I_IMM, I_BITS, I_BYTES, I_COUNT, I_MEET, I_KIND, I_GROUP, I_FORM,
     I_COLUMNS,
@@ -31,14 +32,14 @@ Array = npt.NDArray[Any]
 ) = range(18)  # fmt: skip
 
 # A warp, warps[w]: address of the next instruction, lanes that execute it, lanes that are done, entries on its stack
-# and on its stack of loops; its number in the block, the block, the row of shared memory of the block; threads and warps
-# of a block. A warp without active lanes is done.
+# and on its stack of loops; its number in the block, the block, the row of shared memory of the block; threads and
+# warps of a block. A warp without active lanes is done.
 (
     W_PC, W_ACTIVE, W_EXITED, W_DEPTH, W_LOOPS, W_INDEX, W_BLOCK, W_SHARED, W_THREADS, W_WARPS, W_COLUMNS,
 ) = range(11)  # fmt: skip
 # An entry of the stack: where its lanes meet the others, where they go on, which they are. The lanes that execute now
-# are those of the top entry, whose address is W_PC; it is popped when that is where it meets. Until lanes first part the
-# stack may be empty.
+# are those of the top entry, whose address is W_PC; it is popped when that is where it meets. Until lanes first part
+# the stack may be empty.
 T_MEET, T_PC, T_MASK, T_COLUMNS = range(4)
 STACK_DEPTH = 32
 # An entry of the stack of loops: the first instruction of the body, rounds left.

@@ -1,0 +1,246 @@
+"""From instruction records to the int64 rows that executors read, checked once so that kernels need not look again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from isa.disasm import instr_text
+from isa.dtypes import dtype, round_to
+from isa.errors import ProgramError
+from isa.program import Kernel, Program
+from isa.simt_machine import SimtMachine
+from isa.table import BY_CODE, SCALAR, Op
+from isa.table_simt import (
+    GUARD,
+    GUARD_MASK,
+    GUARD_NOT,
+    GUARD_SHIFT,
+    IMMEDIATE,
+    MMA_SHAPES,
+    PREDICATES,
+    SCALAR_SOURCE,
+    SIMT_PIPES,
+    UNIFORM,
+)
+from npusim.units.warps import forms
+from npusim.units.warps.layout import (
+    ASYNC_COPY,
+    BARRIER,
+    BRANCH,
+    COMMIT,
+    CROSS,
+    EXIT,
+    FENCE,
+    GLOBAL_ATOMIC,
+    GLOBAL_LOAD,
+    GLOBAL_STORE,
+    I_A,
+    I_B,
+    I_BITS,
+    I_BYTES,
+    I_C,
+    I_COLUMNS,
+    I_COUNT,
+    I_DST,
+    I_FORM,
+    I_GROUP,
+    I_GUARD,
+    I_IMM,
+    I_KIND,
+    I_MEET,
+    I_OP,
+    I_PIPE,
+    LANES,
+    MATRIX_LOAD,
+    PRODUCT,
+    SCALAR_OP,
+    SCALARS,
+    SHARED_ATOMIC,
+    SHARED_LOAD,
+    SHARED_STORE,
+    WAIT_GROUPS,
+)
+
+Array = npt.NDArray[Any]
+
+SPECIAL_SCALARS, SPECIAL_LANES = 5, 3  # numbers that `csr` and `vid` know
+_LETTER = {"d": "dst", "a": "a", "b": "b", "c": "c"}
+_COLUMN = {"dst": I_DST, "a": I_A, "b": I_B, "c": I_C}
+# What decides the kind: the name, or the part of it before the first point.
+_KINDS = {
+    "bra": BRANCH, "exit": EXIT, "halt": EXIT, "bar": BARRIER, "membar": FENCE, "cpa.commit": COMMIT,
+    "cpa.wait": WAIT_GROUPS, "ldg": GLOBAL_LOAD, "stg": GLOBAL_STORE, "lds": SHARED_LOAD, "sts": SHARED_STORE,
+    "atomg": GLOBAL_ATOMIC, "atoms": SHARED_ATOMIC, "cpa": ASYNC_COPY, "ldsm": MATRIX_LOAD, "mma": PRODUCT,
+    "shfl": CROSS, "vote": CROSS, "ballot": CROSS, "first": CROSS,
+}  # fmt: skip
+_UNGUARDED = (SCALAR_OP, BARRIER, FENCE, COMMIT, WAIT_GROUPS)
+_ATOMICS = (GLOBAL_ATOMIC, SHARED_ATOMIC)
+_ACCESSES = (GLOBAL_LOAD, GLOBAL_STORE, SHARED_LOAD, SHARED_STORE, ASYNC_COPY, MATRIX_LOAD, *_ATOMICS)
+
+
+def decode(program: Program, kernel: Kernel, machine: SimtMachine) -> Array:
+    """Return code int64 [n, I_COLUMNS] of a kernel's instructions; addresses in it count from the kernel's start.
+
+    Raises ProgramError for what an executor could not do: an unknown operation, a register that does not exist, a
+    branch out of the kernel, a kernel that may run past its end.
+    """
+    code = np.full((kernel.end - kernel.start, I_COLUMNS), -1, np.int64)
+    for i in range(len(code)):
+        address = kernel.start + i
+        try:
+            _row(code[i], program.instrs[address], kernel, machine)
+        except ProgramError as fault:
+            where = f"kernel {kernel.name}, instruction {address} `{instr_text(program, address)}`"
+            raise ProgramError(f"{where}: {fault}") from None
+    if not len(code) or not _ends(program, kernel, code[-1]):
+        raise ProgramError(f"kernel {kernel.name} may run past its end: its last instruction must be halt or exit")
+    code[:, I_MEET] = len(code)
+    if (code[:, I_KIND] == BRANCH).any():
+        from isa.flow import meeting_points
+
+        for address, meet in meeting_points(program, kernel).items():
+            code[address - kernel.start, I_MEET] = meet - kernel.start
+    return code
+
+
+def _ends(program: Program, kernel: Kernel, last: Array) -> bool:
+    """True when nothing goes on behind the last instruction."""
+    name = BY_CODE[int(last[I_OP])].name
+    return name == "br" or (last[I_GUARD] == 0 and last[I_KIND] in (BRANCH, EXIT))
+
+
+def _row(row: Array, record: Any, kernel: Kernel, machine: SimtMachine) -> None:
+    op = BY_CODE.get(int(record["op"]))
+    if op is None:
+        raise ProgramError(f"there is no operation {int(record['op'])}")
+    row[I_OP], row[I_PIPE], row[I_KIND] = op.code, _pipe(op, machine), _kind(op)
+    row[I_GROUP], row[I_FORM] = forms.GROUP_FORM.get(op.name, (-1, -1))
+    row[I_GUARD] = _guard(record, int(row[I_KIND]))
+    row[I_IMM] = int(record["imm"])
+    row[I_BYTES], row[I_COUNT] = _size(op, row)
+    for field in op.fields.split():
+        _operand(row, record, op, field, kernel)
+    row[I_BITS] = _bits(op, record, row)
+
+
+def _pipe(op: Op, machine: SimtMachine) -> int:
+    own = machine.core.operations.get(op.name)
+    if own is not None and own.pipe is not None:
+        return SIMT_PIPES[own.pipe]
+    return UNIFORM if op.pipe == SCALAR else op.pipe
+
+
+def _kind(op: Op) -> int:
+    if op.name in _KINDS:
+        return _KINDS[op.name]
+    if op.pipe == SCALAR:
+        return SCALAR_OP
+    stem = op.name.split(".")[0]
+    if stem not in _KINDS and op.name not in forms.GROUP_FORM:
+        raise ProgramError(f"{op.name} is not an operation of machines with threads")
+    return _KINDS.get(stem, LANES)
+
+
+def _guard(record: Any, kind: int) -> int:
+    flags = int(record["flags"])
+    if not flags & GUARD:
+        return 0
+    number = (flags & GUARD_MASK) >> GUARD_SHIFT
+    if number >= PREDICATES:
+        raise ProgramError(f"predicate p{number} does not exist; there are {PREDICATES}")
+    if kind in _UNGUARDED:
+        raise ProgramError("a guard has no meaning here: the whole warp executes it")
+    return -1 - number if flags & GUARD_NOT else 1 + number
+
+
+def _size(op: Op, row: Array) -> tuple[int, int]:
+    """Bytes of a lane's access and registers of the destination; fills the form of accesses and products."""
+    kind, last = int(row[I_KIND]), op.name.split(".")[-1]
+    if kind == PRODUCT:
+        _, _, row[I_IMM], element, _, _, _, count = MMA_SHAPES[op.name]
+        row[I_FORM] = forms.ELEMENTS[element]
+        return 0, count
+    if kind == MATRIX_LOAD:
+        row[I_FORM] = last == "t"
+        return 16, int(op.name.split(".")[1][1:])
+    if kind in _ATOMICS:
+        row[I_FORM] = forms.ATOMS.index(last)
+        return 4, 1
+    if kind in _ACCESSES:
+        row[I_FORM] = last[0] == "s"
+        size = int(last.lstrip("us")) // 8
+        return size, 0 if kind == ASYNC_COPY else max(1, size // 4)
+    return 0, int(any(field.startswith("vd") for field in op.fields.split()))
+
+
+def _operand(row: Array, record: Any, op: Op, field: str, kernel: Kernel) -> None:
+    """Put an operand in its column and check it."""
+    name, kind = field.rstrip("?"), int(row[I_KIND])
+    if name in ("imm", "to", "f0", "f1"):
+        _number(row, op, name, kernel)
+        return
+    held = _LETTER[name[1]]
+    column = _COLUMN[held]
+    if kind == ASYNC_COPY and name in ("vd", "va", "vc"):
+        # Where the copy goes; the row keeps it beside base and offset, whichever letter the TABLE gives it.
+        held, column = ("c" if name == "vc" else "dst"), I_C
+    value = int(record[held])
+    if value == -1 and field.endswith("?"):
+        return
+    letter = name[0]
+    if letter == "v":
+        _check("lane register v", value, _width(row, op, name), kernel.registers)
+    elif letter == "r":
+        _check("scalar register r", value, 1, SCALARS)
+    elif letter == "p":
+        _check("predicate p", value, 1, PREDICATES)
+    elif SCALAR_SOURCE <= value < IMMEDIATE:
+        _check("scalar register r", value - SCALAR_SOURCE, 1, SCALARS)
+    elif value != IMMEDIATE:
+        _check("lane register v", value, 1, min(kernel.registers, SCALAR_SOURCE))
+    row[column] = value
+
+
+def _width(row: Array, op: Op, name: str) -> int:
+    """Consecutive lane registers of an operand."""
+    kind = int(row[I_KIND])
+    if kind == PRODUCT:
+        a, b, c = MMA_SHAPES[op.name][5:]
+        return {"vd": c, "va": a, "vb": b, "vc": c}[name]
+    if name == "vd" or (name == "vc" and kind in (GLOBAL_STORE, SHARED_STORE)):
+        return max(1, int(row[I_COUNT]))
+    return 1
+
+
+def _check(what: str, first: int, count: int, limit: int) -> None:
+    if not (first >= 0 and first + count <= limit):
+        raise ProgramError(f"{what}{first + count - 1 if first >= 0 else first} does not exist; there are {limit}")
+
+
+def _number(row: Array, op: Op, name: str, kernel: Kernel) -> None:
+    value = int(row[I_IMM])
+    if name == "to":
+        if not kernel.start <= value < kernel.end:
+            raise ProgramError(f"address {value} is outside of the kernel, [{kernel.start}, {kernel.end})")
+        row[I_IMM] = value - kernel.start
+    elif op.name in ("csr", "vid"):
+        _check("special register ", value, 1, SPECIAL_SCALARS if op.name == "csr" else SPECIAL_LANES)
+    elif op.name in ("divi", "modi") and value == 0:
+        raise ProgramError("division by 0")
+
+
+def _bits(op: Op, record: Any, row: Array) -> int:
+    """The 32 bits of an immediate source. Where imm is an offset, an integer source stands in f0 too."""
+    group, value = int(row[I_GROUP]), float(record["f0"])
+    if group in (forms.HALF_PAIR, forms.BRAIN_PAIR):
+        kind = dtype("fp16" if group == forms.HALF_PAIR else "bf16")
+        return int(round_to(np.array([value]), kind).view(np.uint16)[0]) * 0x10001
+    if group in forms.REAL_GROUPS or op.name in forms.REAL_NAMES:
+        with np.errstate(all="ignore"):
+            return int(np.float32(value).view(np.uint32))
+    if row[I_KIND] in _ATOMICS:
+        return int(value) & 0xFFFFFFFF if np.isfinite(value) else 0
+    return int(record["imm"]) & 0xFFFFFFFF

@@ -1,0 +1,150 @@
+"""Products of a warp and loads of their fragments.
+
+Where elements lie in the registers of lanes is that of the PTX ISA ("Matrix fragments for mma.m16n8k8", m16n8k16,
+m16n8k32, and "ldmatrix"). With g = lane / 4, t = lane % 4 and e elements in a register (2 of 16 bits, 1 of tf32, 4 of
+8 bits), element j of register r is
+  of A: row g + 8 (r % 2), column e t + j + 4 e (r / 2);
+  of B: row e t + j + 4 e r, column g;
+  of C and D, one a register: row g + 8 (r / 2), column 2 t + r % 2.
+
+Sums: D = C, then the products in ascending k are added one by one in fp32, each product exact but for fp32's range.
+Chips add groups of products at once and cut low bits off, so their last bits differ. int32 sums wrap.
+"""
+
+# ruff: noqa: SIM109  (compiled code: a comparison is cheaper than a search in a tuple)
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from npusim.jit import inlined, kernel
+from npusim.units.warps.access import in_bounds
+from npusim.units.warps.flow import first_lanes
+from npusim.units.warps.forms import MMA_BRAIN, MMA_HALF, MMA_INT8
+from npusim.units.warps.layout import (
+    I_A,
+    I_B,
+    I_C,
+    I_COUNT,
+    I_DST,
+    I_FORM,
+    I_IMM,
+    OK,
+    WORK_LEFT,
+    WORK_RIGHT,
+    WORK_SUM,
+    Word,
+)
+from npusim.units.warps.reals import alike
+from npusim.units.warps.rounding import single_of_brain, single_of_half
+
+Array = npt.NDArray[Any]
+
+_ROWS, _COLUMNS = 16, 8  # of every product
+_THREADS = 32  # lanes that hold fragments
+
+
+@kernel
+def product(code: Array, pc: int, w: int, regs: Array, work: Array) -> None:
+    """D = A B + C of the whole warp; in scratch the matrices stand row by row."""
+    form, depth, target = code[pc, I_FORM], code[pc, I_IMM], code[pc, I_DST]
+    left, right = work[WORK_LEFT:].view(np.uint32), work[WORK_RIGHT:].view(np.uint32)
+    sums = work[WORK_SUM:].view(np.uint32)
+    per = 4 if form == MMA_INT8 else 2 if form == MMA_HALF or form == MMA_BRAIN else 1
+    for r in range(depth // (2 * per)):
+        _spread_left(regs[w, code[pc, I_A] + r], r, per, form, depth, left)
+    for r in range(depth // (4 * per)):
+        _spread_right(regs[w, code[pc, I_B] + r], r, per, form, right)
+    for r in range(4):
+        row = regs[w, code[pc, I_C] + r]
+        for lane in range(_THREADS):
+            sums[_place(lane, r)] = row[lane]
+    if form == MMA_INT8:
+        _add_integers(left.view(np.int32), right.view(np.int32), sums, depth)
+    else:
+        _add_reals(left.view(np.float32), right.view(np.float32), sums.view(np.float32), depth)
+        alike(sums, _ROWS * _COLUMNS)
+    for r in range(4):
+        row = regs[w, target + r]
+        for lane in range(_THREADS):
+            row[lane] = sums[_place(lane, r)]
+
+
+@inlined
+def _place(lane: int, r: int) -> Word:
+    """Where register r of a lane of C or D stands."""
+    return _COLUMNS * ((lane >> 2) + 8 * (r >> 1)) + 2 * (lane & 3) + (r & 1)
+
+
+@kernel
+def _spread_left(row: Array, r: int, per: int, form: int, depth: int, left: Array) -> None:
+    for lane in range(_THREADS):
+        at = ((lane >> 2) + 8 * (r & 1)) * depth + per * (lane & 3) + 4 * per * (r >> 1)
+        for j in range(per):
+            left[at + j] = _element(np.int64(row[lane]), j, form)
+
+
+@kernel
+def _spread_right(row: Array, r: int, per: int, form: int, right: Array) -> None:
+    for lane in range(_THREADS):
+        at = per * (lane & 3) + 4 * per * r
+        for j in range(per):
+            right[_COLUMNS * (at + j) + (lane >> 2)] = _element(np.int64(row[lane]), j, form)
+
+
+@kernel
+def _add_reals(left: Array, right: Array, sums: Array, depth: int) -> None:
+    for i in range(_ROWS):
+        for k in range(depth):
+            for j in range(_COLUMNS):
+                sums[_COLUMNS * i + j] += left[i * depth + k] * right[_COLUMNS * k + j]
+
+
+@kernel
+def _add_integers(left: Array, right: Array, sums: Array, depth: int) -> None:
+    for i in range(_ROWS):
+        for j in range(_COLUMNS):
+            total = np.int64(sums[_COLUMNS * i + j])
+            for k in range(depth):
+                total += np.int64(left[i * depth + k]) * np.int64(right[_COLUMNS * k + j])
+            sums[_COLUMNS * i + j] = total & 0xFFFFFFFF
+
+
+@kernel
+def load_fragments(code: Array, pc: int, w: int, regs: Array, where: Array, own: Array) -> Word:
+    """8 x 8 matrices of two-byte elements; row i of matrix m begins at the address of lane 8 m + i."""
+    count = code[pc, I_COUNT]
+    status = in_bounds(where, first_lanes(8 * count), 8 * count, 16, len(own))
+    if status != OK:
+        return status
+    for m in range(count):
+        row = regs[w, code[pc, I_DST] + m]
+        for lane in range(_THREADS):
+            group, t = lane >> 2, lane & 3
+            if code[pc, I_FORM]:
+                low, high = where[8 * m + 2 * t] + 2 * group, where[8 * m + 2 * t + 1] + 2 * group
+            else:
+                low = where[8 * m + group] + 4 * t
+                high = low + 2
+            row[lane] = _two_bytes(own, low) | _two_bytes(own, high) << 16
+    return OK
+
+
+@inlined
+def _two_bytes(own: Array, at: Word) -> Word:
+    return np.int64(own[at]) | np.int64(own[at + 1]) << 8
+
+
+@inlined
+def _element(register: Word, j: Word, form: Word) -> Word:
+    """Element j of a register, as fp32 bits or the bits of an int32."""
+    if form == MMA_INT8:
+        return ((register >> 8 * j & 0xFF ^ 0x80) - 0x80) & 0xFFFFFFFF
+    if form == MMA_HALF:
+        return single_of_half(register >> 16 * j & 0xFFFF)
+    if form == MMA_BRAIN:
+        return single_of_brain(register >> 16 * j & 0xFFFF)
+    return register & 0xFFFFE000
