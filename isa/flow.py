@@ -73,7 +73,8 @@ def loop_bodies(program: Program, kernel: Kernel, deepest: int) -> tuple[Array, 
     for first, last in sorted(pairs):
         body[first + 1 : last + 1] = first
         if imm[first] != start + last + 1:
-            faults.append((start + first, f"loop leads to @{imm[first]}; it must lead to @{start + last + 1}, after its endl"))
+            wanted = f"it must lead to @{start + last + 1}, after its endl"
+            faults.append((start + first, f"loop leads to @{imm[first]}; {wanted}"))
     return body, [*faults, *_target_faults(kernel, ops, imm, body)]
 
 
