@@ -77,17 +77,28 @@ HALF_OF = {
     op.code: "fp16" if match.group(1) == "h" else "bf16" for op in TABLE if (match := _PACKED.match(op.name))
 }  # sources are two halves of this type
 ACCESS_BYTES: dict[int, int] = {op.code: _access_bytes(op) for op in TABLE if op.code in THREAD_CODES}  # of a lane
-# Per operation and field of SLOTS: consecutive lane registers (0: no lane register); is it a source of any kind, a
-# predicate, a scalar register?
-LANE_WIDTH: Array = np.zeros((MAX_CODE, len(SLOTS)), np.int64)
-IS_SOURCE, IS_PREDICATE, IS_SCALAR = (np.zeros((MAX_CODE, len(SLOTS)), bool) for _ in range(3))
-for _op in TABLE:
-    for _word in _op.fields.split():
-        _kind = {"s": IS_SOURCE, "p": IS_PREDICATE, "r": IS_SCALAR}.get(_word[0])
-        if _kind is not None and len(_word.rstrip("?")) == 2:
-            _kind[_op.code, SLOTS.index(SLOT_OF[_word[1]])] = True
-    for _slot, _width in _widths(_op).items() if _op.code in THREAD_CODES else ():
-        LANE_WIDTH[_op.code, SLOTS.index(_slot)] = _width
+
+
+def _tables() -> tuple[Array, Array, Array, Array]:
+    kinds, optional = np.full((MAX_CODE, len(SLOTS)), "", "U1"), np.zeros((MAX_CODE, len(SLOTS)), bool)
+    widths, aligns = np.zeros((MAX_CODE, len(SLOTS)), np.int64), np.ones((MAX_CODE, len(SLOTS)), np.int64)
+    for op in TABLE:
+        for word in op.fields.split():
+            kind = word.rstrip("?")
+            if len(kind) == 2 and kind[0] in "vpsrD":
+                column = SLOTS.index(SLOT_OF[kind[1]])
+                kinds[op.code, column], optional[op.code, column] = kind[0], word.endswith("?")
+        for slot, width in _widths(op).items() if op.code in THREAD_CODES else ():
+            column = SLOTS.index(slot)
+            widths[op.code, column] = width
+            # Fragments of products are registers of their own, wherever they begin.
+            aligns[op.code, column] = width if op.group == "lane_memory" else 1
+    return kinds, optional, widths, aligns
+
+
+# Per operation and field of SLOTS: the letter of its kind ("": not used), may it be absent, consecutive lane registers
+# (0: no lane register), and what the first of them must be a multiple of.
+KINDS, OPTIONAL, LANE_WIDTH, LANE_ALIGN = _tables()
 
 
 def is_real(op: Op) -> bool:
@@ -135,7 +146,7 @@ def registers_used(instrs: Array) -> int:
     for column, name in enumerate(SLOTS):
         value, width = instrs[name].astype(np.int64), LANE_WIDTH[ops, column]
         lanes = np.where((width > 0) & (value >= 0), value + width, 0)
-        sources = np.where(IS_SOURCE[ops, column] & (value >= 0) & (value < SCALAR_SOURCE), value + 1, 0)
+        sources = np.where((KINDS[ops, column] == "s") & (value >= 0) & (value < SCALAR_SOURCE), value + 1, 0)
         most = max(most, int(np.maximum(lanes, sources).max(initial=0)))
     return most
 
