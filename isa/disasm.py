@@ -44,7 +44,7 @@ DESC_DEFAULT = descriptor("dram", 0, (), ())
 DESC_REGISTER_FIELDS = ("base_reg", "ext_reg", "origin_reg", "limit_reg")
 LAUNCH_DEFAULT: dict[str, int] = {
     "kind": LAUNCH_KERNEL, "kernel": -1, "grid": 1, "operator": -1, "host_op": -1, "cycles": 0, "link_bytes": 0,
-    "block": 0, "pad": 0,
+    "block": 0, "columns": 0,
 }  # fmt: skip
 # A word that needs no quotes, and a parameter that can stand for its register (unless it is RESERVED).
 WORD = re.compile(r"[A-Za-z_][\w.+$-]*\Z", re.ASCII)

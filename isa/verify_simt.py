@@ -59,7 +59,7 @@ _INSTEAD = {
 }  # fmt: skip
 # Numbers that an immediate names: how many there are (0: any from 0 on), and what they are.
 _NUMBERED = {
-    "vid": (3, "special register {} does not exist"), "csr": (3, "special register {} does not exist"),
+    "vid": (3, "special register {} does not exist"), "csr": (7, "special register {} does not exist"),
     "bar": (BARRIERS, "barrier {} does not exist"), "cpa.wait": (0, "{} groups under way; give 0 or more"),
 }  # fmt: skip
 _HERE = [op.code for op in TABLE if op.code in THREAD_CODES or op.pipe == SCALAR]

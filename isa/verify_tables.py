@@ -97,8 +97,8 @@ def _launch(program: Program, row: Any, of_kernel: Callable[[Any], Iterable[str]
         yield f"operator {operator} does not exist; there are {len(program.operators)}"
     if row["cycles"] < 0 or row["link_bytes"] < 0:
         yield f"cycles {row['cycles']} and link_bytes {row['link_bytes']} must not be negative"
-    if row["pad"] != 0:
-        yield f"pad is {row['pad']}; it must be 0"
+    if row["columns"] < 0 or (row["columns"] and row["grid"] % row["columns"]):
+        yield f"columns {row['columns']} do not divide the {row['grid']} blocks of the grid"
     if kind == LAUNCH_KERNEL:
         if 0 <= row["kernel"] < len(program.kernels):
             yield from of_kernel(row)

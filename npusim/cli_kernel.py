@@ -23,10 +23,20 @@ def _pairs(context: click.Context, option: click.Parameter, given: tuple[str, ..
     return found
 
 
+def _grid(context: click.Context, option: click.Parameter, given: str) -> tuple[int, int]:
+    words = given.lower().split("x")
+    if len(words) > 2 or not all(word.isascii() and word.isdigit() and 0 < int(word) < 1 << 31 for word in words):
+        raise click.BadParameter(f"{given!r} is not a number of blocks from 1 on, as in 128 or 16x8")
+    columns, rows = int(words[0]), int(words[1]) if len(words) == 2 else 1
+    if columns * rows >= 1 << 31:
+        raise click.BadParameter(f"{given} is {columns * rows} blocks; at most {(1 << 31) - 1}")
+    return columns, rows
+
+
 @click.command()
 @click.argument("source", metavar="FILE.asm", type=Place(path_type=Path))
 @click.option("--hw", metavar="CHIP", required=True, help="Preset of a GPU (see `npusim chips`) or YAML path.")
-@click.option("--grid", type=Whole(1), required=True, help="Blocks.")
+@click.option("--grid", metavar="G|GXxGY", required=True, callback=_grid, help="Blocks: 128, or 16x8 in rows of 16.")
 @click.option("--block", type=Whole(1), required=True, help="Threads of a block.")
 @click.option("--arg", "arguments", metavar="NAME=VALUE", multiple=True, callback=_pairs,
               help="A parameter: a number, rand:f32[1024], randint:0,256:i32[64], zeros:, ones:, iota:, or a .npy "
@@ -41,7 +51,7 @@ def _pairs(context: click.Context, option: click.Parameter, given: tuple[str, ..
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout, nothing else.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 def kernel(
-    source: Path, hw: str, grid: int, block: int, arguments: dict[str, str], name: str, launches: int, check: str,
+    source: Path, hw: str, grid: tuple[int, int], block: int, arguments: dict[str, str], name: str, launches: int, check: str,
     settings: tuple[str, ...], seed: int, out: Path | None, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Run, verify and profile a kernel of threads, written in assembly."""

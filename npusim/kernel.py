@@ -76,7 +76,7 @@ def run_kernel(
     source: str | Path,
     hw: str | SimtMachine,
     *,
-    grid: int,
+    grid: int | tuple[int, int],
     block: int,
     arguments: Mapping[str, str | int | Array],
     name: str = "",
@@ -85,7 +85,7 @@ def run_kernel(
     settings: Sequence[str] = (),
     seed: int = 0,
 ) -> KernelResult:
-    """Run a kernel of an assembly file on its arguments: values and cycles.
+    """Run a kernel of an assembly file on its arguments: values and cycles. A `grid` of two is (columns, rows).
 
     `arguments` by parameter: an array, a whole number, or a word as on the command line: `rand:f32[1024]`,
     `randint:0,256:i32[1024]`, `zeros:`, `ones:`, `iota:`, or a .npy file. `name` chooses one of several kernels;
@@ -231,8 +231,8 @@ def _loaded(key: str, path: Path) -> Array:
 
 
 def _placed(
-    program: Program, kernel: Kernel, values: Mapping[str, int | Array], machine: SimtMachine, grid: int, block: int,
-    launches: int,
+    program: Program, kernel: Kernel, values: Mapping[str, int | Array], machine: SimtMachine,
+    grid: int | tuple[int, int], block: int, launches: int,
 ) -> tuple[Program, Array]:  # fmt: skip
     """The program with its tensors and launches, and the memory that holds the arrays."""
     address, tensors, words = FIRST_ADDRESS, [], []
@@ -255,7 +255,9 @@ def _placed(
         assert isinstance(data, np.ndarray)
         memory[tensor.address : tensor.address + data.nbytes] = data.reshape(-1).view(np.uint8)
     rows = np.zeros(launches, LAUNCH)
-    rows["kernel"], rows["grid"], rows["block"] = program.kernels.index(kernel), grid, block
+    columns, lines = grid if isinstance(grid, tuple) else (grid, 1)
+    rows["kernel"], rows["grid"], rows["block"] = program.kernels.index(kernel), columns * lines, block
+    rows["columns"] = columns
     rows["nargs"], rows["operator"], rows["host_op"] = len(words), -1, -1
     placed = replace(
         program, machine=machine.name, tensors=tuple(tensors), launches=rows, args=np.array(words, np.int64),

@@ -48,6 +48,7 @@ from npusim.engine.simt.layout import (
     P_BANK_BYTES,
     P_BANKS,
     P_BRANCH,
+    P_COLUMNS,
     P_CORE_WARPS,
     P_GRID,
     P_GTO,
@@ -257,7 +258,7 @@ def _control(
     """Scalar instructions, branches and exits: what decides where the warp goes on."""
     jumped = kind != SCALAR_OP
     if kind == SCALAR_OP:
-        following = scalar_step(code, pc, warps, loops, scalars, params[P_GRID], w)
+        following = scalar_step(code, pc, warps, loops, scalars, params[P_GRID], params[P_COLUMNS], w)
         if following < 0:
             return -following
         jumped = following != pc + 1

@@ -65,6 +65,7 @@ def _launch(
     args = program.args[int(row["args"]) : int(row["args"]) + int(row["nargs"])].astype(np.int64)
     first = now + machine.launch_cycles
     params = _params(machine, fit, grid, block, len(args), backend)
+    params[at.P_COLUMNS] = int(row["columns"]) or grid
     warps, state = _arrays(program, kernel, machine, params, fit, smem, args)
     code = decode(program, kernel, machine)
     state.uses[...] = uses_table(program, kernel, code)
