@@ -86,13 +86,14 @@ def _launch(
         kernel.name, grid, block, now, end, fit, state.stalls, state.issues,
         subs[:, :, at.S_PIPES + at.PIPES : at.S_PIPES + 2 * at.PIPES].copy(), subs[:, :, at.S_ISSUED].copy(),
         dict(zip(SIMT_COUNTERS, state.counters.tolist())),
-        (after["read_bytes"] - before["read_bytes"], after["write_bytes"] - before["write_bytes"]),
-        {name: value - before[name] for name, value in after.items() if name in backend.state.summary()},
+        (after[0]["read_bytes"] - before[0]["read_bytes"], after[0]["write_bytes"] - before[0]["write_bytes"]),
+        {name: value - before[1][name] for name, value in after[1].items()},
     )  # fmt: skip
 
 
-def _memory_totals(backend: Hierarchy) -> dict[str, int]:
-    return {**backend.state.memory.summary(), **backend.state.summary()}
+def _memory_totals(backend: Hierarchy) -> tuple[dict[str, int], dict[str, int]]:
+    """Counters of the DRAM, and of the shared cache."""
+    return backend.state.memory.summary(), backend.state.summary()
 
 
 def _params(machine: SimtMachine, fit: Occupancy, grid: int, block: int, nargs: int, backend: Hierarchy) -> Array:
