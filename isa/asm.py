@@ -123,8 +123,8 @@ class _Assembler:
         threads = bool(np.isin(part["op"], list(THREAD_CODES)).any())
         if threads and kernel.clashes:
             names = ", ".join(kernel.clashes)
-            remedy = "give another name"
-            self._report(kernel.line, f".kernel {kernel.name}", f"parameter {names} is a register's name: {remedy}")
+            reason = f"parameter {names} is a register's or a number's name: give another"
+            self._report(kernel.line, f".kernel {kernel.name}", reason)
         registers = kernel.registers
         if registers is None:
             registers = max(1, registers_used(part)) if threads else 0

@@ -155,8 +155,8 @@ ATOMIC_ROWS: list[Row] = [
        f"shared memory at vb + imm: old becomes {m}, b in c; vd = old") for n, m in _ATOMS.items()),
 ]
 ASYNC_ROWS: list[Row] = [
-    *((f"cpa.{8 * n}", LSU, "va ra vb? imm",
-       f"{n} bytes of global memory at ra + vb + imm to shared memory at va, past the registers, later")
+    *((f"cpa.{8 * n}", LSU, "vc ra vb? imm",
+       f"{n} bytes of global memory at ra + vb + imm to shared memory at vc, past the registers, later")
       for n in LOAD_BYTES),
     ("cpa.commit", CONTROL, "",   "the cpa of this warp since the last commit are a group"),
     ("cpa.wait", CONTROL, "imm",  "wait until at most imm groups of this warp are under way"),

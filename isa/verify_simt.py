@@ -68,6 +68,7 @@ _SHARED_BYTES = np.zeros(MAX_CODE, np.int64)  # that a lane moves from or to sha
 for _number, _size in ACCESS_BYTES.items():
     if BY_CODE[_number].name.partition(".")[0] in ("lds", "sts", "atoms", "ldsm"):
         _SHARED_BYTES[_number] = _size
+_WHOLE_WARP = [code(name) for name in ("bar", "membar", "cpa.commit", "cpa.wait")]
 _INT32 = range(-(1 << 31), 1 << 31)
 _BITS32 = range(-(1 << 31), 1 << 32)
 
@@ -168,8 +169,9 @@ def _flag_faults(instrs: Array, known: Array) -> Iterator[Located]:
     number = (flags & GUARD_MASK) >> GUARD_SHIFT
     allowed = np.where(guarded, sum(FLAG_NAMES) | GUARD_BITS, sum(FLAG_NAMES))
     suffixes = flags & (sum(FLAG_NAMES) & ~STOP)
+    warp = ~threads | np.isin(instrs["op"], _WHOLE_WARP)
     checks = [
-        (guarded & ~threads, "a guard: the operation acts once for all lanes; only operations of threads have one"),
+        (guarded & warp, "a guard, but the operation acts once for the whole warp"),
         (guarded & (number >= PREDICATES), f"the guard's predicate does not exist; there are p0..p{PREDICATES - 1}"),
         (suffixes != 0, "suffixes .next and .sta belong to mm and ldw"),
         (flags & ~allowed != 0, "flags have unknown bits"),
