@@ -256,11 +256,11 @@ def _placed(
         memory[tensor.address : tensor.address + data.nbytes] = data.reshape(-1).view(np.uint8)
     rows = np.zeros(launches, LAUNCH)
     columns, lines = grid if isinstance(grid, tuple) else (grid, 1)
-    rows["kernel"], rows["grid"], rows["block"] = program.kernels.index(kernel), columns * lines, block
+    rows["grid"], rows["block"] = columns * lines, block
     rows["columns"] = columns
     rows["nargs"], rows["operator"], rows["host_op"] = len(words), -1, -1
     placed = replace(
-        program, machine=machine.name, tensors=tuple(tensors), launches=rows, args=np.array(words, np.int64),
+        program, machine=machine.name, kernels=(kernel,), tensors=tuple(tensors), launches=rows, args=np.array(words, np.int64),
         memory_bytes={"dram": address},
     )  # fmt: skip
     return placed, memory
