@@ -323,6 +323,8 @@ def _act(
     elif code[pc, I_DST] >= 0:
         cause = SHORT if kind == CROSS else DEPENDENCY
         deliver(ready, by, w, cost[pc, 2], max(1, code[pc, I_COUNT]), cycle + cost[pc, 1], cause)
+    if cost[pc, 3] == 0:
+        return OK
     return execute(code, pc, w, lanes, warps, regs, scalars, preds, shared, memory, work)
 
 

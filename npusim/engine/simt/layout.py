@@ -98,8 +98,8 @@ OK, FULL, FAULT, STUCK, DONE = range(5)
 class SimtState:
     """The arrays of the engine, in the order in which its kernels take them (after those of `WarpState`).
 
-    `cost` int64 [n, 3]: cycles an instruction occupies its pipe, and until its result, and the row of its destination
-    in the scoreboard; `uses` int64 [n, 2 USES]; `stalls` int64 [n, causes] warp-cycles by the instruction that a warp
+    `cost` int64 [n, 4]: cycles an instruction occupies its pipe, and until its result, the row of its destination in
+    the scoreboard, and whether it is executed for its values; `uses` int64 [n, 2 USES]; `stalls` int64 [n, causes] warp-cycles by the instruction that a warp
     was at; `issues` int64 [n, 2] times issued, lanes.
     """
 

@@ -24,8 +24,10 @@ _FIELD = {"d": "dst", "a": "a", "b": "b", "c": "c"}
 
 
 def cost_table(program: Program, kernel: Kernel, machine: SimtMachine) -> Array:
-    """int64 [n, 3] by instruction of the kernel: interval and latency in cycles, row of the destination or -1."""
-    rows = np.full((kernel.end - kernel.start, 3), -1, np.int64)
+    """int64 [n, 4] by instruction of the kernel: interval and latency in cycles, row of the destination or -1, 1 (to
+    be executed)."""
+    rows = np.full((kernel.end - kernel.start, 4), -1, np.int64)
+    rows[:, 3] = 1
     for i, record in enumerate(program.instrs[kernel.start : kernel.end]):
         op = BY_CODE[int(record["op"])]
         rows[i, :2] = _cost(op, machine)
