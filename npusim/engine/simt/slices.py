@@ -39,8 +39,8 @@ _FIELD = {"d": "dst", "a": "a", "b": "b", "c": "c"}
 _ACCESSES = (GLOBAL_LOAD, GLOBAL_STORE, SHARED_LOAD, SHARED_STORE, GLOBAL_ATOMIC, SHARED_ATOMIC, ASYNC_COPY,
              MATRIX_LOAD)  # fmt: skip
 _LOADS = (GLOBAL_LOAD, SHARED_LOAD, GLOBAL_ATOMIC, SHARED_ATOMIC, MATRIX_LOAD)
-# Fields of accesses that are addresses; the others are data.
-_ADDRESS = {"ra", "vb", "va"}
+# Fields of accesses that are addresses; the others are data, but for the shared address of a copy.
+_ADDRESS = {"ra", "vb"}
 
 
 def control_slice(program: Program, kernel: Kernel, code: Array) -> tuple[Array, int]:
@@ -108,8 +108,7 @@ def _seeds(row: Any, op: Op, kind: int) -> Iterator[Register]:
     if kind in _ACCESSES:
         for word in op.fields.split():
             name = word.rstrip("?")
-            data = name == "vc" or (name == "va" and kind != ASYNC_COPY and kind != MATRIX_LOAD)
-            if name in _ADDRESS and not data:
+            if name in _ADDRESS or (name == "vc" and kind == ASYNC_COPY):
                 yield from _register(row, name)
     if op.name == "first":  # a scalar register, which may be an address or decide a branch
         yield from _register(row, "sa")

@@ -84,7 +84,8 @@ def _uses(record: Any, count: int) -> Iterator[tuple[int, int]]:
             continue
         if kind[0] == "v":
             wide = {"a": 5, "b": 6, "c": 7, "d": 7}[kind[1]]
-            length = int(shape[wide]) if shape else max(1, count) if kind in ("vd", "vc") else 1
+            data = kind == "vd" or (kind == "vc" and not op.name.startswith("cpa."))
+            length = int(shape[wide]) if shape else max(1, count) if data else 1
             yield LANE_ROW + value, length
         else:
             yield {"r": SCALAR_ROW, "p": PRED_ROW, "s": 0}[kind[0]] + value, 1
