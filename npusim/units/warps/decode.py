@@ -235,8 +235,8 @@ def _number(row: Array, op: Op, name: str, kernel: Kernel) -> None:
 def _bits(op: Op, record: Any, row: Array) -> int:
     """The 32 bits of an immediate source. Where imm is an offset, an integer source stands in f0 too."""
     group, value = int(row[I_GROUP]), float(record["f0"])
-    if group in (forms.HALF_PAIR, forms.BRAIN_PAIR):
-        kind = dtype("fp16" if group == forms.HALF_PAIR else "bf16")
+    if group == forms.PAIR:
+        kind = dtype("fp16" if row[I_FORM] < forms.BRAIN else "bf16")
         return int(round_to(np.array([value]), kind).view(np.uint16)[0]) * 0x10001
     if group in forms.REAL_GROUPS or op.name in forms.REAL_NAMES:
         with np.errstate(all="ignore"):

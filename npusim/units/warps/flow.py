@@ -102,7 +102,7 @@ def start_warp(warps: Array, w: int, index: int, block: int, row: int, threads: 
     warps[w, W_THREADS], warps[w, W_WARPS] = threads, (threads + lanes - 1) // lanes
 
 
-@kernel
+@inlined
 def guard(code: Array, pc: Word, warps: Array, preds: Array, w: Word) -> Word:
     """The lanes that execute instruction `pc`: active ones for which the guard holds."""
     number, active = code[pc, I_GUARD], warps[w, W_ACTIVE]
@@ -166,7 +166,7 @@ def leave(code: Array, pc: int, warps: Array, preds: Array, w: int) -> None:
     warps[w, W_PC] = pc + 1
 
 
-@kernel
+@inlined
 def converge(warps: Array, stack: Array, w: int) -> None:
     """Pop what has come to where it meets, or has no lanes left; a warp with no active lane after it is done.
 
@@ -178,7 +178,7 @@ def converge(warps: Array, stack: Array, w: int) -> None:
         _take_top(warps, stack, w, depth)
 
 
-@kernel
+@inlined
 def scalar_step(code: Array, pc: Word, warps: Array, loops: Array, scalars: Array, blocks: Word, w: Word) -> Word:
     """Execute a scalar instruction of warp `w`; return the next address, or minus a status.
 
