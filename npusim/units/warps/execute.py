@@ -196,7 +196,7 @@ def put(values: Array, row: Array, lanes: int, n: int) -> None:
         row[i] = values[i] if lanes >> i & 1 else row[i]
 
 
-@kernel
+@inlined
 def _lanes(
     code: Array, pc: int, w: int, lanes: int, warps: Array, regs: Array, scalars: Array, preds: Array, work: Array
 ) -> None:
@@ -223,7 +223,7 @@ def _lanes(
     put(result, regs[w, code[pc, I_DST]], lanes, n)
 
 
-@kernel
+@inlined
 def _values(group: int, form: int, x: Array, y: Array, z: Array, d: Array, n: int) -> None:
     if group == ARITHMETIC:
         arithmetic(form, x, y, z, d, n)
