@@ -7,13 +7,14 @@ and reported together, each with its line.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from isa.asm_operands import KernelText, Line, instruction_fields, register
+from isa.asm_simt import add_params, name_predicates, name_registers, reserve_shared
 from isa.asm_syntax import (
     MAX_LIST_ITEMS,
     Fault,
@@ -34,10 +35,9 @@ from isa.asm_syntax import (
 from isa.disasm import (
     DESC_DEFAULT,
     DESC_REGISTER_FIELDS,
-    INSTR_DEFAULT,
     LAUNCH_DEFAULT,
     LAUNCH_KIND_NAMES,
-    OPERAND_FIELD,
+    args_rows,
 )
 from isa.dtypes import BY_CODE as DTYPE
 from isa.dtypes import DTYPES
@@ -46,7 +46,6 @@ from isa.program import (
     DESC,
     INSTR,
     LAUNCH,
-    NO_OPERAND,
     SPACE_ID,
     HostOp,
     Kernel,
@@ -54,44 +53,15 @@ from isa.program import (
     Program,
     Tensor,
 )
-from isa.table import ACTIVATIONS, BY_NAME, DMA, FLAG_NAMES, PIPE_CLASS_NAMES, STOP, Op
+from isa.simt_operands import RESERVED, THREAD_CODES, registers_used
 
 Array = npt.NDArray[Any]
 
 MAX_TEXT_BYTES = 1 << 28
 MAX_FAULTS = 20
 _LABEL = re.compile(r"\s*([A-Za-z_][\w.$]*)\s*:", re.ASCII)
-_REGISTER = re.compile(r"r(\d+)\Z", re.ASCII)
-_PIPE = re.compile(r"(scalar|weights|matrix|vector|cross_lane|drain)(\d*)\Z|dma(\d+)(?:\.(\d+))?\Z", re.ASCII)
-_EXTRA = re.compile(r"(\w+)=(\S+)\Z", re.ASCII)
-_SUFFIXES = {name: bit for bit, name in FLAG_NAMES.items() if bit != STOP}
-_ACTIVATION_ID = {name: i for i, name in enumerate(ACTIVATIONS)}
 _DTYPE_CODE = {name: kind.code for name, kind in DTYPES.items()}
 _KIND_ID = {name: i for i, name in enumerate(LAUNCH_KIND_NAMES)}
-_INSTR_NAMES: tuple[str, ...] = INSTR.names or ()
-_INSTR_DEFAULTS = {name: INSTR_DEFAULT[name].item() for name in _INSTR_NAMES}
-_LIMITS = {name: np.iinfo(INSTR[name]) for name in _INSTR_NAMES if INSTR[name].kind in "iu"}
-
-
-@dataclass
-class _Line:
-    """An instruction line that waits for the second pass."""
-
-    number: int
-    text: str
-    kernel: _Kernel | None
-    stop: bool = False
-
-
-@dataclass
-class _Kernel:
-    name: str
-    start: int
-    params: tuple[str, ...]
-    scratch_bytes: Mapping[str, int]
-    line: int
-    end: int = -1
-    labels: dict[str, int] = field(default_factory=dict)
 
 
 def assemble(text: str, name: str = "<asm>") -> Program:
@@ -114,18 +84,19 @@ class _Assembler:
         self.operators: list[Operator] = []
         self.host_ops: list[HostOp] = []
         self.desc_index: dict[str, int] = {}
-        self.desc_lines: list[tuple[_Line, Tokens]] = []
-        self.kernels: list[_Kernel] = []
-        self.open_kernel: _Kernel | None = None
+        self.desc_lines: list[tuple[Line, Tokens]] = []
+        self.kernels: list[KernelText] = []
+        self.open_kernel: KernelText | None = None
         self.bundle_start = -1  # address of the first instruction of an open { bundle
-        self.lines: list[_Line] = []
-        self.launch_lines: list[_Line] = []
+        self.lines: list[Line] = []
+        self.launch_lines: list[Line] = []
         self.args: list[int] = []
         self.faults: list[tuple[int, str]] = []
         self.directives: dict[str, Callable[[int, str], None]] = {
             "program": self._program, "machine": self._machine, "memory": self._memory, "name": self._name,
             "tensor": self._tensor, "operator": self._operator, "hostop": self._host_op, "desc": self._desc,
             "kernel": self._begin, "end": self._end, "launch": self._launch, "args": self._args,
+            "reg": self._reg, "preg": self._preg, "shared": self._shared, "param": self._param,
         }  # fmt: skip
 
     def run(self, text: str) -> Program:
@@ -134,16 +105,30 @@ class _Assembler:
         if self.open_kernel is not None:
             self._report(self.open_kernel.line, f".kernel {self.open_kernel.name}", "no .end")
         descs = [self._guard(at.number, at.text, self._descriptor, at, tokens) for at, tokens in self.desc_lines]
-        instrs = [self._guard(at.number, at.text, self._instruction, at) for at in self.lines]
+        instrs = [self._guard(at.number, at.text, instruction_fields, at, self.desc_index) for at in self.lines]
         launches = [self._guard(at.number, at.text, self._launch_row, at) for at in self.launch_lines]
+        code = np.array([row for row in instrs if row is not None], INSTR)
+        kernels = tuple(self._kernel(kernel, code) for kernel in self.kernels) if len(code) == len(instrs) else ()
         if self.faults:
             raise self._error()
         return Program(
-            self.program_name, self.machine, np.array(instrs, INSTR), _stack(descs, DESC),
-            tuple(Kernel(k.name, k.start, k.end, k.params, k.scratch_bytes) for k in self.kernels),
+            self.program_name, self.machine, code, _stack(descs, DESC), kernels,
             _stack([row for row in launches if row is not None], LAUNCH), np.array(self.args, np.int64),
             tuple(self.tensors.values()), tuple(self.operators), tuple(self.host_ops), tuple(self.names), self.memory,
         )  # fmt: skip
+
+    def _kernel(self, kernel: KernelText, code: Array) -> Kernel:
+        """A kernel with its lane registers counted, when it is one of threads and does not state them."""
+        part = code[kernel.start : kernel.end]
+        threads = bool(np.isin(part["op"], list(THREAD_CODES)).any())
+        if threads and kernel.clashes:
+            names = ", ".join(kernel.clashes)
+            reason = f"parameter {names} is a register's or a number's name: give another"
+            self._report(kernel.line, f".kernel {kernel.name}", reason)
+        registers = kernel.registers
+        if registers is None:
+            registers = max(1, registers_used(part)) if threads else 0
+        return Kernel(kernel.name, kernel.start, kernel.end, kernel.params, kernel.scratch_bytes, registers)
 
     # Faults
 
@@ -178,7 +163,7 @@ class _Assembler:
             if piece in ("{", "}", ";;"):
                 self._mark(piece)
             else:
-                self.lines.append(_Line(number, piece, self.open_kernel))
+                self.lines.append(Line(number, piece, self.open_kernel))
 
     def _label(self, name: str) -> None:
         if self.open_kernel is None:
@@ -236,7 +221,7 @@ class _Assembler:
         if name in self.desc_index:
             raise Fault(f"descriptor {name} is defined twice")
         self.desc_index[name] = len(self.desc_lines)
-        self.desc_lines.append((_Line(number, f".desc {rest}", self.open_kernel), tokens))
+        self.desc_lines.append((Line(number, f".desc {rest}", self.open_kernel), tokens))
 
     def _begin(self, number: int, rest: str) -> None:
         if self.open_kernel is not None:
@@ -244,15 +229,20 @@ class _Assembler:
         tokens = Tokens(rest)
         name = tokens.word()
         params: list[str] = []
+        clashes: list[str] = []  # in quotes such a name is known to be none that instructions can use
         if tokens.peek() == "(":
             tokens.take("(")
             while tokens.peek() != ")":
+                clashes += [tokens.peek()] if RESERVED.match(tokens.peek()) else []
                 params.append(tokens.word())
                 if tokens.peek() != ")":
                     tokens.take(",")
             tokens.take(")")
         scratch = {k: integer(v) for k, v in tokens.pairs().items()}
-        self.open_kernel = _Kernel(name, len(self.lines), tuple(params), scratch, number)
+        registers = scratch.pop("registers", None)
+        self.open_kernel = KernelText(
+            name, len(self.lines), tuple(params), scratch, number, registers=registers, clashes=tuple(clashes)
+        )
 
     def _end(self, number: int, rest: str) -> None:
         if self.open_kernel is None:
@@ -260,19 +250,41 @@ class _Assembler:
         if self.bundle_start >= 0:
             self.bundle_start = -1
             raise Fault("a bundle is open at .end; close it with }")
-        self.kernels.append(replace(self.open_kernel, end=len(self.lines)))
         self.open_kernel.end = len(self.lines)
+        self.kernels.append(self.open_kernel)
         self.open_kernel = None
+
+    def _in_kernel(self, directive: str) -> KernelText:
+        if self.open_kernel is None:
+            raise Fault(f"{directive} stands outside of a kernel")
+        return self.open_kernel
+
+    def _reg(self, number: int, rest: str) -> None:
+        kernel = self._in_kernel(".reg")
+        name_registers(kernel.lanes, kernel.params, rest)
+
+    def _preg(self, number: int, rest: str) -> None:
+        kernel = self._in_kernel(".preg")
+        name_predicates(kernel.lanes, kernel.params, rest)
+
+    def _shared(self, number: int, rest: str) -> None:
+        kernel = self._in_kernel(".shared")
+        used = kernel.scratch_bytes.get("smem", 0)
+        kernel.scratch_bytes["smem"] = reserve_shared(kernel.lanes, kernel.params, rest, used)
+
+    def _param(self, number: int, rest: str) -> None:
+        kernel = self._in_kernel(".param")
+        kernel.params = add_params(kernel.lanes, kernel.params, rest)
 
     def _launch(self, number: int, rest: str) -> None:
         if rest.lstrip().startswith("["):
             raise Fault("expected a kernel name or key=value")
-        self.launch_lines.append(_Line(number, f".launch {rest}", None))
+        self.launch_lines.append(Line(number, f".launch {rest}", None))
 
     def _args(self, number: int, rest: str) -> None:
         if not rest.strip().startswith("[") or not rest.strip().endswith("]"):
             raise Fault("expected one list in [ ]")
-        self.launch_lines.append(_Line(number, f".args {rest}", None))
+        self.launch_lines.append(Line(number, f".args {rest}", None))
 
     # Second pass: descriptors and launches
 
@@ -282,7 +294,7 @@ class _Assembler:
             return choose(value[1:], self.tensors, "tensor").address
         return integer(value)
 
-    def _descriptor(self, at: _Line, tokens: Tokens) -> Array:
+    def _descriptor(self, at: Line, tokens: Tokens) -> Array:
         row: Array = DESC_DEFAULT.copy()
         pairs = tokens.pairs()
         for key in ("space", "dtype", "ext"):
@@ -302,7 +314,7 @@ class _Assembler:
             put(row, "stride", packed[::-1][: len(extents)])
         return row
 
-    def _desc_value(self, at: _Line, key: str, value: Value) -> Any:
+    def _desc_value(self, at: Line, key: str, value: Value) -> Any:
         if key == "space" and str(value) in SPACE_ID:
             return SPACE_ID[value]
         if key == "dtype" and str(value) in _DTYPE_CODE:
@@ -311,12 +323,12 @@ class _Assembler:
             return choose(value, SPACE_ID if key == "space" else _DTYPE_CODE, key)
         one: Callable[[Value], Any] = self._address if key == "base" else integer
         if key in DESC_REGISTER_FIELDS:
-            one = lambda item: integer(item) if str(item)[:1] == "-" else self._register(at, string(item))  # noqa: E731
+            one = lambda item: integer(item) if str(item)[:1] == "-" else register(at.kernel, string(item))  # noqa: E731
         elif DESC[key].base.kind == "f":
             one = real
         return items(one)(value) if DESC[key].shape else one(value)
 
-    def _launch_row(self, at: _Line) -> Array | None:
+    def _launch_row(self, at: Line) -> Array | None:
         word, _, rest = at.text.partition(" ")
         tokens = Tokens(rest)
         if word == ".args":
@@ -339,14 +351,17 @@ class _Assembler:
         return row
 
     def _launch_args(self, row: Array, pairs: dict[str, Value]) -> None:
-        """`args=[..]` the same for every core, `args=[[..], ..]` one list a core, `args=@N` stored at N already."""
+        """`args=[..]` the same for every core, `args=[[..], ..]` one list a core, `args=@N` stored at N already.
+
+        Blocks of threads have one list between them.
+        """
         value = pairs.get("args", [])
         if isinstance(value, str) and value.startswith("@"):
             put(row, "args", integer(value[1:]))
             return
         if not isinstance(value, list):
             raise Fault("args: expected a list in [ ], or @N")
-        grid = int(row["grid"])
+        grid = args_rows(row)
         if value and not isinstance(value[0], list):
             if grid * len(value) > MAX_LIST_ITEMS:
                 raise Fault(f"{grid} cores with {len(value)} arguments each; at most {MAX_LIST_ITEMS} in all")
@@ -359,123 +374,6 @@ class _Assembler:
         row["args"], row["nargs"] = len(self.args), len(rows[0]) if rows else 0
         flat = [bounded("args", x, np.iinfo(np.int64)) for block in rows for x in block]
         self.args += flat
-
-    # Second pass: instructions
-
-    def _instruction(self, at: _Line) -> tuple[Any, ...]:
-        mnemonic, _, rest = at.text.replace("\t", " ").partition(" ")
-        op, flags = _mnemonic(mnemonic)
-        words = [word.strip() for word in rest.split(",")] if rest.strip() else []
-        values = dict(_INSTR_DEFAULTS, op=op.code, flags=flags | (STOP if at.stop else 0))
-        while words and (extra := _EXTRA.match(words[-1])):
-            key, text = extra.groups()
-            if key not in values or key == "op":
-                raise Fault(f"unknown field {key!r}{nearest(key, [n for n in values if n != 'op'])}")
-            values[key] = real(text) if key in ("f0", "f1") else integer(text) | (values[key] if key == "flags" else 0)
-            words.pop()
-        given = iter(words)
-        word = next(given, None)
-        for name in op.fields.split():
-            kind, optional = name.rstrip("?"), name.endswith("?")
-            if optional and (word is None or not self._fits(at, kind, word)):
-                continue
-            if word is None:
-                raise Fault(f"missing operand; {_usage(op)}")
-            self._operand(at, op, kind, word, values)
-            word = next(given, None)
-        if word is not None:
-            raise Fault(f"extra operand {word!r}; {_usage(op)}")
-        for key, limits in _LIMITS.items():
-            bounded(key, values[key], limits)
-        return tuple(values[key] for key in _INSTR_NAMES)
-
-    def _fits(self, at: _Line, kind: str, word: str) -> bool:
-        """True when the word can be an operand of the (optional) kind."""
-        if kind == "pipe":
-            return bool(_PIPE.match(word))
-        if word == "_":
-            return True
-        if kind[0] == "D":
-            return word.startswith("%")
-        return bool(_REGISTER.match(word)) or (at.kernel is not None and word in at.kernel.params)
-
-    def _operand(self, at: _Line, op: Op, kind: str, word: str, values: dict[str, Any]) -> None:
-        slot = OPERAND_FIELD[kind]
-        if kind == "pipe":
-            values["dst"], values["unit"] = _pipe(word)
-        elif kind == "unit":
-            pipe_class, unit = (op.pipe, int(word)) if word.isascii() and word.isdigit() else _pipe(word)
-            if pipe_class != op.pipe:
-                raise Fault(f"{op.name} runs on {PIPE_CLASS_NAMES[op.pipe]} units, not on {word!r}")
-            values["unit"] = unit
-        elif kind == "to":
-            values["imm"] = self._target(at, word)
-        elif kind == "act" and not word.lstrip("-").isdigit():
-            values["imm"] = choose(word, _ACTIVATION_ID, "activation")
-        elif kind in ("f0", "f1"):
-            values[slot] = real(word)
-        elif kind[0] == "D":
-            values[slot] = self._descriptor_index(word)
-        elif kind[0] == "r":
-            values[slot] = self._register(at, word)
-        else:
-            values[slot] = integer(word)
-
-    def _register(self, at: _Line, word: str) -> int:
-        if word == "_":
-            return NO_OPERAND
-        match = _REGISTER.match(word)
-        if match:
-            return int(match.group(1))
-        params = at.kernel.params if at.kernel is not None else ()
-        if word not in params:
-            known = f", or a parameter: {', '.join(params)}" if params else ""
-            raise Fault(f"expected a register (r0, r1, ..{known}), found {word!r}")
-        return params.index(word)
-
-    def _descriptor_index(self, word: str) -> int:
-        if word == "_":
-            return NO_OPERAND
-        if word in self.desc_index:
-            return self.desc_index[word]
-        if re.match(r"%d\d+\Z", word) and int(word[2:]) < len(self.desc_lines):
-            return int(word[2:])
-        if not word.startswith("%"):
-            raise Fault(f"expected a descriptor (%name), found {word!r}")
-        raise Fault(f"unknown descriptor {word!r}{nearest(word, self.desc_index)}")
-
-    def _target(self, at: _Line, word: str) -> int:
-        if word.startswith("@"):
-            return integer(word[1:])
-        labels = at.kernel.labels if at.kernel is not None else {}
-        if word not in labels:
-            raise Fault(f"unknown label {word!r} in this kernel{nearest(word, labels)}")
-        return labels[word]
-
-
-def _mnemonic(word: str) -> tuple[Op, int]:
-    """The operation and the flags of its suffixes."""
-    flags, name = 0, word
-    while name not in BY_NAME:
-        name, _, suffix = name.rpartition(".")
-        if suffix not in _SUFFIXES or not name:
-            raise Fault(f"unknown instruction {word!r}{nearest(word, BY_NAME)}")
-        flags |= _SUFFIXES[suffix]
-    return BY_NAME[name], flags
-
-
-def _usage(op: Op) -> str:
-    return f"it is written: {op.name} {', '.join(op.fields.split())}".rstrip()
-
-
-def _pipe(word: str) -> tuple[int, int]:
-    match = _PIPE.match(word)
-    if match is None:
-        raise Fault(f"expected a pipe (scalar, weights0, matrix0, vector, cross_lane, drain, dma0.0), found {word!r}")
-    name, unit, engine, engine_unit = match.groups()
-    if engine is not None:
-        return DMA + int(engine), int(engine_unit or 0)
-    return PIPE_CLASS_NAMES.index(name), int(unit or 0)
 
 
 def _only_word(rest: str) -> str:

@@ -5,8 +5,8 @@
           16   header: JSON with names, tables, counts of the arrays
            ..  instrs, descs, launches, args
 
-Files may come from anywhere: every size is checked against the file's before anything is allocated, and whatever is
-wrong raises ProgramError.
+Version 1 had no blocks of threads; what it lacks is 0. Files may come from anywhere: every size is checked against the
+file's before anything is allocated, and whatever is wrong raises ProgramError.
 """
 
 from __future__ import annotations
@@ -31,13 +31,18 @@ Array = npt.NDArray[Any]
 T = TypeVar("T")
 
 MAGIC = b"NPUPROG"
-VERSION = 1
+VERSION = 2
 MAX_FILE_BYTES = 1 << 30
 MAX_HEADER_BYTES = 1 << 28
 _PREFIX = struct.Struct("<7sBII")
-_ARRAYS: tuple[tuple[str, np.dtype[Any]], ...] = (
+Layout = tuple[tuple[str, np.dtype[Any]], ...]
+_ARRAYS: Layout = (
     ("instrs", INSTR), ("descs", DESC), ("launches", LAUNCH), ("args", np.dtype("i8")),
 )  # fmt: skip
+# What version 1 did not have: the last fields of a launch, and a field of a kernel.
+_LAUNCH_1 = np.dtype([(name, LAUNCH[name]) for name in LAUNCH.names or () if name not in ("block", "columns")], align=True)
+_ARRAYS_1 = tuple((name, _LAUNCH_1 if kind is LAUNCH else kind) for name, kind in _ARRAYS)
+_KERNEL_1 = {"registers": 0}
 _TABLES: tuple[tuple[str, type], ...] = (
     ("kernels", Kernel), ("tensors", Tensor), ("operators", Operator), ("host_ops", HostOp),
 )  # fmt: skip
@@ -99,8 +104,9 @@ def from_bytes(data: bytes) -> Program:
     if len(data) < _PREFIX.size or data[: len(MAGIC)] != MAGIC:
         raise ProgramError("not a program file: it does not begin with NPUPROG")
     _, version, header_bytes, checksum = _PREFIX.unpack_from(data)
-    if version != VERSION:
-        raise ProgramError(f"program file version {version}; this release reads version {VERSION}: compile it again")
+    if not 1 <= version <= VERSION:
+        known = f"this release reads versions 1 to {VERSION}"
+        raise ProgramError(f"program file version {version}; {known}: compile it again")
     if header_bytes > min(MAX_HEADER_BYTES, len(data) - _PREFIX.size):
         raise ProgramError(f"truncated: a header of {header_bytes} bytes in a file of {len(data)}")
     body = memoryview(data)[_PREFIX.size :]
@@ -108,9 +114,13 @@ def from_bytes(data: bytes) -> Program:
         raise ProgramError("damaged: the checksum does not match; the file was truncated or changed")
     header = _header(bytes(body[:header_bytes]))
     fields: dict[str, Any] = {name: _value(header.get(name), hint, name) for name, hint in _HEADER_TYPES.items()}
-    arrays: dict[str, Any] = _split(body[header_bytes:], fields.pop("counts"))
+    counts, old = fields.pop("counts"), version == 1
+    arrays: dict[str, Any] = _split(body[header_bytes:], counts, _ARRAYS_1 if old else _ARRAYS)
+    if old:
+        arrays["launches"] = _widened(arrays["launches"])
     for name, kind in _TABLES:
-        fields[name] = tuple(_entry(row, kind, f"{name}[{i}]") for i, row in enumerate(fields[name]))
+        added = _KERNEL_1 if old and kind is Kernel else {}
+        fields[name] = tuple(_entry(row, kind, f"{name}[{i}]", added) for i, row in enumerate(fields[name]))
     return Program(**arrays, **fields)
 
 
@@ -136,24 +146,33 @@ def _header(text: bytes) -> dict[str, Any]:
     return header
 
 
-def _split(body: memoryview, counts: Mapping[str, int]) -> dict[str, Array]:
+def _split(body: memoryview, counts: Mapping[str, int], kinds: Layout) -> dict[str, Array]:
     """Cut the arrays out of the file's rest, whose size must be exactly theirs."""
-    needed = {name: counts.get(name, -1) * kind.itemsize for name, kind in _ARRAYS}
+    needed = {name: counts.get(name, -1) * kind.itemsize for name, kind in kinds}
     if min(needed.values()) < 0 or sum(needed.values()) != len(body):
         raise ProgramError(f"the arrays should take {sum(needed.values())} bytes, the file holds {len(body)}")
     arrays, position = {}, 0
-    for name, kind in _ARRAYS:
+    for name, kind in kinds:
         part = body[position : position + needed[name]]
         arrays[name] = np.frombuffer(part, kind.newbyteorder("<")).astype(kind)
         position += needed[name]
     return arrays
 
 
-def _entry(row: Any, kind: type[T], where: str) -> T:
-    """Build a Kernel, Tensor, Operator or HostOp from its JSON object."""
-    if not isinstance(row, dict) or set(row) != set(_HINTS[kind]):
-        raise ProgramError(f"damaged header: {where} does not hold exactly {', '.join(_HINTS[kind])}")
-    return kind(**{name: _value(row[name], hint, f"{where}.{name}") for name, hint in _HINTS[kind].items()})
+def _widened(launches: Array) -> Array:
+    """Launches of version 1 as they are now."""
+    found: Array = np.zeros(len(launches), LAUNCH)
+    for name in _LAUNCH_1.names or ():
+        found[name] = launches[name]
+    return found
+
+
+def _entry(row: Any, kind: type[T], where: str, added: Mapping[str, Any]) -> T:
+    """Build a Kernel, Tensor, Operator or HostOp from its JSON object, which lacks the fields in `added`."""
+    hints = {name: hint for name, hint in _HINTS[kind].items() if name not in added}
+    if not isinstance(row, dict) or set(row) != set(hints):
+        raise ProgramError(f"damaged header: {where} does not hold exactly {', '.join(hints)}")
+    return kind(**{name: _value(row[name], hint, f"{where}.{name}") for name, hint in hints.items()}, **added)
 
 
 def _value(value: Any, hint: Any, where: str) -> Any:

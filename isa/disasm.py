@@ -18,13 +18,22 @@ import numpy.typing as npt
 from isa.dtypes import BY_CODE as DTYPE
 from isa.errors import ProgramError
 from isa.program import LAUNCH_KERNEL, MAX_DIMS, NO_OPERAND, SPACES, Kernel, Program, descriptor, instruction
+from isa.simt_operands import (
+    GUARD_BITS,
+    RESERVED,
+    THREAD_CODES,
+    guard_text,
+    has_immediate,
+    immediate_field,
+    operand_text,
+)
 from isa.table import ACTIVATIONS, BY_CODE, BY_NAME, DMA, FLAG_NAMES, MATRIX, PIPE_CLASS_NAMES, STOP, WEIGHTS, Op
 
 Array = npt.NDArray[Any]
 
 # The record field in which an operand of `Op.fields` is held.
 OPERAND_FIELD = {
-    **{f"{kind}{letter}": name for kind in "rD" for letter, name in zip("dabc", ("dst", "a", "b", "c"))},
+    **{f"{kind}{letter}": name for kind in "rDvps" for letter, name in zip("dabc", ("dst", "a", "b", "c"))},
     "imm": "imm", "to": "imm", "act": "imm", "count": "b", "pipe": "dst", "unit": "unit", "f0": "f0", "f1": "f1",
 }  # fmt: skip
 TARGET_CODES = frozenset(op.code for op in BY_NAME.values() if "to" in op.fields.split())
@@ -35,10 +44,11 @@ DESC_DEFAULT = descriptor("dram", 0, (), ())
 DESC_REGISTER_FIELDS = ("base_reg", "ext_reg", "origin_reg", "limit_reg")
 LAUNCH_DEFAULT: dict[str, int] = {
     "kind": LAUNCH_KERNEL, "kernel": -1, "grid": 1, "operator": -1, "host_op": -1, "cycles": 0, "link_bytes": 0,
+    "block": 0, "columns": 0,
 }  # fmt: skip
-# A word that needs no quotes, and a parameter that can stand for its register.
+# A word that needs no quotes, and a parameter that can stand for its register (unless it is RESERVED).
 WORD = re.compile(r"[A-Za-z_][\w.+$-]*\Z", re.ASCII)
-ALIAS = re.compile(r"(?!r\d+\Z|_\Z)[A-Za-z_]\w*\Z", re.ASCII)
+ALIAS = re.compile(r"[A-Za-z_]\w*\Z", re.ASCII)
 
 
 def disassemble(program: Program) -> str:
@@ -54,7 +64,8 @@ def disassemble(program: Program) -> str:
     position = 0
     for kernel in program.kernels:
         lines += ["", *_code(program, position, kernel.start, None)]
-        lines += [_kernel_line(kernel), *_code(program, kernel.start, kernel.end, kernel), ".end"]
+        threads = bool(np.isin(program.instrs["op"][kernel.start : kernel.end], list(THREAD_CODES)).any())
+        lines += [_kernel_line(kernel, threads), *_code(program, kernel.start, kernel.end, kernel), ".end"]
         position = kernel.end
     lines += [*_code(program, position, len(program.instrs), None), ""]
     lines += _launch_lines(program)
@@ -74,17 +85,20 @@ def record_text(record: Any, registers: Mapping[int, str], target: Callable[[int
     op = BY_CODE.get(int(record["op"]))
     flags = int(record["flags"]) & ~STOP
     suffix = "".join(f".{name}" for bit, name in FLAG_NAMES.items() if flags & bit)
-    unknown_flags = flags & ~sum(FLAG_NAMES)
+    guard = guard_text(flags) if op and op.code in THREAD_CODES else ""
+    unknown_flags = flags & ~(sum(FLAG_NAMES) | (GUARD_BITS if guard else 0))
     fields = op.fields.split() if op else []
     words = _operands(record, op, fields, registers, target) if op else []
     shown = {OPERAND_FIELD[f.rstrip("?")] for f in fields} | {"op", "flags"}
     shown |= {"unit"} if {"pipe", "pipe?"} & set(fields) else set()
+    if op and op.code in THREAD_CODES and has_immediate(op, record):
+        shown.add(immediate_field(op))
     if unknown_flags:
         words.append(f"flags={unknown_flags}")
     for name in record.dtype.names:
         if name not in shown and not _same(record[name], INSTR_DEFAULT[name]):
             words.append(f"{name}={text_of(record[name].item())}")
-    return f"{op.name if op else 'op' + str(record['op'])}{suffix} {', '.join(words)}".rstrip()
+    return f"{guard}{op.name if op else 'op' + str(record['op'])}{suffix} {', '.join(words)}".rstrip()
 
 
 def pipe_text(pipe_class: int, unit: int) -> str:
@@ -95,6 +109,11 @@ def pipe_text(pipe_class: int, unit: int) -> str:
         return f"pipe{pipe_class}.{unit}"
     always = pipe_class in (WEIGHTS, MATRIX)
     return PIPE_CLASS_NAMES[pipe_class] + (str(unit) if unit or always else "")
+
+
+def args_rows(launch: Any) -> int:
+    """Return how many rows of arguments a LAUNCH record has: one a core, or one for all blocks of threads."""
+    return 1 if launch["block"] > 0 else int(launch["grid"])
 
 
 def descriptor_text(record: Any) -> str:
@@ -151,8 +170,12 @@ def _register_names(kernel: Kernel | None) -> dict[int, str]:
     if kernel is None:
         return {}
     names = kernel.params
-    usable = ALIAS.match
-    return {i: n for i, n in enumerate(names) if usable(n) and names.count(n) == 1 and n not in ACTIVATIONS}
+
+    def usable(name: str) -> bool:
+        known = ALIAS.match(name) and not RESERVED.match(name)
+        return bool(known) and names.count(name) == 1 and name not in ACTIVATIONS
+
+    return {i: name for i, name in enumerate(names) if usable(name)}
 
 
 def _operands(
@@ -163,7 +186,9 @@ def _operands(
     for i, field in enumerate(fields):
         name = field.rstrip("?")
         value = record[OPERAND_FIELD[name]].item()
-        if field.endswith("?") and value == NO_OPERAND:
+        if name[0] in "vps" and len(name) == 2:
+            words.append(operand_text(op, name, record, registers))
+        elif field.endswith("?") and value == NO_OPERAND:
             # A later operand of the same kind would be taken for this one.
             if any(f[0] == field[0] and record[OPERAND_FIELD[f.rstrip("?")]] != NO_OPERAND for f in fields[i + 1 :]):
                 words.append("_")
@@ -202,9 +227,12 @@ def _record_line(directive: str, row: Any) -> str:
     return " ".join(words)
 
 
-def _kernel_line(kernel: Kernel) -> str:
-    params = ", ".join(map(text_of, kernel.params))
-    return f".kernel {text_of(kernel.name)}({params}) {_pairs(kernel.scratch_bytes)}".rstrip()
+def _kernel_line(kernel: Kernel, threads: bool) -> str:
+    params = ", ".join(json.dumps(name) if RESERVED.match(name) else text_of(name) for name in kernel.params)
+    stated = dict(kernel.scratch_bytes)
+    if kernel.registers or threads:
+        stated["registers"] = kernel.registers
+    return f".kernel {text_of(kernel.name)}({params}) {_pairs(stated)}".rstrip()
 
 
 def _code(program: Program, start: int, end: int, kernel: Kernel | None) -> Iterable[str]:
@@ -228,7 +256,7 @@ def _launch_lines(program: Program) -> Iterable[str]:
     names = [kernel.name for kernel in program.kernels]
     cursor = 0
     for row in program.launches:
-        index, start, nargs, grid = int(row["kernel"]), int(row["args"]), int(row["nargs"]), int(row["grid"])
+        index, start, nargs, grid = int(row["kernel"]), int(row["args"]), int(row["nargs"]), args_rows(row)
         fields = {name: int(row[name]) for name, default in LAUNCH_DEFAULT.items() if row[name] != default}
         words = [".launch"]
         if row["kind"] == LAUNCH_KERNEL and 0 <= index < len(names) and names.count(names[index]) == 1:

@@ -24,8 +24,8 @@ from isa.chip import MemoryChip
 from isa.errors import ConfigError
 from isa.machine import Machine
 from isa.memory import Memory, idle_reason
-from isa.simt_machine import SimtMachine
 from isa.schema import CONFIDENCES, close_match, describe, error_text, machine_schema, root_of, unknown_key, valid_keys
+from isa.simt_machine import SimtMachine
 from isa.yaml12 import MAX_BYTES, Branch, Fault, Items, Leaf, Position, Tree, parse, plain
 
 __all__ = [

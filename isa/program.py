@@ -48,7 +48,7 @@ DESC = np.dtype([
 LAUNCH = np.dtype([
     ("kind", "i4"), ("kernel", "i4"), ("grid", "i4"), ("nargs", "i4"), ("args", "i8"),
     ("operator", "i4"), ("host_op", "i4"), ("cycles", "i8"), ("link_bytes", "i8"),
-    ("block", "i4"), ("pad", "i4"),  # block: threads of a block; 0: a block is one core's code
+    ("block", "i4"), ("columns", "i4"),  # threads of a block (0: it is one core's code), blocks of a row of the grid
 ], align=True)
 # fmt: on
 

@@ -12,7 +12,8 @@ from isa.dtypes import DTYPES
 from isa.machine import BUNDLE_SLOTS
 from isa.program import DESC, INSTR, MAX_DIMS, SPACES
 from isa.table import ACTIVATIONS, DMA, FLAG_NAMES, PIPE_CLASS_NAMES, STOP, SYNC, TABLE
-from isa.verify import MAX_LOOP_DEPTH, ROLES
+from isa.verify import MAX_LOOP_DEPTH
+from isa.verify_tables import ROLES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "isa.md"

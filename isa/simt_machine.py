@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from isa.chip import MemoryChip, RequestCore
+from isa.chip import MemoryChip, RequestCore, Warps
 from isa.schema_types import Count, Natural, Part, Positive
 from isa.table import BY_NAME
 from isa.table_simt import FMA, LANE_REGISTERS, LSU, MMA_SHAPES, SIMT_PIPES, TENSOR
@@ -48,8 +48,9 @@ class Registers(Part):
 class SharedMemory(Part):
     """The memory that the threads of a block share.
 
-    What blocks take of it comes out of the L1 where `carveouts` are given (bytes, ascending): the smallest one that
-    holds them is set. An access takes a cycle for each different row of `bank_bytes` that some bank is asked for.
+    With `unified_bytes` it and the L1 share so many: of the `carveouts` (bytes, ascending) the smallest one that holds
+    the blocks is set, and the L1 has what is left, at most its own size. An access takes a cycle for each different
+    row of `bank_bytes` that some bank is asked for.
     """
 
     size_bytes: Positive
@@ -59,6 +60,7 @@ class SharedMemory(Part):
     banks: Annotated[int, Field(gt=0, le=64)] = 32
     bank_bytes: Annotated[int, Field(gt=0, le=8)] = 4
     latency_cycles: Natural
+    unified_bytes: Natural = 0
     carveouts: list[Natural] = Field(default_factory=list)
 
 
@@ -115,16 +117,24 @@ class SimtMachine(MemoryChip):
 
 
 def _faults(chip: SimtMachine) -> Iterator[str]:
-    core = chip.core
-    if core.warps is None:
+    if chip.core.warps is None:
         yield "core.warps: missing; threads come in warps"
         return
-    if core.warps.size not in (32, 64):
-        yield f"core.warps.size: {core.warps.size} is neither 32 nor 64"
-    if core.warps.resident > MAX_RESIDENT:
-        yield f"core.warps.resident: {core.warps.resident} is more than {MAX_RESIDENT}"
-    if core.warps.resident % core.warps.schedulers:
-        yield f"core.warps.resident: {core.warps.resident} is no multiple of the {core.warps.schedulers} schedulers"
+    yield from _warp_faults(chip.core.warps)
+    yield from _pipe_faults(chip.core)
+    yield from _shared_faults(chip.core)
+
+
+def _warp_faults(warps: Warps) -> Iterator[str]:
+    if warps.size not in (32, 64):
+        yield f"core.warps.size: {warps.size} is neither 32 nor 64"
+    if warps.resident > MAX_RESIDENT:
+        yield f"core.warps.resident: {warps.resident} is more than {MAX_RESIDENT}"
+    if warps.resident % warps.schedulers:
+        yield f"core.warps.resident: {warps.resident} is no multiple of the {warps.schedulers} schedulers"
+
+
+def _pipe_faults(core: SimtCore) -> Iterator[str]:
     named = set(SIMT_PIPES) - {"tensor"}
     for name in sorted(named - set(core.pipes)):
         yield f"core.pipes.{name}: missing; give interval_cycles and latency_cycles"
@@ -139,13 +149,21 @@ def _faults(chip: SimtMachine) -> Iterator[str]:
     for name in core.mma:
         if name not in MMA_SHAPES:
             yield f"core.mma.{name}: unknown product; there are {', '.join(MMA_SHAPES)}"
-    shared = core.shared
+
+
+def _shared_faults(core: SimtCore) -> Iterator[str]:
+    shared, largest = core.shared, max(core.shared.carveouts, default=0)
     if shared.block_bytes + shared.reserved_bytes > shared.size_bytes:
         yield (
             f"core.shared.block_bytes: {shared.block_bytes} and {shared.reserved_bytes} reserved are more than "
             f"core.shared.size_bytes {shared.size_bytes}"
         )
-    if shared.carveouts != sorted(set(shared.carveouts)) or (shared.carveouts and shared.carveouts[-1] < shared.size_bytes):
+    if shared.carveouts and (shared.carveouts != sorted(set(shared.carveouts)) or largest < shared.size_bytes):
         yield f"core.shared.carveouts: must rise and reach core.shared.size_bytes {shared.size_bytes}"
-    if shared.carveouts and core.l1 is not None and shared.carveouts[-1] >= core.l1.size_bytes:
-        yield f"core.shared.carveouts: {shared.carveouts[-1]} leave nothing of core.l1.size_bytes {core.l1.size_bytes}"
+    if bool(shared.carveouts) != bool(shared.unified_bytes):
+        yield "core.shared.carveouts: they and core.shared.unified_bytes belong together"
+    if shared.carveouts and shared.carveouts[-1] >= shared.unified_bytes:
+        yield (
+            f"core.shared.carveouts: {shared.carveouts[-1]} leave nothing of core.shared.unified_bytes "
+            f"{shared.unified_bytes} for the L1"
+        )

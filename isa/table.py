@@ -63,7 +63,7 @@ _SCALAR = [
     ("seq",   "rd ra rb",  "rd = 1 if ra == rb else 0"),
     ("seqi",  "rd ra imm", "rd = 1 if ra == imm else 0"),
     ("and",   "rd ra rb",  "rd = ra & rb"),
-    ("csr",   "rd imm",    "rd = special register imm: 0 block index, 1 number of blocks of the launch, 2 kind of the core (0: the first)"),
+    ("csr",   "rd imm",    "rd = special register imm: 0 block index, 1 number of blocks of the launch, 2 kind of the core (0: the first); of threads also 3 warps and 4 threads of a block, 5 column and 6 row of the block in the grid"),
 ]
 _CONTROL = [
     ("br",    "to",        "go to an address of the same kernel"),

@@ -16,6 +16,7 @@ SIMT_PIPES = {"fma": FMA, "alu": ALU, "half": HALF, "sfu": SFU, "uniform": UNIFO
 LANE_REGISTERS = 255
 PREDICATES = 7
 LOAD_BYTES = (4, 8, 16)  # of a lane; narrower ones by name
+STORE_BYTES = (1, 2, *LOAD_BYTES)
 
 # A source operand (`sa sb sc`) in its instruction field: lane register n is n, scalar register n is SCALAR_SOURCE + n,
 # IMMEDIATE the number in imm (integer operations) or f0 (real ones).
@@ -64,7 +65,8 @@ _INTEGER: list[Row] = [
 ]
 _MOVE: list[Row] = [
     ("vmov", ALU, "vd sa",        "vd = a; of a scalar register its low 32 bits"),
-    ("vid",  ALU, "vd imm",       "vd = special register imm: 0 lane in the warp, 1 thread in the block, 2 warp in the block"),
+    ("vid",  ALU, "vd imm",
+     "vd = special register imm: 0 lane in the warp, 1 thread in the block, 2 warp in the block"),
     ("sel",  ALU, "vd sa sb pc",  "vd = a where pc holds, else b"),
     ("first", ALU, "rd sa",       "rd = a of the first active lane, signed: from lanes to all"),
 ]
@@ -125,30 +127,42 @@ CROSS_ROWS: list[Row] = [
     ("ballot",    ALU, "vd pa",    "vd = a bit for each active lane in which pa holds (of lanes 0 to 31)"),
 ]
 CONTROL_ROWS: list[Row] = [
-    ("bra",  CONTROL, "to",  "lanes of the guard go to an address of the same kernel, the others on; they meet again where all ways lead"),
+    ("bra",  CONTROL, "to",
+     "lanes of the guard go to an address of the same kernel, the others on; they meet again where all ways lead"),
     ("exit", CONTROL, "",    "lanes of the guard are done"),
     ("bar",  CONTROL, "imm", "wait until all warps of the block that still run are at block barrier imm"),
     ("membar", CONTROL, "",  "wait until all writes of the warp can be seen by the chip"),
 ]
 GLOBAL_ROWS: list[Row] = [
     *((f"ldg.{n}", LSU, "vd ra vb? imm", f"vd = {m} of global memory at ra + vb + imm") for n, m in _NARROW.items()),
-    *((f"ldg.{8 * n}", LSU, "vd ra vb? imm", f"vd.. = {n} bytes of global memory at ra + vb + imm") for n in LOAD_BYTES),
-    *((f"stg.{8 * n}", LSU, "ra vb? imm vc", f"{n} bytes of vc.. to global memory at ra + vb + imm") for n in (1, 2, *LOAD_BYTES)),
+    *((f"ldg.{8 * n}", LSU, "vd ra vb? imm", f"vd.. = {n} bytes of global memory at ra + vb + imm")
+      for n in LOAD_BYTES),
+    *((f"stg.{8 * n}", LSU, "ra vb? imm vc", f"{n} bytes of vc.. to global memory at ra + vb + imm")
+      for n in STORE_BYTES),
 ]
 SHARED_ROWS: list[Row] = [
-    *((f"lds.{n}", LSU, "vd vb? imm", f"vd = {m} of the block's shared memory at vb + imm") for n, m in _NARROW.items()),
-    *((f"lds.{8 * n}", LSU, "vd vb? imm", f"vd.. = {n} bytes of the block's shared memory at vb + imm") for n in LOAD_BYTES),
-    *((f"sts.{8 * n}", LSU, "vb? imm vc", f"{n} bytes of vc.. to the block's shared memory at vb + imm") for n in (1, 2, *LOAD_BYTES)),
+    *((f"lds.{n}", LSU, "vd vb? imm", f"vd = {m} of the block's shared memory at vb + imm")
+      for n, m in _NARROW.items()),
+    *((f"lds.{8 * n}", LSU, "vd vb? imm", f"vd.. = {n} bytes of the block's shared memory at vb + imm")
+      for n in LOAD_BYTES),
+    *((f"sts.{8 * n}", LSU, "vb? imm vc", f"{n} bytes of vc.. to the block's shared memory at vb + imm")
+      for n in STORE_BYTES),
 ]
 ATOMIC_ROWS: list[Row] = [
-    *((f"atomg.{n}", LSU, "vd? ra vb? imm sc", f"global memory at ra + vb + imm: old becomes {m}, b in c; vd = old") for n, m in _ATOMS.items()),
-    *((f"atoms.{n}", LSU, "vd? vb? imm sc", f"shared memory at vb + imm: old becomes {m}, b in c; vd = old") for n, m in _ATOMS.items()),
+    *((f"atomg.{n}", LSU, "vd? ra vb? imm sc",
+       f"global memory at ra + vb + imm: old becomes {m}, b in c; vd = old") for n, m in _ATOMS.items()),
+    *((f"atoms.{n}", LSU, "vd? vb? imm sc",
+       f"shared memory at vb + imm: old becomes {m}, b in c; vd = old") for n, m in _ATOMS.items()),
 ]
 ASYNC_ROWS: list[Row] = [
-    *((f"cpa.{8 * n}", LSU, "va ra vb? imm", f"{n} bytes of global memory at ra + vb + imm to shared memory at va, past the registers, later") for n in LOAD_BYTES),
+    *((f"cpa.{8 * n}", LSU, "vc ra vb? imm",
+       f"{n} bytes of global memory at ra + vb + imm to shared memory at vc, past the registers, later")
+      for n in LOAD_BYTES),
     ("cpa.commit", CONTROL, "",   "the cpa of this warp since the last commit are a group"),
     ("cpa.wait", CONTROL, "imm",  "wait until at most imm groups of this warp are under way"),
-    *((f"ldsm.x{n}{t}", LSU, "vd vb? imm", f"vd.. = {n} fragments of 8 x 8 two-byte elements of shared memory{', transposed' if t else ''}, rows at vb + imm of lanes 0 to {8 * n - 1}") for t in ("", ".t") for n in (1, 2, 4)),
+    *((f"ldsm.x{n}{t}", LSU, "vd vb? imm",
+       f"vd.. = {n} fragments of 8 x 8 two-byte elements of shared memory{', transposed' if t else ''}, "
+       f"rows at vb + imm of lanes 0 to {8 * n - 1}") for t in ("", ".t") for n in (1, 2, 4)),
 ]
 MATRIX_ROWS: list[Row] = [
     (name, TENSOR, "vd va vb vc", f"vd.. = va.. x vb.. + vc..: {m} x {n} x {k}, {ab} into {cd}")

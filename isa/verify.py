@@ -7,18 +7,19 @@ depends on register values (addresses, flag counts, happens-before) is left to t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from isa.disasm import OPERAND_FIELD, TARGET_CODES, instr_text
-from isa.dtypes import DTYPES
-from isa.errors import ProgramError
+from isa.disasm import OPERAND_FIELD, TARGET_CODES
+from isa.flow import loop_bodies
 from isa.machine import BUNDLE_SLOTS, Machine
 from isa.params import MAX_SETS, resolve
-from isa.program import LAUNCH_ESTIMATE, LAUNCH_HOST, LAUNCH_KERNEL, NO_OPERAND, Kernel, Program, Tensor
+from isa.program import NO_OPERAND, Kernel, Program
+from isa.simt_machine import SimtMachine
+from isa.simt_operands import GUARD_BITS, THREAD_CODES, guard_text
 from isa.table import (
     ACTIVATIONS,
     BY_CODE,
@@ -34,14 +35,22 @@ from isa.table import (
     WEIGHTS,
     code,
 )
+from isa.table_simt import GUARD
 from isa.verify_kernels import data_pipe, kernel_faults
 from isa.verify_operands import Use, descriptor_faults, operand, space_sizes, use_faults
+from isa.verify_simt import verify_simt
+from isa.verify_tables import (
+    argument_faults,
+    instruction_lines,
+    launch_faults,
+    refuse,
+    space_faults,
+    table_faults,
+)
 
 Array = npt.NDArray[Any]
-MAX_FAULTS = 20
 MAX_LOOP_DEPTH = 16
 MAX_BLOCKS = 65535  # of a launch: the range of blockDim (Ascend C guide, kernel launch)
-ROLES = ("input", "output", "weight", "temp")
 
 # Of an instruction field: not used, a register, a descriptor, or a number; + OPTIONAL when it may be absent.
 _UNUSED, _REGISTER, _DESCRIPTOR, _NUMBER = range(4)
@@ -51,14 +60,14 @@ _CONTROL = [code(name) for name in ("br", "bz", "bnz", "loop", "endl", "halt")]
 _SEQUENCED = [op.code for op in TABLE if op.pipe in (SCALAR, SYNC)]  # executed by the sequencer, in no queue
 _TOGETHER = [code(name) for name in ("barrier", "signal", "await")]  # need all blocks of a launch at once
 _SETS = [code("set"), code("signal")]
-_LOOP, _ENDL, _HALT = code("loop"), code("endl"), code("halt")
+_HALT = code("halt")
 
 
 def _field_kinds() -> tuple[Array, Array]:
     """kinds [MAX_CODE, 4] of dst, a, b, c, and used [MAX_CODE, 3] of imm, f0, f1."""
     kinds, used = np.zeros((MAX_CODE, 4), np.int8), np.zeros((MAX_CODE, 3), bool)
     for op in TABLE:
-        for word in op.fields.split():
+        for word in op.fields.split() if op.code not in THREAD_CODES else ():
             name = OPERAND_FIELD[word.rstrip("?")]
             if name in _REFERENCES:
                 number = word in ("count", "pipe")
@@ -72,22 +81,16 @@ def _field_kinds() -> tuple[Array, Array]:
 _KINDS, _USED = _field_kinds()
 
 
-def verify(program: Program, machine: Machine) -> None:
+def verify(program: Program, machine: Machine | SimtMachine) -> None:
     """Raise ProgramError when `program` may not run on `machine`.
 
     The message lists up to MAX_FAULTS faults: instructions by index and assembly text, the rest by name.
     """
-    faults = [*_table_faults(program, machine), *_launch_faults(program, machine)]
-    by_instruction: dict[int, list[str]] = {}
-    for index, reason in _instruction_faults(program, machine):
-        by_instruction.setdefault(index, []).append(reason)
-    for index in sorted(by_instruction):
-        text = instr_text(program, index)
-        faults += [f"instruction {index} `{text}`: {reason}" for reason in by_instruction[index]]
-    if faults:
-        more = [f"... and {len(faults) - MAX_FAULTS} more"] if len(faults) > MAX_FAULTS else []
-        head = f"program {program.name!r} is illegal on {machine.name}: {len(faults)} fault{'s'[: len(faults) > 1]}"
-        raise ProgramError("\n  ".join([head, *faults[:MAX_FAULTS], *more]))
+    if isinstance(machine, SimtMachine):
+        verify_simt(program, machine)
+        return
+    faults = [*_table_faults(program, machine), *launch_faults(program, lambda row: _launch(program, machine, row))]
+    refuse(program, machine.name, [*faults, *instruction_lines(program, _instruction_faults(program, machine))])
 
 
 def slot_of(pipe_class: int, machine: Machine) -> str:
@@ -107,9 +110,13 @@ def slot_limits(machine: Machine) -> dict[str, int]:
 
 def _instruction_faults(program: Program, machine: Machine) -> Iterator[tuple[int, str]]:
     instrs = program.instrs
-    known = np.isin(instrs["op"], [op.code for op in TABLE])
+    known = np.isin(instrs["op"], [op.code for op in TABLE if op.code not in THREAD_CODES])
+    lacks = f"the cores of {machine.name} run no threads (issue: {machine.issue})"
     for index in np.flatnonzero(~known):
-        yield int(index), f"opcode {instrs['op'][index]} does not exist"
+        op = int(instrs["op"][index])
+        yield int(index), f"{BY_CODE[op].name}: {lacks}" if op in BY_CODE else f"opcode {op} does not exist"
+    for index in np.flatnonzero(known & (instrs["flags"] & GUARD != 0)):
+        yield int(index), f"a guard ({guard_text(int(instrs['flags'][index])).strip()}): {lacks}"
     sound = known.copy()
     for position, reason in _field_faults(instrs, known, len(program.descs), machine):
         sound[position] = False
@@ -157,7 +164,8 @@ def _field_faults(instrs: Array, known: Array, descs: int, machine: Machine) -> 
     for name in ("f0", "f1"):
         for index in np.flatnonzero(np.isnan(instrs[name])):
             yield int(index), f"{name} is not a number"
-    for index in np.flatnonzero(((instrs["flags"] & ~np.uint16(sum(FLAG_NAMES))) != 0) | (instrs["pad"] != 0)):
+    bits = np.where(instrs["flags"] & GUARD, sum(FLAG_NAMES) | GUARD_BITS, sum(FLAG_NAMES))
+    for index in np.flatnonzero(((instrs["flags"] & ~bits) != 0) | (instrs["pad"] != 0)):
         yield int(index), f"flags {instrs['flags'][index]:#x} or pad {instrs['pad'][index]} has unknown bits"
 
 
@@ -219,39 +227,9 @@ def _judge(program: Program, machine: Machine, bad: Mapping[int, list[str]], key
 
 def _flow_faults(program: Program, kernel_index: int) -> Iterator[tuple[int, str]]:
     kernel = program.kernels[kernel_index]
-    start, end = kernel.start, kernel.end
-    ops, imm = program.instrs["op"][start:end], program.instrs["imm"][start:end]
-    if ops[-1] != _HALT:
-        yield end - 1, f"kernel {kernel.name} does not end with halt"
-    pairs, faults = _loops(ops.tolist(), start)
-    yield from faults
-    body = np.full(end - start, -1)  # address of the innermost loop around each instruction
-    for first, last in sorted(pairs):
-        body[first + 1 : last + 1] = first
-        if imm[first] != start + last + 1:
-            yield start + first, f"loop leads to @{imm[first]}; it must lead to @{start + last + 1}, after its endl"
-    for i in np.flatnonzero(np.isin(ops, list(TARGET_CODES)) & (ops != _LOOP)):
-        to = int(imm[i]) - start
-        if not 0 <= to < end - start:
-            yield start + int(i), f"target @{imm[i]} lies outside of kernel {kernel.name} [{start}, {end})"
-        elif body[to] != body[i]:
-            yield start + int(i), f"target @{imm[i]} lies in another loop body; leave loops through their endl"
-
-
-def _loops(ops: list[int], start: int) -> tuple[list[tuple[int, int]], list[tuple[int, str]]]:
-    """Pairs (loop, endl) of a kernel, and what does not nest."""
-    pairs, faults, stack = [], [], []
-    for i, op in enumerate(ops):
-        if op == _LOOP:
-            stack.append(i)
-            if len(stack) == MAX_LOOP_DEPTH + 1:
-                faults.append((start + i, f"loops nest deeper than {MAX_LOOP_DEPTH}"))
-        elif op == _ENDL:
-            if stack:
-                pairs.append((stack.pop(), i))
-            else:
-                faults.append((start + i, "endl without loop"))
-    return pairs, [*faults, *((start + i, "loop without endl in its kernel") for i in stack)]
+    if program.instrs["op"][kernel.end - 1] != _HALT:
+        yield kernel.end - 1, f"kernel {kernel.name} does not end with halt"
+    yield from loop_bodies(program, kernel, MAX_LOOP_DEPTH)[1]
 
 
 def _bundle_faults(instrs: Array, kernel: Kernel, known: Array, machine: Machine) -> Iterator[tuple[int, str]]:
@@ -311,90 +289,24 @@ def _queue_faults(program: Program, kernel: Kernel, sound: Array, machine: Machi
 
 
 def _table_faults(program: Program, machine: Machine) -> Iterator[str]:
-    """Kernels, tensors and memory use."""
     sizes = space_sizes(machine)
     registers = machine.core.scalar.registers
-    position = 0
+    yield from table_faults(program, machine.name, sizes)
     for kernel in program.kernels:
         where = f"kernel {kernel.name!r}"
-        if not position <= kernel.start < kernel.end <= len(program.instrs):
-            total = len(program.instrs)
-            yield f"{where}: [{kernel.start}, {kernel.end}) must be code within [{position}, {total}), in program order"
-        position = max(position, kernel.end)
         if len(kernel.params) > registers:
             yield f"{where}: {len(kernel.params)} parameters; there are {registers} registers (core.scalar.registers)"
-        yield from _use_of_spaces(where, kernel.scratch_bytes, sizes, machine)
-    yield from _use_of_spaces("memory_bytes", program.memory_bytes, sizes, machine)
-    names: set[str] = set()
-    for tensor in program.tensors:
-        if tensor.name in names:
-            yield f"tensor {tensor.name!r}: a second one of this name"
-        names.add(tensor.name)
-        yield from (f"tensor {tensor.name!r}: {reason}" for reason in _tensor_faults(tensor, sizes, machine))
-    for i, host_op in enumerate(program.host_ops):
-        for name in (*host_op.inputs, *host_op.outputs):
-            if name not in names:
-                yield f"host operation {i}: tensor {name!r} does not exist"
-
-
-def _use_of_spaces(where: str, used: Mapping[str, int], sizes: Mapping[str, int], machine: Machine) -> Iterator[str]:
-    for space, size in used.items():
-        if space not in sizes:
-            yield f"{where}: space {space!r} does not exist on {machine.name}; there are {', '.join(sorted(sizes))}"
-        elif not 0 <= size <= sizes[space]:
-            yield f"{where}: {size} bytes of {space}, which has {sizes[space]}"
-
-
-def _tensor_faults(tensor: Tensor, sizes: Mapping[str, int], machine: Machine) -> Iterable[str]:
-    if tensor.space not in sizes:
-        return [f"space {tensor.space!r} does not exist on {machine.name}; there are {', '.join(sorted(sizes))}"]
-    if tensor.dtype not in DTYPES:
-        return [f"dtype {tensor.dtype!r} does not exist; known: {', '.join(DTYPES)}"]
-    if any(extent < 0 for extent in tensor.shape):
-        return [f"shape {list(tensor.shape)} has a negative extent"]
-    faults = []
-    size = DTYPES[tensor.dtype].size_bytes
-    for extent in tensor.shape:
-        size *= extent
-    if tensor.address < 0 or tensor.address + size > sizes[tensor.space]:
-        end = tensor.address + size
-        faults.append(f"bytes [{tensor.address}, {end}) lie outside of {tensor.space}, which has {sizes[tensor.space]}")
-    if tensor.role not in ROLES:
-        faults.append(f"role {tensor.role!r} is not one of {', '.join(ROLES)}")
-    if tensor.scales and len(tensor.scales) != (tensor.shape or (1,))[-1]:
-        faults.append(f"{len(tensor.scales)} scales for a last axis of {(tensor.shape or (1,))[-1]}")
-    return faults
-
-
-# Launches
-
-
-def _launch_faults(program: Program, machine: Machine) -> Iterator[str]:
-    for i, row in enumerate(program.launches):
-        yield from (f"launch {i}: {reason}" for reason in _launch(program, machine, row))
+        if kernel.registers:
+            yield f"{where}: registers={kernel.registers}, but the cores of {machine.name} have no lane registers"
+        yield from space_faults(where, kernel.scratch_bytes, sizes, machine.name)
 
 
 def _launch(program: Program, machine: Machine, row: Any) -> Iterator[str]:
-    kind, operator = int(row["kind"]), int(row["operator"])
-    if not NO_OPERAND <= operator < len(program.operators):
-        yield f"operator {operator} does not exist; there are {len(program.operators)}"
-    if row["cycles"] < 0 or row["link_bytes"] < 0:
-        yield f"cycles {row['cycles']} and link_bytes {row['link_bytes']} must not be negative"
-    if kind == LAUNCH_KERNEL:
-        yield from _kernel_launch(program, machine, row)
-    elif kind == LAUNCH_HOST:
-        if not 0 <= row["host_op"] < len(program.host_ops):
-            yield f"host operation {row['host_op']} does not exist; there are {len(program.host_ops)}"
-    elif kind != LAUNCH_ESTIMATE:
-        yield f"kind {kind} does not exist; kinds are 0 kernel, 1 host, 2 estimate"
-
-
-def _kernel_launch(program: Program, machine: Machine, row: Any) -> Iterator[str]:
-    index, grid, nargs, first = (int(row[name]) for name in ("kernel", "grid", "nargs", "args"))
-    if not 0 <= index < len(program.kernels):
-        yield f"kernel {index} does not exist; there are {len(program.kernels)}"
+    kernel, grid = program.kernels[int(row["kernel"])], int(row["grid"])
+    if row["block"] != 0:
+        remedy = f"the cores of {machine.name} run no threads (issue: {machine.issue}); leave out block="
+        yield f"block {row['block']} of kernel {kernel.name!r}: {remedy}"
         return
-    kernel = program.kernels[index]
     cores = len(machine.cores_for(kernel.scratch_bytes))
     if not cores:
         spaces = ", ".join(kernel.scratch_bytes)
@@ -406,7 +318,4 @@ def _kernel_launch(program: Program, machine: Machine, row: Any) -> Iterator[str
             f"grid {grid} of kernel {kernel.name!r}, whose blocks wait for each other; {machine.name} has {cores} "
             "cores for it, and a block that has no core yet would be waited for without end"
         )
-    if nargs != len(kernel.params):
-        yield f"{nargs} arguments for kernel {kernel.name!r}, which has {len(kernel.params)} parameters"
-    if nargs and not 0 <= first <= len(program.args) - grid * nargs:
-        yield f"arguments [{first}, {first + grid * nargs}) lie outside of the {len(program.args)} stored"
+    yield from argument_faults(program, row, grid)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from npusim import __version__
+from npusim.cli_kernel import kernel as _kernel
 from npusim.cli_support import (
     Group,
     Progress,
@@ -234,5 +235,5 @@ def _failures(check: CheckResult, result: Result, allow_approx: bool) -> list[st
     return lines
 
 
-for _command in TOOLS:
+for _command in (_kernel, *TOOLS):
     main.add_command(_command)

@@ -233,15 +233,18 @@ def write_text(path: Path, text: str) -> None:
             raise
 
 
-def write_folder(folder: Path, files: Mapping[str, str]) -> None:
-    """Write text files into `folder`, made when absent; none is placed before all are written. Raises OutputError."""
+def write_folder(folder: Path, files: Mapping[str, str | bytes]) -> None:
+    """Write files of text or bytes into `folder`, made when absent; none is placed before all are written.
+
+    Raises OutputError.
+    """
     with output(folder):
         new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         staged = Path(tempfile.mkdtemp(prefix=".npusim-", dir=folder))
         try:
-            for name, text in files.items():
-                (staged / name).write_text(text, encoding="utf-8")
+            for name, content in files.items():
+                (staged / name).write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
             for name in files:
                 os.replace(staged / name, folder / name)
         except BaseException:

@@ -15,7 +15,7 @@ LATER_OPTIONS = {
     "--sample-waves": WARPS, "--devices": DEVICES, "--parallel": DEVICES, "--phase": "models that generate",
     "--kv-len": "models that generate",
 }  # fmt: skip
-LATER_COMMANDS = {"kernel": WARPS}
+LATER_COMMANDS: dict[str, str] = {}
 
 
 class UsageLine(click.ClickException):

@@ -20,6 +20,7 @@ from npusim.functional.simt_run import (
     P_BEGUN,
     P_BLOCK,
     P_BLOCKS,
+    P_COLUMNS,
     P_LEFT,
     P_OTHER,
     P_THREADS,
@@ -112,6 +113,7 @@ class _Launch:
         self.state: WarpState = make_warps(-(-threads // size), self.kernel.registers, size, 1, self.shared_bytes)
         self.progress = np.zeros(P_WORDS, np.int64)
         self.progress[P_BLOCKS], self.progress[P_THREADS] = int(row["grid"]), threads
+        self.progress[P_COLUMNS] = int(row["columns"]) or int(row["grid"])
 
     def run(self) -> None:
         """Run all blocks; raises SimulationError."""

@@ -34,7 +34,7 @@ Array = npt.NDArray[Any]
 
 # Progress of a launch: block that runs, has it begun, blocks, threads of one, instructions that the call may still
 # execute; the warp that failed and another one, with whom it disagrees.
-P_BLOCK, P_BEGUN, P_BLOCKS, P_THREADS, P_LEFT, P_WARP, P_OTHER, P_WORDS = range(8)
+P_BLOCK, P_BEGUN, P_BLOCKS, P_THREADS, P_LEFT, P_WARP, P_OTHER, P_COLUMNS, P_WORDS = range(9)
 
 # Statuses besides those of layout.
 PAUSED, AT_ODDS = 100, 101
@@ -121,7 +121,7 @@ def _control(
     """Execute a scalar instruction, a branch or an exit."""
     kind = code[pc, I_KIND]
     if kind == SCALAR_OP:
-        following = scalar_step(code, pc, warps, loops, scalars, progress[P_BLOCKS], w)
+        following = scalar_step(code, pc, warps, loops, scalars, progress[P_BLOCKS], progress[P_COLUMNS], w)
         if following < 0:
             return -following
         warps[w, W_PC] = following

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from isa.disasm import args_rows
 from isa.dtypes import DTYPES
 from isa.program import (
     DESC,
@@ -22,12 +23,16 @@ from isa.program import (
     descriptor,
     instruction,
 )
-from isa.table import ACTIVATIONS, NEXT_TILE, STATIONARY_A, STOP, TABLE
+from isa.simt_operands import THREAD_CODES, guard_bits, immediate_field, is_real
+from isa.table import ACTIVATIONS, NEXT_TILE, STATIONARY_A, STOP, TABLE, Op
+from isa.table_simt import IMMEDIATE, LANE_REGISTERS, PREDICATES, SCALAR_SOURCE
 
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
 REAL = st.floats(allow_nan=False)
 REGISTER = st.integers(0, 63)
-NAME = st.one_of(st.sampled_from(["x", "r1", "_", "a.b", "inf", "true", "7", "relu"]), st.text(max_size=8))
+LANE, PREDICATE = st.integers(0, LANE_REGISTERS - 1), st.integers(0, PREDICATES - 1)
+SOURCE = st.one_of(LANE, REGISTER.map(lambda n: n + SCALAR_SOURCE))
+NAME = st.one_of(st.sampled_from(["x", "r1", "v1", "p0", "_", "a.b", "inf", "true", "7", "relu"]), st.text(max_size=8))
 NAMES = st.lists(NAME, max_size=3).map(tuple)
 SHAPE = st.lists(st.integers(0, 1 << 40), max_size=4).map(tuple)
 
@@ -62,6 +67,7 @@ def instructions(draw: Any, descs: int, start: int, end: int) -> Any:
         values["flags"] |= draw(st.sampled_from([0, STATIONARY_A, NEXT_TILE | STATIONARY_A]))
     if op.group == "copy":
         values["unit"] = draw(st.integers(0, 3))
+    values["flags"] |= draw(guards(op))
     for field in op.fields.split():
         name, optional = field.rstrip("?"), field.endswith("?")
         slot = {"d": "dst"}.get(name[1:], name[1:])
@@ -82,8 +88,26 @@ def instructions(draw: Any, descs: int, start: int, end: int) -> Any:
         elif name == "imm":
             values["imm"] = draw(INT64)
         else:
-            values[slot] = draw(st.integers(0, descs - 1) if name[0] == "D" else REGISTER)
-    return instruction(op.code, **values)
+            kinds = {"D": st.integers(0, descs - 1), "v": LANE, "p": PREDICATE, "s": SOURCE}
+            values[slot] = draw(kinds.get(name[0], REGISTER))
+    return instruction(op.code, **(values | draw(immediates(op))))
+
+
+@st.composite
+def guards(draw: Any, op: Op) -> int:
+    """The flags of a guard of an operation of threads, or none."""
+    return guard_bits(draw(PREDICATE), draw(st.booleans())) if op.code in THREAD_CODES and draw(st.booleans()) else 0
+
+
+@st.composite
+def immediates(draw: Any, op: Op) -> dict[str, Any]:
+    """One of the sources as an immediate, or none."""
+    sources = [word[1] for word in op.fields.split() if word[0] == "s"]
+    if not sources or draw(st.booleans()):
+        return {}
+    field = immediate_field(op)
+    whole = INT64 if field == "imm" else st.integers(-(1 << 31), (1 << 32) - 1).map(float)
+    return {draw(st.sampled_from(sources)): IMMEDIATE, field: draw(REAL if is_real(op) else whole)}
 
 
 @st.composite
@@ -95,7 +119,8 @@ def launches(draw: Any, kernels: int) -> tuple[Any, list[int]]:
     row["operator"], row["host_op"] = draw(st.integers(-1, 5)), draw(st.integers(-1, 5))
     row["cycles"], row["link_bytes"] = draw(INT64), draw(INT64)
     row["grid"], row["nargs"] = draw(st.integers(1, 3)), draw(st.integers(0, 3))
-    size = int(row["grid"]) * int(row["nargs"])
+    row["block"] = draw(st.sampled_from([0, 0, 1, 256]))
+    size = args_rows(row) * int(row["nargs"])
     return row, draw(st.lists(INT64, min_size=size, max_size=size))
 
 
@@ -110,7 +135,8 @@ def programs(draw: Any) -> Program:
         size = draw(st.integers(0, 6))
         instrs += [draw(instructions(len(descs), start, start + size)) for _ in range(size)]
         scratch = draw(st.dictionaries(NAME, st.integers(0, 1 << 40), max_size=2))
-        kernels.append(Kernel(draw(NAME), start, len(instrs), draw(NAMES), scratch))
+        registers = draw(st.integers(0, LANE_REGISTERS))
+        kernels.append(Kernel(draw(NAME), start, len(instrs), draw(NAMES), scratch, registers))
     rows, args = [], []
     for row, values in draw(st.lists(launches(len(kernels)), max_size=4)):
         if len(args) >= len(values) and draw(st.booleans()):

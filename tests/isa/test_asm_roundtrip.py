@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from program_strategies import assert_equal, programs
 
 from isa import assemble, disassemble, instr_text
+from isa.disasm import OPERAND_FIELD
 from isa.errors import ProgramError
 from isa.program import DESC, INSTR, LAUNCH, Kernel, Program, Tensor, instruction
 from isa.table import ACTIVATIONS, FLAG_NAMES, STOP, TABLE, Op, code
@@ -35,8 +36,8 @@ def with_instruction(**fields: object) -> Program:
 @pytest.mark.parametrize("op", TABLE, ids=lambda op: op.name)
 def test_every_operation_has_one_text(op: Op) -> None:
     words = {f.rstrip("?") for f in op.fields.split()}
-    fields = {"dst": {"rd", "Dd", "pipe"}, "a": {"ra", "Da"}, "b": {"rb", "Db", "count"}, "c": {"rc", "Dc"}}
-    values = {name: 1 + i for i, (name, w) in enumerate(fields.items()) if w & words}
+    fields = dict.fromkeys(w for w in words if OPERAND_FIELD[w] in ("dst", "a", "b", "c"))
+    values = {OPERAND_FIELD[w]: 1 + "dabc".index(OPERAND_FIELD[w][0]) for w in fields}
     values = {k: min(v, 3) for k, v in values.items()}
     if words & {"imm", "act", "to"}:
         values["imm"] = 1

@@ -17,6 +17,7 @@ from program_strategies import assert_equal, programs
 from isa import assemble, binary, load, save
 from isa.binary import _PREFIX, MAGIC, VERSION, from_bytes, to_bytes
 from isa.errors import ProgramError
+from isa.program import Program
 
 QUICK = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 PROGRAM = assemble(
@@ -122,7 +123,7 @@ def test_a_rewritten_header_is_read() -> None:
     assert_equal(from_bytes(with_header({"name": "other"})), replace(PROGRAM, name="other"))
 
 
-KERNEL = {"name": "k", "start": 0, "end": 2, "params": ["a"], "scratch_bytes": {"spm": 16}}
+KERNEL = {"name": "k", "start": 0, "end": 2, "params": ["a"], "scratch_bytes": {"spm": 16}, "registers": 0}
 
 
 @pytest.mark.parametrize(
@@ -140,6 +141,8 @@ KERNEL = {"name": "k", "start": 0, "end": 2, "params": ["a"], "scratch_bytes": {
         ({"kernels": {}}, "kernels is"),
         ({"kernels": [5]}, r"kernels\[0\] does not hold"),
         ({"kernels": [{**KERNEL, "extra": 1}]}, r"kernels\[0\] does not hold"),
+        ({"kernels": [{k: v for k, v in KERNEL.items() if k != "registers"}]}, r"exactly .*, registers"),
+        ({"kernels": [{**KERNEL, "registers": 0.5}]}, r"kernels\[0\].registers is '0.5', expected int"),
         ({"kernels": [{**KERNEL, "start": 0.5}]}, r"kernels\[0\].start is '0.5', expected int"),
         ({"kernels": [{**KERNEL, "params": [[]]}]}, r"kernels\[0\].params is"),
     ],
@@ -155,10 +158,37 @@ def test_header_that_is_no_object(text: bytes) -> None:
         from_bytes(sealed(text, len(text)))
 
 
-def test_other_version_is_named() -> None:
+@pytest.mark.parametrize("version", [0, VERSION + 1])
+def test_other_versions_are_named(version: int) -> None:
     changed = bytearray(DATA)
-    changed[len(MAGIC)] = VERSION + 1
-    with pytest.raises(ProgramError, match=f"version {VERSION + 1}; this release reads version {VERSION}"):
+    changed[len(MAGIC)] = version
+    with pytest.raises(ProgramError, match=f"version {version}; this release reads versions 1 to {VERSION}"):
+        from_bytes(bytes(changed))
+
+
+def in_version_1(program: Program) -> bytes:
+    """The program as the first release wrote it: launches of 48 bytes, kernels without lane registers."""
+    header_bytes = _PREFIX.unpack_from(to_bytes(program))[2]
+    header = json.loads(to_bytes(program)[_PREFIX.size : _PREFIX.size + header_bytes])
+    for kernel in header["kernels"]:
+        del kernel["registers"]
+    text = json.dumps(header).encode()
+    launches = b"".join(row.tobytes()[:48] for row in program.launches)
+    body = b"".join([text, program.instrs.tobytes(), program.descs.tobytes(), launches, program.args.tobytes()])
+    return _PREFIX.pack(MAGIC, 1, len(text), zlib.crc32(body)) + body
+
+
+def test_version_1_is_read_and_lacks_threads() -> None:
+    again = from_bytes(in_version_1(PROGRAM))
+    assert_equal(PROGRAM, again)
+    assert again.launches["block"].tolist() == [0] and again.kernels[0].registers == 0
+
+
+@pytest.mark.parametrize(("data", "version"), [(in_version_1(PROGRAM), 2), (DATA, 1)])
+def test_a_version_that_the_content_is_not_is_refused(data: bytes, version: int) -> None:
+    changed = bytearray(data)
+    changed[len(MAGIC)] = version
+    with pytest.raises(ProgramError, match="arrays should take"):
         from_bytes(bytes(changed))
 
 

@@ -15,7 +15,7 @@ from isa.schema import machine_schema
 
 PRESETS = sorted({name for name, _ in list_chips()} - {name for name, _ in list_machines()})
 SHIPPED = [
-    "a100", "a100-40", "a100-80-pcie", "h100", "h100-pcie", "h800-pcie", "mi210", "v100", "v100-pcie",
+    "a100", "a100-40", "a100-80-pcie", "gpu-tiny", "h100", "h100-pcie", "h800-pcie", "mi210", "v100", "v100-pcie",
 ]  # fmt: skip
 USER = """\
 name: mine
@@ -68,7 +68,7 @@ def test_every_figure_has_its_source(name: str) -> None:
     loaded = load_chip(name)
     for key, given in loaded.provenance.items():
         assert given.source and given.confidence in ("specified", "measured", "inferred"), key
-    assert {"cores", "memory.l2.slices", "memory.dram.timing.nRFCpb"} <= set(loaded.provenance)
+    assert {"cores", "memory.l2.slices", "memory.dram.timing.nRP"} <= set(loaded.provenance)
 
 
 def test_a_program_cannot_run_on_them_and_the_message_says_what_can() -> None:

@@ -15,7 +15,8 @@ from isa.errors import ProgramError
 from isa.machine import Machine
 from isa.program import Program, instruction
 from isa.table import NEXT_TILE, STATIONARY_A, TABLE, code
-from isa.verify import MAX_FAULTS, MAX_LOOP_DEPTH, slot_limits, slot_of, verify
+from isa.verify import MAX_LOOP_DEPTH, slot_limits, slot_of, verify
+from isa.verify_tables import MAX_FAULTS
 
 # Descriptors by what they are: X, Y vectors in spm, G in dram, A/T/C operands of an mm, W a weight tile.
 DESCS = """

@@ -66,7 +66,7 @@ from npusim.units.warps.layout import (
 
 Array = npt.NDArray[Any]
 
-SPECIAL_SCALARS, SPECIAL_LANES = 5, 3  # numbers that `csr` and `vid` know
+SPECIAL_SCALARS, SPECIAL_LANES = 7, 3  # numbers that `csr` and `vid` know
 _LETTER = {"d": "dst", "a": "a", "b": "b", "c": "c"}
 _COLUMN = {"dst": I_DST, "a": I_A, "b": I_B, "c": I_C}
 # What decides the kind: the name, or the part of it before the first point.

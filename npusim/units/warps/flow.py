@@ -179,10 +179,12 @@ def converge(warps: Array, stack: Array, w: int) -> None:
 
 
 @inlined
-def scalar_step(code: Array, pc: Word, warps: Array, loops: Array, scalars: Array, blocks: Word, w: Word) -> Word:
+def scalar_step(
+    code: Array, pc: Word, warps: Array, loops: Array, scalars: Array, blocks: Word, columns: Word, w: Word
+) -> Word:
     """Execute a scalar instruction of warp `w`; return the next address, or minus a status.
 
-    `blocks` is the number of blocks of the launch. Registers wrap at 64 bits.
+    `blocks` is the number of blocks of the launch, in rows of `columns`. Registers wrap at 64 bits.
     """
     op = code[pc, I_OP]
     if op == BR or op == BZ or op == BNZ or op == LOOP or op == ENDL:
@@ -194,7 +196,7 @@ def scalar_step(code: Array, pc: Word, warps: Array, loops: Array, scalars: Arra
     if b >= 0:
         scalars[w, target] = _binary(op, x, scalars[w, b])
     elif op == CSR:
-        scalars[w, target] = _special(warps, code[pc, I_IMM], blocks, w)
+        scalars[w, target] = _special(warps, code[pc, I_IMM], blocks, columns, w)
     else:
         scalars[w, target] = _immediate(op, x, code[pc, I_IMM])
     return pc + 1
@@ -250,8 +252,11 @@ def _immediate_choice(op: Word, x: Word, y: Word) -> Word:
 
 
 @kernel
-def _special(warps: Array, number: Word, blocks: Word, w: Word) -> Word:
-    """Special register: 0 block, 1 blocks of the launch, 2 kind of the core (0), 3 warps and 4 threads of a block."""
+def _special(warps: Array, number: Word, blocks: Word, columns: Word, w: Word) -> Word:
+    """Special register: 0 block, 1 blocks of the launch, 2 kind of the core (0), 3 warps and 4 threads of a block.
+
+    5 and 6 are the block's column and row in the grid.
+    """
     if number == 0:
         return warps[w, W_BLOCK]
     if number == 1:
@@ -260,6 +265,10 @@ def _special(warps: Array, number: Word, blocks: Word, w: Word) -> Word:
         return warps[w, W_WARPS]
     if number == 4:
         return warps[w, W_THREADS]
+    if number == 5:
+        return warps[w, W_BLOCK] % columns
+    if number == 6:
+        return warps[w, W_BLOCK] // columns
     return 0
 
 

@@ -1,0 +1,135 @@
+"""Blocks: who gives the next one to a core, barriers of its warps, and its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy.typing as npt
+
+from npusim.engine.simt.layout import (
+    AT_BARRIER,
+    B_ARRIVED,
+    B_BLOCK,
+    B_LEFT,
+    BRANCHING,
+    C_RESIDENT,
+    IDLE,
+    LAUNCHING,
+    O_AGE,
+    O_BLOCK,
+    O_DONE,
+    P_BLOCK_CYCLES,
+    P_BLOCK_WARPS,
+    P_BRANCH,
+    P_CORE_WARPS,
+    P_GRID,
+    P_NARGS,
+    P_SCHEDULERS,
+    P_SLOTS,
+    P_THREADS,
+    P_WARP_CYCLES,
+    P_WARP_SIZE,
+    RUNNING,
+    UNKNOWN,
+    X_AGE,
+    X_BARRIER,
+    X_CAUSE,
+    X_COLUMNS,
+    X_READY,
+    X_READY_CAUSE,
+    X_SINCE,
+    X_STATE,
+)
+from npusim.engine.simt.scoreboard import find_dependency, wake
+from npusim.jit import kernel
+from npusim.units.warps.flow import start_warp
+from npusim.units.warps.layout import W_SHARED
+
+Array = npt.NDArray[Any]
+
+
+@kernel
+def start_block(
+    params: Array, uses: Array, warps: Array, scalars: Array, preds: Array, shared: Array, timing: Array,
+    ready: Array, by: Array, subs: Array, cores: Array, slots: Array, args: Array, other: Array, c: int, slot: int,
+    cycle: int,
+) -> None:  # fmt: skip
+    """Give the next block to a slot of core `c`, unless all have been given; its first warp may issue at `cycle`."""
+    block = other[O_BLOCK]
+    if block >= params[P_GRID]:
+        return
+    other[O_BLOCK] = block + 1
+    cores[c, C_RESIDENT] += 1
+    place = c * params[P_SLOTS] + slot
+    count = params[P_BLOCK_WARPS]
+    slots[place, B_LEFT], slots[place, B_BLOCK], slots[place, B_ARRIVED] = count, block, 0
+    shared[place, :] = 0
+    for i in range(count):
+        w = c * params[P_CORE_WARPS] + slot * count + i
+        start_warp(warps, w, i, block, place, params[P_THREADS], params[P_WARP_SIZE])
+        scalars[w, :] = 0
+        for n in range(params[P_NARGS]):
+            scalars[w, n] = args[n]
+        preds[w, :] = 0
+        ready[w, :] = 0
+        for column in range(X_COLUMNS):
+            timing[w, column] = 0
+        timing[w, X_STATE], timing[w, X_AGE] = RUNNING, other[O_AGE]
+        other[O_AGE] += 1
+        start = cycle + i * params[P_WARP_CYCLES]
+        timing[w, X_READY], timing[w, X_READY_CAUSE] = start, LAUNCHING
+        timing[w, X_SINCE], timing[w, X_CAUSE] = cycle, UNKNOWN
+        find_dependency(uses, warps, timing, ready, by, w)
+        local = slot * count + i
+        wake(subs, cores, c * params[P_SCHEDULERS] + local % params[P_SCHEDULERS], c, start)
+
+
+@kernel
+def arrive(
+    params: Array, warps: Array, timing: Array, subs: Array, cores: Array, slots: Array, c: int, w: int, number: int,
+    cycle: int,
+) -> None:  # fmt: skip
+    """A warp is at a barrier of its block."""
+    place = warps[w, W_SHARED]
+    timing[w, X_STATE], timing[w, X_BARRIER] = AT_BARRIER, number
+    slots[place, B_ARRIVED] += 1
+    release(params, timing, subs, cores, slots, c, place, cycle)
+
+
+@kernel
+def release(
+    params: Array, timing: Array, subs: Array, cores: Array, slots: Array, c: int, place: int, cycle: int
+) -> None:
+    """Let the warps of a block go on when all that still run are at the barrier."""
+    if slots[place, B_ARRIVED] == 0 or slots[place, B_ARRIVED] < slots[place, B_LEFT]:
+        return
+    slots[place, B_ARRIVED] = 0
+    count, slot = params[P_BLOCK_WARPS], place - c * params[P_SLOTS]
+    for i in range(count):
+        local = slot * count + i
+        w = c * params[P_CORE_WARPS] + local
+        if timing[w, X_STATE] == AT_BARRIER:
+            timing[w, X_STATE] = RUNNING
+            timing[w, X_READY], timing[w, X_READY_CAUSE] = cycle + params[P_BRANCH], BRANCHING
+            wake(subs, cores, c * params[P_SCHEDULERS] + local % params[P_SCHEDULERS], c, cycle + params[P_BRANCH])
+
+
+@kernel
+def end_warp(
+    params: Array, uses: Array, warps: Array, scalars: Array, preds: Array, shared: Array, timing: Array,
+    ready: Array, by: Array, subs: Array, cores: Array, slots: Array, args: Array, other: Array, c: int, w: int,
+    cycle: int,
+) -> None:  # fmt: skip
+    """All lanes of a warp are done; with the last warp of its block, the next block takes the slot."""
+    timing[w, X_STATE] = IDLE
+    place = warps[w, W_SHARED]
+    slots[place, B_LEFT] -= 1
+    if slots[place, B_LEFT] > 0:
+        release(params, timing, subs, cores, slots, c, place, cycle)
+        return
+    other[O_DONE] += 1
+    cores[c, C_RESIDENT] -= 1
+    start_block(
+        params, uses, warps, scalars, preds, shared, timing, ready, by, subs, cores, slots, args, other, c,
+        place - c * params[P_SLOTS], cycle + params[P_BLOCK_CYCLES],
+    )  # fmt: skip

@@ -1,0 +1,339 @@
+"""The load/store unit of a core: it takes memory instructions of its sub-cores in order, a piece at a time.
+
+A piece is a line of global memory, to the L1 and the port, or all that an instruction wants of shared memory, which
+takes the cycles that its banks need. What finds no room (misses in flight, stores without an answer) stops the unit
+until an answer comes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy.typing as npt
+
+from npusim.engine.simt.layout import (
+    A_DATA,
+    A_GROUP,
+    A_KIND,
+    A_LEFT,
+    A_NEXT,
+    A_PC,
+    A_PIECES,
+    A_SUB,
+    A_TAKEN,
+    A_WARP,
+    AT_FENCE,
+    AT_GROUPS,
+    C_BLOCKED,
+    C_DUE,
+    C_FREE_ACCESS,
+    C_HEAD,
+    C_IDLE_FROM,
+    C_LENGTH,
+    C_LOADS,
+    C_STORES,
+    C_UNIT,
+    F_ADDRESS,
+    F_BYTES,
+    F_CORE,
+    F_KIND,
+    F_NEXT,
+    F_OWNER,
+    FAR,
+    FILL,
+    GROUPS,
+    K_HITS,
+    K_LOAD_SECTORS,
+    K_MERGED,
+    K_MISSES,
+    K_PIECES,
+    K_READ_BYTES,
+    K_REQUESTS,
+    K_SHARED_ACCESSES,
+    K_SHARED_CYCLES,
+    K_STALLS,
+    K_STORE_SECTORS,
+    LONG,
+    N_ACCESS,
+    NONE,
+    O_FREE_FLIGHT,
+    O_FREE_TARGET,
+    P_CORE_WARPS,
+    P_F,
+    P_HIT,
+    P_ISSUE,
+    P_LINE,
+    P_LOAD_RATE,
+    P_PORT_RATE,
+    P_Q,
+    P_R,
+    P_SCHEDULERS,
+    P_SECTOR,
+    P_SEND,
+    P_SHARED_LATENCY,
+    P_STORES,
+    PASS,
+    RUNNING,
+    S_QUEUED,
+    SHORT,
+    WRITE,
+    X_COMMITTED,
+    X_COMPLETE,
+    X_COPIED,
+    X_COPIES,
+    X_DEP,
+    X_READY,
+    X_STATE,
+    X_WANTED,
+    X_WRITES,
+)
+from npusim.engine.simt.scoreboard import deliver, find_dependency, is_far, wake
+from npusim.jit import inlined, kernel
+from npusim.memory.caches.mshr import T_NEXT
+from npusim.memory.generator.l1 import HIT, MERGED, STALL, l1_load, l1_store
+from npusim.memory.generator.physical import physical
+from npusim.memory.port import ring_push
+from npusim.units.warps.layout import (
+    ASYNC_COPY,
+    GLOBAL_ATOMIC,
+    GLOBAL_LOAD,
+    GLOBAL_STORE,
+    I_COUNT,
+    I_DST,
+)
+
+Array = npt.NDArray[Any]
+
+
+@inlined
+def ones(mask):
+    """Number of bits set."""
+    count = 0
+    while mask:
+        mask &= mask - 1
+        count += 1
+    return count
+
+
+@kernel
+def unit_step(
+    params: Array, code: Array, uses: Array, warps: Array, timing: Array, ready: Array, by: Array, subs: Array,
+    cores: Array, queue: Array, accesses: Array, pieces: Array, flights: Array, targets: Array, pages: Array,
+    other: Array, counters: Array, geometry: Array, tags: Array, marks: Array, links: Array, sets: Array,
+    limits: Array, entries: Array, heads: Array, requests: Array, ring: Array, c: int, cycle: int,
+) -> None:  # fmt: skip
+    """Take a piece of the access at the head of core `c`'s queue; one must be there."""
+    a = queue[c, cores[c, C_HEAD]]
+    kind, piece = accesses[a, A_KIND], accesses[a, A_TAKEN]
+    busy = -1
+    if kind == GLOBAL_LOAD or kind == ASYNC_COPY:
+        busy = _load(
+            params, cores, accesses, pieces, flights, targets, pages, other, counters, geometry, tags, marks, links,
+            sets, limits, entries, heads, requests, ring, c, a, piece, cycle,
+        )  # fmt: skip
+    elif kind == GLOBAL_STORE:
+        busy = _store(
+            params, timing, cores, accesses, pieces, flights, pages, other, counters, geometry, tags, marks, links,
+            sets, requests, ring, c, a, piece, cycle,
+        )  # fmt: skip
+    elif kind == GLOBAL_ATOMIC:
+        busy = _atomic(
+            params, code, timing, cores, accesses, pieces, flights, pages, other, counters, requests, ring, c, a,
+            piece, cycle,
+        )  # fmt: skip
+    else:
+        busy = pieces[a, piece, 0]
+        counters[K_SHARED_ACCESSES] += 1
+        counters[K_SHARED_CYCLES] += busy
+        accesses[a, A_DATA] = cycle + busy - 1 + params[P_SHARED_LATENCY]
+    if busy < 0:
+        counters[K_STALLS] += 1
+        cores[c, C_BLOCKED], cores[c, C_UNIT] = 1, FAR
+        return
+    counters[K_PIECES] += 1
+    accesses[a, A_TAKEN] = piece + 1
+    if piece + 1 == accesses[a, A_PIECES]:
+        busy = max(busy, params[P_ISSUE])
+        cores[c, C_HEAD] = (cores[c, C_HEAD] + 1) % queue.shape[1]
+        cores[c, C_LENGTH] -= 1
+        sub = accesses[a, A_SUB]
+        subs[sub, S_QUEUED] -= 1
+        wake(subs, cores, sub, c, cycle + 1)
+        if accesses[a, A_LEFT] == 0:
+            complete(params, code, uses, warps, timing, ready, by, subs, cores, accesses, c, a, cycle)
+    cores[c, C_UNIT] = cycle + busy if cores[c, C_LENGTH] > 0 else FAR
+    if cores[c, C_LENGTH] == 0:
+        cores[c, C_IDLE_FROM] = cycle + busy
+
+
+@kernel
+def complete(
+    params: Array, code: Array, uses: Array, warps: Array, timing: Array, ready: Array, by: Array, subs: Array,
+    cores: Array, accesses: Array, c: int, a: int, cycle: int,
+) -> None:  # fmt: skip
+    """All pieces of an access are done: hand its data to the warp, and give its row back."""
+    w, pc, kind = accesses[a, A_WARP], accesses[a, A_PC], accesses[a, A_KIND]
+    there = max(cycle + 1, accesses[a, A_DATA])
+    sub = c * params[P_SCHEDULERS] + (w - c * params[P_CORE_WARPS]) % params[P_SCHEDULERS]
+    accesses[a, A_NEXT], cores[c, C_FREE_ACCESS] = cores[c, C_FREE_ACCESS], a
+    wake(subs, cores, sub, c, cycle + 1)  # who waits for a free row
+    if kind == ASYNC_COPY:
+        timing[w, X_COPIED] = max(timing[w, X_COPIED], there)
+        timing[w, X_COPIES + accesses[a, A_GROUP] % GROUPS] -= 1
+        settle_groups(timing, w)
+        if timing[w, X_STATE] == AT_GROUPS and timing[w, X_COMMITTED] - timing[w, X_COMPLETE] <= timing[w, X_WANTED]:
+            timing[w, X_STATE], timing[w, X_READY] = RUNNING, timing[w, X_COPIED]
+            wake(subs, cores, sub, c, timing[w, X_READY])
+        return
+    if code[pc, I_DST] < 0 or kind == GLOBAL_STORE:
+        return
+    cause = LONG if kind == GLOBAL_LOAD or kind == GLOBAL_ATOMIC else SHORT
+    deliver(ready, by, w, code[pc, I_DST], max(1, code[pc, I_COUNT]), there, cause)
+    if is_far(timing[w, X_DEP]):
+        find_dependency(uses, warps, timing, ready, by, w)
+        if not is_far(timing[w, X_DEP]):
+            wake(subs, cores, sub, c, max(cycle + 1, timing[w, X_DEP]))
+
+
+@kernel
+def settle_groups(timing: Array, w: int) -> None:
+    """Groups of copies are complete in their order."""
+    while timing[w, X_COMPLETE] < timing[w, X_COMMITTED] and timing[w, X_COPIES + timing[w, X_COMPLETE] % GROUPS] == 0:
+        timing[w, X_COMPLETE] += 1
+
+
+@kernel
+def written(
+    params: Array, timing: Array, subs: Array, cores: Array, c: int, w: int, cycle: int
+) -> None:
+    """A piece of a store of warp `w` is answered."""
+    timing[w, X_WRITES] -= 1
+    if timing[w, X_WRITES] == 0 and timing[w, X_STATE] == AT_FENCE:
+        timing[w, X_STATE], timing[w, X_READY] = RUNNING, cycle
+        sub = c * params[P_SCHEDULERS] + (w - c * params[P_CORE_WARPS]) % params[P_SCHEDULERS]
+        wake(subs, cores, sub, c, cycle)
+
+
+@kernel
+def _load(
+    params: Array, cores: Array, accesses: Array, pieces: Array, flights: Array, targets: Array, pages: Array,
+    other: Array, counters: Array, geometry: Array, tags: Array, marks: Array, links: Array, sets: Array,
+    limits: Array, entries: Array, heads: Array, requests: Array, ring: Array, c: int, a: int, piece: int, cycle: int,
+) -> int:  # fmt: skip
+    """Look sectors of a line up, and ask for what is missing; the cycles taken, or -1 when there is no room."""
+    line, wanted = pieces[a, piece, 0], pieces[a, piece, 1]
+    target = other[O_FREE_TARGET]
+    if other[O_FREE_FLIGHT] == NONE:
+        target = 0
+    following = targets[target, T_NEXT]
+    status, absent = l1_load(
+        geometry, tags, marks, links, sets, limits, entries, heads, targets, c, line, wanted, target
+    )
+    if status == STALL:
+        return -1
+    sectors = ones(wanted)
+    counters[K_LOAD_SECTORS] += sectors
+    busy = max(1, sectors * params[P_SECTOR] // params[P_LOAD_RATE])
+    if status == HIT:
+        counters[K_HITS] += sectors
+        accesses[a, A_DATA] = max(accesses[a, A_DATA], cycle + params[P_HIT])
+        return int(busy)
+    other[O_FREE_TARGET] = following
+    targets[target, N_ACCESS] = a
+    accesses[a, A_LEFT] += 1
+    if status == MERGED:
+        counters[K_MERGED] += sectors
+        return int(busy)
+    counters[K_MISSES] += ones(absent)
+    counters[K_HITS] += sectors - ones(absent)
+    cores[c, C_LOADS] += 1
+    first, end = span(absent, params[P_SECTOR])
+    begin = line * params[P_LINE] + first
+    send(params, flights, pages, other, counters, requests, ring, cycle, c, FILL, a, begin, end - first)
+    return int(busy)
+
+
+@inlined
+def span(sectors, sector_bytes):
+    """First byte and end of the run that holds all sectors of a mask."""
+    first, end = 0, 0
+    while not (sectors >> first) & 1:
+        first += 1
+    while sectors >> end:
+        end += 1
+    return first * sector_bytes, end * sector_bytes
+
+
+@kernel
+def _store(
+    params: Array, timing: Array, cores: Array, accesses: Array, pieces: Array, flights: Array, pages: Array,
+    other: Array, counters: Array, geometry: Array, tags: Array, marks: Array, links: Array, sets: Array,
+    requests: Array, ring: Array, c: int, a: int, piece: int, cycle: int,
+) -> int:  # fmt: skip
+    """Send sectors of a line on their way; the cycles taken, or -1 when too many have no answer yet."""
+    line, touched = pieces[a, piece, 0], pieces[a, piece, 1]
+    sectors = ones(touched)
+    if cores[c, C_STORES] + sectors > params[P_STORES] or other[O_FREE_FLIGHT] == NONE:
+        return -1
+    l1_store(geometry, tags, marks, links, sets, c, line, touched)
+    counters[K_STORE_SECTORS] += sectors
+    first, end = span(touched, params[P_SECTOR])
+    cores[c, C_STORES] += (end - first) // params[P_SECTOR]
+    w = accesses[a, A_WARP]
+    timing[w, X_WRITES] += 1
+    begin = line * params[P_LINE] + first
+    send(params, flights, pages, other, counters, requests, ring, cycle, c, WRITE, w, begin, end - first)
+    return int(max(1, sectors * params[P_SECTOR] // params[P_PORT_RATE]))
+
+
+@kernel
+def _atomic(
+    params: Array, code: Array, timing: Array, cores: Array, accesses: Array, pieces: Array, flights: Array,
+    pages: Array, other: Array, counters: Array, requests: Array, ring: Array, c: int, a: int, piece: int, cycle: int,
+) -> int:  # fmt: skip
+    """Send an atomic operation past the L1: a read if its old value is wanted, a write if not."""
+    line, touched = pieces[a, piece, 0], pieces[a, piece, 1]
+    first, end = span(touched, params[P_SECTOR])
+    sectors = (end - first) // params[P_SECTOR]
+    if other[O_FREE_FLIGHT] == NONE or cores[c, C_STORES] + sectors > params[P_STORES]:
+        return -1
+    begin = line * params[P_LINE] + first
+    if code[accesses[a, A_PC], I_DST] >= 0:
+        accesses[a, A_LEFT] += 1
+        cores[c, C_LOADS] += 1
+        send(params, flights, pages, other, counters, requests, ring, cycle, c, PASS, a, begin, end - first)
+    else:
+        w = accesses[a, A_WARP]
+        cores[c, C_STORES] += sectors
+        timing[w, X_WRITES] += 1
+        send(params, flights, pages, other, counters, requests, ring, cycle, c, WRITE, w, begin, end - first)
+    counters[K_STORE_SECTORS] += sectors
+    return int(max(1, sectors * params[P_SECTOR] // params[P_PORT_RATE]))
+
+
+@kernel
+def send(
+    params: Array, flights: Array, pages: Array, other: Array, counters: Array, requests: Array, ring: Array,
+    cycle: int, c: int, kind: int, owner: int, address: int, size_bytes: int,
+) -> None:  # fmt: skip
+    """Put a request of core `c` on the port; the caller has seen that there is room."""
+    flight = other[O_FREE_FLIGHT]
+    other[O_FREE_FLIGHT] = flights[flight, F_NEXT]
+    flights[flight, F_CORE], flights[flight, F_KIND], flights[flight, F_OWNER] = c, kind, owner
+    flights[flight, F_ADDRESS], flights[flight, F_BYTES] = address, size_bytes
+    write = 1 if kind == WRITE else 0
+    counters[K_READ_BYTES + write] += size_bytes
+    counters[K_REQUESTS] += 1
+    # Every request leaves the core as long after its cycle, so that they are in time order at the port.
+    k = cycle + params[P_SEND]
+    time_fs = k * params[P_Q] + (k * params[P_R]) // params[P_F]
+    ring_push(requests, ring, time_fs, c, physical(pages, address), size_bytes, write, flight)
+
+
+@inlined
+def unblock(cores, c, cycle):
+    """Let a unit that found no room try again."""
+    if cores[c, C_BLOCKED]:
+        cores[c, C_BLOCKED] = 0
+        cores[c, C_UNIT] = cycle
+        cores[c, C_DUE] = min(cores[c, C_DUE], cycle)
