@@ -71,5 +71,3 @@ def _by_name() -> dict[str, tuple[int, int]]:
 
 
 GROUP_FORM: dict[str, tuple[int, int]] = _by_name()
-REAL_GROUPS = frozenset({COMPARE_REAL, REAL, CHOOSE, ROOTS, CURVES, NARROW})
-REAL_NAMES = frozenset({"f2i", "f2i.rn", "atomg.fadd", "atoms.fadd"})
