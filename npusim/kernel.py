@@ -263,8 +263,8 @@ def _placed(
     rows["columns"] = columns
     rows["nargs"], rows["operator"], rows["host_op"] = len(words), -1, -1
     placed = replace(
-        program, machine=machine.name, kernels=(kernel,), tensors=tuple(tensors), launches=rows, args=np.array(words, np.int64),
-        memory_bytes={"dram": address},
+        program, machine=machine.name, kernels=(kernel,), tensors=tuple(tensors), launches=rows,
+        args=np.array(words, np.int64), memory_bytes={"dram": address},
     )  # fmt: skip
     return placed, memory
 

@@ -17,6 +17,7 @@ from isa.program import LAUNCH_KERNEL, Kernel, Program
 from isa.simt_machine import SimtMachine
 from npusim.functional.simt_run import (
     AT_ODDS,
+    P_BEGUN,
     P_BLOCK,
     P_BLOCKS,
     P_COLUMNS,
@@ -26,7 +27,7 @@ from npusim.functional.simt_run import (
     P_WARP,
     P_WORDS,
     PAUSED,
-    run_blocks,
+    run_block,
 )
 from npusim.units.warps.access import addresses, shared_addresses
 from npusim.units.warps.decode import decode
@@ -116,21 +117,22 @@ class _Launch:
 
     def run(self) -> None:
         """Run all blocks; raises SimulationError."""
-        s, block, used = self.state, 0, 0
-        while True:
-            self.progress[P_LEFT] = SLICE
-            status = run_blocks(
-                self.code, self.args, s.warps, s.stack, s.loops, s.regs, s.scalars, s.preds, s.shared, s.work,
-                self.memory, self.progress,
-            )  # fmt: skip
-            if status == OK:
-                return
-            if status != PAUSED:
+        for block in range(int(self.progress[P_BLOCKS])):
+            self.progress[P_BLOCK], self.progress[P_BEGUN] = block, 0
+            status = PAUSED
+            for _ in range(MAX_INSTRUCTIONS // SLICE):
+                if status == PAUSED:
+                    status = self._run_slice()
+            if status != OK:
                 raise self._error(status)
-            used = used + SLICE if block == self.progress[P_BLOCK] else 0
-            block = int(self.progress[P_BLOCK])
-            if used > MAX_INSTRUCTIONS:
-                raise self._error(PAUSED)
+
+    def _run_slice(self) -> int:
+        s = self.state
+        self.progress[P_LEFT] = SLICE
+        return int(run_block(
+            self.code, self.args, s.warps, s.stack, s.loops, s.regs, s.scalars, s.preds, s.shared, s.work,
+            self.memory, self.progress,
+        ))  # fmt: skip
 
     def _error(self, status: int) -> SimulationError:
         w = int(self.progress[P_WARP])

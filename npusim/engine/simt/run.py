@@ -100,8 +100,8 @@ def _needed(program: Program, kernel: Kernel, code: Array) -> Array:
     needed, load = control_slice(program, kernel, code)
     if load >= 0:
         raise SimulationError(
-            f"kernel {kernel.name}, instruction {load} `{instr_text(program, load)}`: what it reads decides branches or "
-            "addresses, so its time cannot be told without values; give the arrays"
+            f"kernel {kernel.name}, instruction {load} `{instr_text(program, load)}`: what it reads decides branches "
+            "or addresses, so its time cannot be told without values; give the arrays"
         )
     return needed
 
@@ -201,8 +201,8 @@ def _window(
             state.params, code, state.cost, state.uses, warps.warps, warps.stack, warps.loops, warps.regs,
             warps.scalars, warps.preds, warps.shared, warps.work, memory, state.timing, state.ready, state.by,
             state.subs, state.cores, state.queue, state.slots, state.accesses, state.pieces, state.flights,
-            state.targets, state.pages, state.args, state.other, state.counters, state.stalls, state.issues, state.scratch,
-            *l1.arrays, port.requests, port.ring, port.responses, port.heap_state, until,
+            state.targets, state.pages, state.args, state.other, state.counters, state.stalls, state.issues,
+            state.scratch, *l1.arrays, port.requests, port.ring, port.responses, port.heap_state, until,
         )  # fmt: skip
         if status != at.FULL:
             return int(status)

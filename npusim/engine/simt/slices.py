@@ -139,7 +139,7 @@ def _reads(row: Any, op: Op, count: int) -> Iterator[Register]:
         name = word.rstrip("?")
         if len(name) != 2 or name[0] not in "vps" or name[1] not in "abc":
             continue
-        wide = MMA_SHAPES[op.name][{"a": 5, "b": 6, "c": 7}[name[1]]] if op.name in MMA_SHAPES else 1
+        wide = int(MMA_SHAPES[op.name][{"a": 5, "b": 6, "c": 7}[name[1]]]) if op.name in MMA_SHAPES else 1
         wide = max(1, count) if name == "vc" and op.name not in MMA_SHAPES else wide
         for kind, number in _register(row, name):
             for i in range(wide):
