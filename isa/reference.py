@@ -21,7 +21,7 @@ from isa.verify_tables import ROLES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "isa.md"
-EXAMPLES = (ROOT / "traces" / "gemm_4x4.asm", ROOT / "traces" / "vector_add.asm")
+EXAMPLES = ("gemm_4x4.asm", "vector_add.asm", "simt/reduction.asm")  # in traces/
 
 _GROUPS = {
     "system": "",
@@ -269,8 +269,9 @@ def cell(text: str) -> str:
 
 def _examples() -> Iterable[str]:
     yield "## Examples\n"
-    for path in EXAMPLES:
-        yield f"`traces/{path.name}`:\n"
+    for name in EXAMPLES:
+        yield f"`traces/{name}`:\n"
+        path = ROOT / "traces" / name
         yield "\n".join(f"    {line}".rstrip() for line in path.read_text(encoding="utf-8").rstrip().split("\n")) + "\n"
 
 

@@ -512,7 +512,7 @@ def test_launches_that_cannot_be(launch: dict[str, int], said: str) -> None:
 
 
 def test_too_much_shared_memory() -> None:
-    assert "wants 8196 bytes of shared memory and may have 8192" in fails(Threads(8, smem=8196))
+    assert "wants 16388 bytes of shared memory and may have 16384" in fails(Threads(8, smem=16388))
 
 
 def test_memory_must_be_bytes() -> None:
