@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from npusim.functional.simt_races import G_EPOCH, V_EPOCH, V_ON, watch
 from npusim.jit import inlined, kernel
 from npusim.units.warps.execute import execute
 from npusim.units.warps.flow import branch, converge, guard, leave, scalar_step, start_warp
@@ -27,6 +28,7 @@ from npusim.units.warps.layout import (
     W_DEPTH,
     W_EXITED,
     W_PC,
+    WORK_ADDRESS,
     Word,
 )
 
@@ -43,13 +45,18 @@ TURN = 1 << 16  # instructions of a warp before others have their turn
 
 @kernel
 def _begin(
-    args: Array, warps: Array, regs: Array, scalars: Array, preds: Array, shared: Array, progress: Array
-) -> None:
+    args: Array, warps: Array, regs: Array, scalars: Array, preds: Array, shared: Array, progress: Array, own: Array,
+    groups: Array, watched: Array,
+) -> None:  # fmt: skip
     """Put a block at its start: arguments in the first scalar registers, everything else 0."""
     regs[:] = 0
     scalars[:] = 0
     preds[:] = 0
     shared[:] = 0
+    if watched[V_ON]:
+        own[:] = 0
+        groups[:, :G_EPOCH] = 0
+        watched[V_EPOCH] = 0
     for w in range(len(warps)):
         start_warp(warps, w, w, progress[P_BLOCK], 0, progress[P_THREADS], regs.shape[2])
         for i in range(len(args)):
@@ -60,15 +67,19 @@ def _begin(
 @kernel
 def run_block(
     code: Array, args: Array, warps: Array, stack: Array, loops: Array, regs: Array, scalars: Array, preds: Array,
-    shared: Array, work: Array, memory: Array, progress: Array,
+    shared: Array, work: Array, memory: Array, progress: Array, own: Array, every: Array, groups: Array, races: Array,
+    watched: Array,
 ) -> Word:  # fmt: skip
     """Run block P_BLOCK until it has ended (OK), P_LEFT is used up (PAUSED; call again) or an instruction fails."""
     if not progress[P_BEGUN]:
-        _begin(args, warps, regs, scalars, preds, shared, progress)
+        _begin(args, warps, regs, scalars, preds, shared, progress, own, groups, watched)
     while True:
         under_way, at_barrier = False, False
         for w in range(len(warps)):
-            status = _turn(code, w, warps, stack, loops, regs, scalars, preds, shared, work, memory, progress)
+            status = _turn(
+                code, w, warps, stack, loops, regs, scalars, preds, shared, work, memory, progress, own, every, groups,
+                races, watched,
+            )  # fmt: skip
             if status != OK:
                 progress[P_WARP] = w
                 return status
@@ -78,6 +89,7 @@ def run_block(
                 under_way |= not waits
         if under_way:
             continue
+        watched[V_EPOCH] += 1
         status = _release(code, warps, stack, progress) if at_barrier else OK
         if status != OK or not at_barrier:
             return status
@@ -86,7 +98,8 @@ def run_block(
 @kernel
 def _turn(
     code: Array, w: int, warps: Array, stack: Array, loops: Array, regs: Array, scalars: Array, preds: Array,
-    shared: Array, work: Array, memory: Array, progress: Array,
+    shared: Array, work: Array, memory: Array, progress: Array, own: Array, every: Array, groups: Array, races: Array,
+    watched: Array,
 ) -> Word:  # fmt: skip
     """Let a warp go on to a barrier or its end, for a turn at most; W_PC stays at an instruction that fails."""
     for _ in range(TURN):
@@ -101,9 +114,13 @@ def _turn(
             return PAUSED
         progress[P_LEFT] -= 1
         if kind != SCALAR_OP and kind != BRANCH and kind != EXIT:
-            status = execute(
-                code, pc, w, guard(code, pc, warps, preds, w), warps, regs, scalars, preds, shared, memory, work
-            )
+            lanes = guard(code, pc, warps, preds, w)
+            if watched[V_ON]:
+                watch(
+                    code, pc, w, lanes, progress[P_BLOCK], regs, scalars, work[WORK_ADDRESS], own, every, groups,
+                    races, watched,
+                )  # fmt: skip
+            status = execute(code, pc, w, lanes, warps, regs, scalars, preds, shared, memory, work)
             warps[w, W_PC] += status == OK
         else:
             status = _control(code, pc, w, warps, stack, loops, scalars, preds, progress)
