@@ -65,11 +65,13 @@ class KernelResult:
     arrays: Mapping[str, Array]
     comparisons: tuple[Comparison, ...]
     wall_s: float
+    hazards: tuple[str, ...] = ()
+    assumptions: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """No comparison failed."""
-        return all(row.ok for row in self.comparisons)
+        """No comparison failed, and no race was found."""
+        return all(row.ok for row in self.comparisons) and not self.hazards
 
 
 def run_kernel(
@@ -84,29 +86,44 @@ def run_kernel(
     check: str = "",
     settings: Sequence[str] = (),
     seed: int = 0,
+    values: bool = True,
+    check_hazards: bool = False,
 ) -> KernelResult:
     """Run a kernel of an assembly file on its arguments: values and cycles. A `grid` of two is (columns, rows).
 
     `arguments` by parameter: an array, a whole number, or a word as on the command line: `rand:f32[1024]`,
     `randint:0,256:i32[1024]`, `zeros:`, `ones:`, `iota:`, or a .npy file. `name` chooses one of several kernels;
     `check` is `script.py:function`, which gets the arguments before the run by name and returns the arrays that it
-    expects after it. Raises NpuError.
+    expects after it; races between threads are looked for with it, or with `check_hazards`. Without `values` only the
+    control slice is executed: cycles alone, sooner. Raises NpuError.
     """
     started = time.perf_counter()
     machine = hw if isinstance(hw, SimtMachine) else load_simt(hw, settings)
     program = _read(Path(source))
     kernel = _chosen(program, name)
-    values = _arguments(kernel, arguments, seed)
+    if (check or check_hazards) and not values:
+        raise ConfigError("--check and --check-hazards need values: leave --no-values out")
+    given = _arguments(kernel, arguments, seed)
     expect = _function(check) if check else None
-    before = {key: value.copy() if isinstance(value, np.ndarray) else value for key, value in values.items()}
-    program, memory = _placed(program, kernel, values, machine, grid, block, launches)
+    before = {key: value.copy() if isinstance(value, np.ndarray) else value for key, value in given.items()}
+    program, memory = _placed(program, kernel, given, machine, grid, block, launches)
     verify(program, machine)
     from npusim.engine.simt.run import run_simt
 
-    record = run_simt(program, machine, memory)
-    after = {t.name: _view(memory, t, values[t.name]) for t in program.tensors}
+    hazards, notes = _races(program, machine, memory) if check or check_hazards else ((), ())
+    record = run_simt(program, machine, memory if values else None)
+    after = {t.name: _view(memory, t, given[t.name]) for t in program.tensors} if values else {}
     comparisons = () if expect is None else tuple(_compare(expect(**before), after, check))
-    return KernelResult(kernel.name, record, after, comparisons, time.perf_counter() - started)
+    return KernelResult(kernel.name, record, after, comparisons, time.perf_counter() - started, hazards, notes)
+
+
+def _races(program: Program, machine: SimtMachine, memory: Array) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the hazard checker says, and what it did not look at; `memory` is left as it is."""
+    from npusim.hazards.threads import check_threads
+
+    found, whole = check_threads(program, machine, memory.copy())
+    notes = () if whole else ("races in global memory are not looked for: it is too large; give smaller arrays",)
+    return tuple(finding.message for finding in found), notes
 
 
 def summary_of(result: KernelResult) -> dict[str, Any]:
@@ -117,8 +134,9 @@ def summary_of(result: KernelResult) -> dict[str, Any]:
         {"name": c.name, "ok": c.ok, "max_err": c.max_err if math.isfinite(c.max_err) else None, "bound": c.bound}
         for c in result.comparisons
     ]
-    check = {"ok": result.ok, "outputs": rows} if rows else None
-    return {**threads.summary(result.record), "wall_s": result.wall_s, "check": check}
+    check = {"ok": result.ok, "outputs": rows, "hazards": list(result.hazards)} if rows or result.hazards else None
+    notes = list(result.assumptions)
+    return {**threads.summary(result.record), "assumptions": notes, "wall_s": result.wall_s, "check": check}
 
 
 def arrays_of(result: KernelResult) -> bytes:
@@ -260,8 +278,8 @@ def _placed(
     rows["columns"] = columns
     rows["nargs"], rows["operator"], rows["host_op"] = len(words), -1, -1
     placed = replace(
-        program, machine=machine.name, kernels=(kernel,), tensors=tuple(tensors), launches=rows, args=np.array(words, np.int64),
-        memory_bytes={"dram": address},
+        program, machine=machine.name, kernels=(kernel,), tensors=tuple(tensors), launches=rows,
+        args=np.array(words, np.int64), memory_bytes={"dram": address},
     )  # fmt: skip
     return placed, memory
 

@@ -15,8 +15,20 @@ from isa.disasm import instr_text
 from isa.errors import DeadlockError, SimulationError
 from isa.program import LAUNCH_KERNEL, Kernel, Program
 from isa.simt_machine import SimtMachine
+from npusim.functional.simt_races import (
+    G_EPOCH,
+    H_COLUMNS,
+    RACE_COLUMNS,
+    RING,
+    V_FOUND,
+    V_ON,
+    V_ROOM,
+    V_SHIFT,
+    V_WORDS,
+)
 from npusim.functional.simt_run import (
     AT_ODDS,
+    P_BEGUN,
     P_BLOCK,
     P_BLOCKS,
     P_COLUMNS,
@@ -26,7 +38,7 @@ from npusim.functional.simt_run import (
     P_WARP,
     P_WORDS,
     PAUSED,
-    run_blocks,
+    run_block,
 )
 from npusim.units.warps.access import addresses, shared_addresses
 from npusim.units.warps.decode import decode
@@ -59,15 +71,20 @@ from npusim.units.warps.state import make_warps
 Array = npt.NDArray[Any]
 
 MAX_INSTRUCTIONS = 500_000_000  # of one block
+MAX_RACES, MAX_PIECES = 64, 1 << 25  # races that are kept; pieces of global memory (1.3 GB of notes)
 SLICE = 20_000_000  # instructions between looks at signals
 _GLOBAL = (GLOBAL_LOAD, GLOBAL_STORE, GLOBAL_ATOMIC, ASYNC_COPY)
 
 
-def run_threads(program: Program, machine: SimtMachine, memory: Array) -> None:
+def run_threads(
+    program: Program, machine: SimtMachine, memory: Array, races: list[tuple[int, Array, bool]] | None = None
+) -> None:
     """Run all launches of `program`; `memory` (uint8) holds global memory from address 0 on and is changed.
 
-    Raises SimulationError, which names launch, block, warp and instruction, on an illegal access and whatever else a
-    thread must not do; DeadlockError when the warps of a block wait at different barriers.
+    With `races` accesses are watched: for each launch it gets (launch, rows of simt_races, whether global memory was
+    watched too: it may be too large). Raises SimulationError, which names launch, block, warp and instruction, on an
+    illegal access and whatever else a thread must not do; DeadlockError when the warps of a block wait at different
+    barriers.
     """
     if memory.dtype != np.uint8 or memory.ndim != 1 or not memory.flags.c_contiguous:
         raise SimulationError("memory must be one contiguous array of uint8")
@@ -78,7 +95,10 @@ def run_threads(program: Program, machine: SimtMachine, memory: Array) -> None:
             _check_launch(program, machine, index)
             if number not in codes:
                 codes[number] = decode(program, program.kernels[number], machine)
-            _Launch(program, machine, memory, index, codes[number]).run()
+            launch = _Launch(program, machine, memory, index, codes[number], races is not None)
+            launch.run()
+            if races is not None:
+                races.append((index, launch.races[: int(launch.watched[V_FOUND])], len(launch.every) > 1))
 
 
 def _check_launch(program: Program, machine: SimtMachine, index: int) -> None:
@@ -101,7 +121,9 @@ def _check_launch(program: Program, machine: SimtMachine, index: int) -> None:
 class _Launch:
     """One launch: its state, and what is said when it fails."""
 
-    def __init__(self, program: Program, machine: SimtMachine, memory: Array, index: int, code: Array) -> None:
+    def __init__(
+        self, program: Program, machine: SimtMachine, memory: Array, index: int, code: Array, watched: bool
+    ) -> None:
         row = program.launches[index]
         self.program, self.memory, self.index, self.code = program, memory, index, code
         self.kernel: Kernel = program.kernels[int(row["kernel"])]
@@ -113,24 +135,38 @@ class _Launch:
         self.progress = np.zeros(P_WORDS, np.int64)
         self.progress[P_BLOCKS], self.progress[P_THREADS] = int(row["grid"]), threads
         self.progress[P_COLUMNS] = int(row["columns"]) or int(row["grid"])
+        self._watch(watched)
+
+    def _watch(self, on: bool) -> None:
+        """Make what it takes to see races; next to nothing when nobody asks."""
+        sizes = self.code[np.isin(self.code[:, I_KIND], _GLOBAL), I_BYTES]
+        shift = int(sizes.min()).bit_length() - 1 if len(sizes) else 0
+        count = len(self.memory) >> shift
+        self.watched = np.zeros(V_WORDS, np.int64)
+        self.watched[V_ON], self.watched[V_SHIFT], self.watched[V_ROOM] = on, shift, MAX_RACES
+        self.own = np.zeros((self.shared_bytes + 1 if on else 1, H_COLUMNS), np.int32)
+        self.every = np.zeros((count + 1 if on and count <= MAX_PIECES else 1, H_COLUMNS), np.int32)
+        self.groups = np.zeros((len(self.state.warps), G_EPOCH + RING), np.int64)
+        self.races = np.zeros((MAX_RACES, RACE_COLUMNS), np.int64)
 
     def run(self) -> None:
         """Run all blocks; raises SimulationError."""
-        s, block, used = self.state, 0, 0
-        while True:
-            self.progress[P_LEFT] = SLICE
-            status = run_blocks(
-                self.code, self.args, s.warps, s.stack, s.loops, s.regs, s.scalars, s.preds, s.shared, s.work,
-                self.memory, self.progress,
-            )  # fmt: skip
-            if status == OK:
-                return
-            if status != PAUSED:
+        for block in range(int(self.progress[P_BLOCKS])):
+            self.progress[P_BLOCK], self.progress[P_BEGUN] = block, 0
+            status = PAUSED
+            for _ in range(MAX_INSTRUCTIONS // SLICE):
+                if status == PAUSED:
+                    status = self._run_slice()
+            if status != OK:
                 raise self._error(status)
-            used = used + SLICE if block == self.progress[P_BLOCK] else 0
-            block = int(self.progress[P_BLOCK])
-            if used > MAX_INSTRUCTIONS:
-                raise self._error(PAUSED)
+
+    def _run_slice(self) -> int:
+        s = self.state
+        self.progress[P_LEFT] = SLICE
+        return int(run_block(
+            self.code, self.args, s.warps, s.stack, s.loops, s.regs, s.scalars, s.preds, s.shared, s.work,
+            self.memory, self.progress, self.own, self.every, self.groups, self.races, self.watched,
+        ))  # fmt: skip
 
     def _error(self, status: int) -> SimulationError:
         w = int(self.progress[P_WARP])

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from npusim.jit import kernel
+from npusim.functional.simt_races import G_EPOCH, V_EPOCH, V_ON, watch
+from npusim.jit import inlined, kernel
 from npusim.units.warps.execute import execute
 from npusim.units.warps.flow import branch, converge, guard, leave, scalar_step, start_warp
 from npusim.units.warps.layout import (
@@ -27,6 +28,8 @@ from npusim.units.warps.layout import (
     W_DEPTH,
     W_EXITED,
     W_PC,
+    WORK_ADDRESS,
+    Word,
 )
 
 Array = npt.NDArray[Any]
@@ -41,31 +44,19 @@ TURN = 1 << 16  # instructions of a warp before others have their turn
 
 
 @kernel
-def run_blocks(
-    code: Array, args: Array, warps: Array, stack: Array, loops: Array, regs: Array, scalars: Array, preds: Array,
-    shared: Array, work: Array, memory: Array, progress: Array,
-) -> int:  # fmt: skip
-    """Run the blocks of a launch until all have ended (OK), P_LEFT is used up (PAUSED) or an instruction fails."""
-    while progress[P_BLOCK] < progress[P_BLOCKS]:
-        if not progress[P_BEGUN]:
-            _begin(args, warps, regs, scalars, preds, shared, progress)
-        status = run_block(code, warps, stack, loops, regs, scalars, preds, shared, work, memory, progress)
-        if status != OK:
-            return status  # type: ignore[no-any-return]
-        progress[P_BLOCK] += 1
-        progress[P_BEGUN] = 0
-    return OK
-
-
-@kernel
 def _begin(
-    args: Array, warps: Array, regs: Array, scalars: Array, preds: Array, shared: Array, progress: Array
-) -> None:
+    args: Array, warps: Array, regs: Array, scalars: Array, preds: Array, shared: Array, progress: Array, own: Array,
+    groups: Array, watched: Array,
+) -> None:  # fmt: skip
     """Put a block at its start: arguments in the first scalar registers, everything else 0."""
     regs[:] = 0
     scalars[:] = 0
     preds[:] = 0
     shared[:] = 0
+    if watched[V_ON]:
+        own[:] = 0
+        groups[:, :G_EPOCH] = 0
+        watched[V_EPOCH] = 0
     for w in range(len(warps)):
         start_warp(warps, w, w, progress[P_BLOCK], 0, progress[P_THREADS], regs.shape[2])
         for i in range(len(args)):
@@ -75,82 +66,91 @@ def _begin(
 
 @kernel
 def run_block(
-    code: Array, warps: Array, stack: Array, loops: Array, regs: Array, scalars: Array, preds: Array, shared: Array,
-    work: Array, memory: Array, progress: Array,
-) -> int:  # fmt: skip
-    """Run the block that has begun to its end; a status as of `run_blocks`."""
+    code: Array, args: Array, warps: Array, stack: Array, loops: Array, regs: Array, scalars: Array, preds: Array,
+    shared: Array, work: Array, memory: Array, progress: Array, own: Array, every: Array, groups: Array, races: Array,
+    watched: Array,
+) -> Word:  # fmt: skip
+    """Run block P_BLOCK until it has ended (OK), P_LEFT is used up (PAUSED; call again) or an instruction fails."""
+    if not progress[P_BEGUN]:
+        _begin(args, warps, regs, scalars, preds, shared, progress, own, groups, watched)
     while True:
         under_way, at_barrier = False, False
         for w in range(len(warps)):
-            status = _turn(code, w, warps, stack, loops, regs, scalars, preds, shared, work, memory, progress)
+            status = _turn(
+                code, w, warps, stack, loops, regs, scalars, preds, shared, work, memory, progress, own, every, groups,
+                races, watched,
+            )  # fmt: skip
             if status != OK:
                 progress[P_WARP] = w
-                return status  # type: ignore[no-any-return]
+                return status
             if warps[w, W_ACTIVE] != 0:
                 waits = code[warps[w, W_PC], I_KIND] == BARRIER
                 at_barrier |= waits
                 under_way |= not waits
         if under_way:
             continue
-        if not at_barrier:
-            return OK
-        status = _release(code, warps, stack, progress)
-        if status != OK:
-            return status  # type: ignore[no-any-return]
+        watched[V_EPOCH] += 1
+        status = _release(code, warps, stack, progress) if at_barrier else OK
+        if status != OK or not at_barrier:
+            return status
 
 
 @kernel
 def _turn(
     code: Array, w: int, warps: Array, stack: Array, loops: Array, regs: Array, scalars: Array, preds: Array,
-    shared: Array, work: Array, memory: Array, progress: Array,
-) -> int:  # fmt: skip
-    """Let a warp go on to a barrier or its end, for a turn at most."""
+    shared: Array, work: Array, memory: Array, progress: Array, own: Array, every: Array, groups: Array, races: Array,
+    watched: Array,
+) -> Word:  # fmt: skip
+    """Let a warp go on to a barrier or its end, for a turn at most; W_PC stays at an instruction that fails."""
     for _ in range(TURN):
         pc = warps[w, W_PC]
         if warps[w, W_ACTIVE] == 0:
             return OK
-        if code[pc, I_KIND] == BARRIER:
+        kind = code[pc, I_KIND]
+        if kind == BARRIER:
             alive = stack[w, 0, T_MASK] & ~warps[w, W_EXITED] if warps[w, W_DEPTH] else warps[w, W_ACTIVE]
             return OK if alive == warps[w, W_ACTIVE] else PART_OF_WARP
         if progress[P_LEFT] <= 0:
             return PAUSED
         progress[P_LEFT] -= 1
-        status = _step(code, pc, w, warps, stack, loops, regs, scalars, preds, shared, work, memory, progress)
+        if kind != SCALAR_OP and kind != BRANCH and kind != EXIT:
+            lanes = guard(code, pc, warps, preds, w)
+            if watched[V_ON]:
+                watch(
+                    code, pc, w, lanes, progress[P_BLOCK], regs, scalars, work[WORK_ADDRESS], own, every, groups,
+                    races, watched,
+                )  # fmt: skip
+            status = execute(code, pc, w, lanes, warps, regs, scalars, preds, shared, memory, work)
+            warps[w, W_PC] += status == OK
+        else:
+            status = _control(code, pc, w, warps, stack, loops, scalars, preds, progress)
         if status != OK:
-            return status  # type: ignore[no-any-return]
+            return status
+        converge(warps, stack, w)
     return OK
 
 
-@kernel
-def _step(
-    code: Array, pc: int, w: int, warps: Array, stack: Array, loops: Array, regs: Array, scalars: Array, preds: Array,
-    shared: Array, work: Array, memory: Array, progress: Array,
-) -> int:  # fmt: skip
-    """Execute one instruction of a warp; W_PC stays where it fails."""
+@inlined
+def _control(
+    code: Array, pc: int, w: int, warps: Array, stack: Array, loops: Array, scalars: Array, preds: Array,
+    progress: Array,
+) -> Word:  # fmt: skip
+    """Execute a scalar instruction, a branch or an exit."""
     kind = code[pc, I_KIND]
     if kind == SCALAR_OP:
         following = scalar_step(code, pc, warps, loops, scalars, progress[P_BLOCKS], progress[P_COLUMNS], w)
         if following < 0:
-            return -following  # type: ignore[no-any-return]
+            return -following
         warps[w, W_PC] = following
-    elif kind == BRANCH:
-        status = branch(code, pc, warps, stack, preds, w)
-        if status != OK:
-            return status  # type: ignore[no-any-return]
-    elif kind == EXIT:
+        return OK
+    if kind == EXIT:
         leave(code, pc, warps, preds, w)
-    else:
-        lanes = guard(code, pc, warps, preds, w)
-        status = execute(code, pc, w, lanes, warps, regs, scalars, preds, shared, memory, work)
-        if status != OK:
-            return status  # type: ignore[no-any-return]
-        warps[w, W_PC] = pc + 1
-    converge(warps, stack, w)
-    return OK
+        return OK
+    return branch(code, pc, warps, stack, preds, w)
 
 
 @kernel
-def _release(code: Array, warps: Array, stack: Array, progress: Array) -> int:
+def _release(code: Array, warps: Array, stack: Array, progress: Array) -> Word:
     """Let the warps that wait go on, all of them at the same barrier; AT_ODDS when they are not."""
     first = -1
     for w in range(len(warps)):

@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from isa.disasm import instr_text
-from isa.dtypes import dtype, round_to
 from isa.errors import ProgramError
-from isa.program import Kernel, Program
+from isa.flow import meeting_points
+from isa.program import NO_OPERAND, Kernel, Program
 from isa.simt_machine import SimtMachine
+from isa.simt_operands import ACCESS_BYTES, KINDS, LANE_WIDTH, OPTIONAL, SLOTS, has_immediate, immediate_bits
 from isa.table import BY_CODE, SCALAR, Op
 from isa.table_simt import (
     GUARD,
@@ -67,7 +68,6 @@ from npusim.units.warps.layout import (
 Array = npt.NDArray[Any]
 
 SPECIAL_SCALARS, SPECIAL_LANES = 7, 3  # numbers that `csr` and `vid` know
-_LETTER = {"d": "dst", "a": "a", "b": "b", "c": "c"}
 _COLUMN = {"dst": I_DST, "a": I_A, "b": I_B, "c": I_C}
 # What decides the kind: the name, or the part of it before the first point.
 _KINDS = {
@@ -78,7 +78,7 @@ _KINDS = {
 }  # fmt: skip
 _UNGUARDED = (SCALAR_OP, BARRIER, FENCE, COMMIT, WAIT_GROUPS)
 _ATOMICS = (GLOBAL_ATOMIC, SHARED_ATOMIC)
-_ACCESSES = (GLOBAL_LOAD, GLOBAL_STORE, SHARED_LOAD, SHARED_STORE, ASYNC_COPY, MATRIX_LOAD, *_ATOMICS)
+_STORES = (GLOBAL_STORE, SHARED_STORE)
 
 
 def decode(program: Program, kernel: Kernel, machine: SimtMachine) -> Array:
@@ -99,8 +99,6 @@ def decode(program: Program, kernel: Kernel, machine: SimtMachine) -> Array:
         raise ProgramError(f"kernel {kernel.name} may run past its end: its last instruction must be halt or exit")
     code[:, I_MEET] = len(code)
     if (code[:, I_KIND] == BRANCH).any():
-        from isa.flow import meeting_points
-
         for address, meet in meeting_points(program, kernel).items():
             code[address - kernel.start, I_MEET] = meet - kernel.start
     return code
@@ -117,13 +115,18 @@ def _row(row: Array, record: Any, kernel: Kernel, machine: SimtMachine) -> None:
     if op is None:
         raise ProgramError(f"there is no operation {int(record['op'])}")
     row[I_OP], row[I_PIPE], row[I_KIND] = op.code, _pipe(op, machine), _kind(op)
-    row[I_GROUP], row[I_FORM] = forms.GROUP_FORM.get(op.name, (-1, -1))
     row[I_GUARD] = _guard(record, int(row[I_KIND]))
-    row[I_IMM] = int(record["imm"])
-    row[I_BYTES], row[I_COUNT] = _size(op, row)
-    for field in op.fields.split():
-        _operand(row, record, op, field, kernel)
-    row[I_BITS] = _bits(op, record, row)
+    row[I_GROUP], row[I_FORM] = _form(op, int(row[I_KIND]))
+    widths = LANE_WIDTH[op.code]
+    row[I_BYTES] = ACCESS_BYTES.get(op.code, 0)
+    row[I_COUNT] = widths[SLOTS.index("c" if row[I_KIND] in _STORES else "dst")]
+    for slot, letter, optional, width in zip(SLOTS, KINDS[op.code], OPTIONAL[op.code], widths):
+        value = int(record[slot])
+        if letter and not (optional and value == NO_OPERAND):
+            _check_operand(letter, value, int(width), kernel)
+            row[_COLUMN[slot]] = value
+    row[I_IMM] = _number(op, int(record["imm"]), kernel)
+    row[I_BITS] = immediate_bits(record) if has_immediate(op, record) else 0
 
 
 def _pipe(op: Op, machine: SimtMachine) -> int:
@@ -156,63 +159,31 @@ def _guard(record: Any, kind: int) -> int:
     return -1 - number if flags & GUARD_NOT else 1 + number
 
 
-def _size(op: Op, row: Array) -> tuple[int, int]:
-    """Bytes of a lane's access and registers of the destination; fills the form of accesses and products."""
-    kind, last = int(row[I_KIND]), op.name.split(".")[-1]
+def _form(op: Op, kind: int) -> tuple[int, int]:
+    """The group whose kernel makes the values, and the form within it (forms.py)."""
+    last = op.name.split(".")[-1]
     if kind == PRODUCT:
-        _, _, row[I_IMM], element, _, _, _, count = MMA_SHAPES[op.name]
-        row[I_FORM] = forms.ELEMENTS[element]
-        return 0, count
+        return -1, forms.ELEMENTS[MMA_SHAPES[op.name][3]]
     if kind == MATRIX_LOAD:
-        row[I_FORM] = last == "t"
-        return 16, int(op.name.split(".")[1][1:])
+        return -1, int(last == "t")
     if kind in _ATOMICS:
-        row[I_FORM] = forms.ATOMS.index(last)
-        return 4, 1
-    if kind in _ACCESSES:
-        row[I_FORM] = last[0] == "s"
-        size = int(last.lstrip("us")) // 8
-        return size, 0 if kind == ASYNC_COPY else max(1, size // 4)
-    return 0, int(any(field.startswith("vd") for field in op.fields.split()))
+        return -1, forms.ATOMS.index(last)
+    if kind in (GLOBAL_LOAD, SHARED_LOAD):
+        return -1, int(last[0] == "s")
+    return forms.GROUP_FORM.get(op.name, (-1, -1))
 
 
-def _operand(row: Array, record: Any, op: Op, field: str, kernel: Kernel) -> None:
-    """Put an operand in its column and check it."""
-    name, kind = field.rstrip("?"), int(row[I_KIND])
-    if name in ("imm", "to", "f0", "f1"):
-        _number(row, op, name, kernel)
-        return
-    held = _LETTER[name[1]]
-    column = _COLUMN[held]
-    if kind == ASYNC_COPY and name in ("vd", "va", "vc"):
-        # Where the copy goes; the row keeps it beside base and offset, whichever letter the TABLE gives it.
-        held, column = ("c" if name == "vc" else "dst"), I_C
-    value = int(record[held])
-    if value == -1 and field.endswith("?"):
-        return
-    letter = name[0]
+def _check_operand(letter: str, value: int, width: int, kernel: Kernel) -> None:
     if letter == "v":
-        _check("lane register v", value, _width(row, op, name), kernel.registers)
-    elif letter == "r":
-        _check("scalar register r", value, 1, SCALARS)
+        _check("lane register v", value, width, kernel.registers)
     elif letter == "p":
         _check("predicate p", value, 1, PREDICATES)
+    elif letter == "r":
+        _check("scalar register r", value, 1, SCALARS)
     elif SCALAR_SOURCE <= value < IMMEDIATE:
         _check("scalar register r", value - SCALAR_SOURCE, 1, SCALARS)
     elif value != IMMEDIATE:
         _check("lane register v", value, 1, min(kernel.registers, SCALAR_SOURCE))
-    row[column] = value
-
-
-def _width(row: Array, op: Op, name: str) -> int:
-    """Consecutive lane registers of an operand."""
-    kind = int(row[I_KIND])
-    if kind == PRODUCT:
-        a, b, c = MMA_SHAPES[op.name][5:]
-        return {"vd": c, "va": a, "vb": b, "vc": c}[name]
-    if name == "vd" or (name == "vc" and kind in (GLOBAL_STORE, SHARED_STORE)):
-        return max(1, int(row[I_COUNT]))
-    return 1
 
 
 def _check(what: str, first: int, count: int, limit: int) -> None:
@@ -220,27 +191,16 @@ def _check(what: str, first: int, count: int, limit: int) -> None:
         raise ProgramError(f"{what}{first + count - 1 if first >= 0 else first} does not exist; there are {limit}")
 
 
-def _number(row: Array, op: Op, name: str, kernel: Kernel) -> None:
-    value = int(row[I_IMM])
-    if name == "to":
+def _number(op: Op, value: int, kernel: Kernel) -> int:
+    """What imm means: an address counts from the kernel's start, a product has its k."""
+    if "to" in op.fields.split():
         if not kernel.start <= value < kernel.end:
             raise ProgramError(f"address {value} is outside of the kernel, [{kernel.start}, {kernel.end})")
-        row[I_IMM] = value - kernel.start
-    elif op.name in ("csr", "vid"):
+        return value - kernel.start
+    if op.name in MMA_SHAPES:
+        return MMA_SHAPES[op.name][2]
+    if op.name in ("csr", "vid"):
         _check("special register ", value, 1, SPECIAL_SCALARS if op.name == "csr" else SPECIAL_LANES)
     elif op.name in ("divi", "modi") and value == 0:
         raise ProgramError("division by 0")
-
-
-def _bits(op: Op, record: Any, row: Array) -> int:
-    """The 32 bits of an immediate source. Where imm is an offset, an integer source stands in f0 too."""
-    group, value = int(row[I_GROUP]), float(record["f0"])
-    if group in (forms.HALF_PAIR, forms.BRAIN_PAIR):
-        kind = dtype("fp16" if group == forms.HALF_PAIR else "bf16")
-        return int(round_to(np.array([value]), kind).view(np.uint16)[0]) * 0x10001
-    if group in forms.REAL_GROUPS or op.name in forms.REAL_NAMES:
-        with np.errstate(all="ignore"):
-            return int(np.float32(value).view(np.uint32))
-    if row[I_KIND] in _ATOMICS:
-        return int(value) & 0xFFFFFFFF if np.isfinite(value) else 0
-    return int(record["imm"]) & 0xFFFFFFFF
+    return value

@@ -22,16 +22,15 @@ from npusim.units.warps.forms import (
     ALL,
     ANY,
     ARITHMETIC,
-    BRAIN_PAIR,
     CHOOSE,
     COMPARE_REAL,
     COMPARE_UNSIGNED,
     CURVES,
     FIRST,
-    HALF_PAIR,
     LOGIC,
     MOVE,
     NARROW,
+    PAIR,
     PAND,
     PNOT,
     PREDICATE,
@@ -45,7 +44,6 @@ from npusim.units.warps.forms import (
     SHUFFLE_UP,
     TO_REAL,
     VID,
-    WIDEN,
 )
 from npusim.units.warps.integers import arithmetic, logic, shift
 from npusim.units.warps.layout import (
@@ -190,11 +188,15 @@ def broadcast(code: Array, pc: int, source: int, w: int, scalars: Array, row: Ar
 @inlined
 def put(values: Array, row: Array, lanes: int, n: int) -> None:
     """Put the values of the lanes of the mask in a register."""
+    if lanes == first_lanes(n):
+        for i in range(n):
+            row[i] = values[i]
+        return
     for i in range(n):
         row[i] = values[i] if lanes >> i & 1 else row[i]
 
 
-@kernel
+@inlined
 def _lanes(
     code: Array, pc: int, w: int, lanes: int, warps: Array, regs: Array, scalars: Array, preds: Array, work: Array
 ) -> None:
@@ -221,7 +223,7 @@ def _lanes(
     put(result, regs[w, code[pc, I_DST]], lanes, n)
 
 
-@kernel
+@inlined
 def _values(group: int, form: int, x: Array, y: Array, z: Array, d: Array, n: int) -> None:
     if group == ARITHMETIC:
         arithmetic(form, x, y, z, d, n)
@@ -231,15 +233,9 @@ def _values(group: int, form: int, x: Array, y: Array, z: Array, d: Array, n: in
         logic(form, x, y, d, n)
     elif group == SHIFT:
         shift(form, x, y, d, n)
-    elif group == HALF_PAIR or group == BRAIN_PAIR:
-        pairs(form, group == BRAIN_PAIR, x, y, z, d, n)
-    else:
-        _functions(group, form, x, y, d, n)
-
-
-@kernel
-def _functions(group: int, form: int, x: Array, y: Array, d: Array, n: int) -> None:
-    if group == CHOOSE:
+    elif group == PAIR:
+        pairs(form, x, y, z, d, n)
+    elif group == CHOOSE:
         choose(form, x, y, d, n)
     elif group == ROOTS:
         roots(form, x, d, n)
@@ -249,7 +245,7 @@ def _functions(group: int, form: int, x: Array, y: Array, d: Array, n: int) -> N
         to_real(form, x, d, n)
     elif group == NARROW:
         narrow(form, x, y, d, n)
-    elif group == WIDEN:
+    else:
         widen(form, x, d, n)
 
 

@@ -102,7 +102,7 @@ def start_warp(warps: Array, w: int, index: int, block: int, row: int, threads: 
     warps[w, W_THREADS], warps[w, W_WARPS] = threads, (threads + lanes - 1) // lanes
 
 
-@kernel
+@inlined
 def guard(code: Array, pc: Word, warps: Array, preds: Array, w: Word) -> Word:
     """The lanes that execute instruction `pc`: active ones for which the guard holds."""
     number, active = code[pc, I_GUARD], warps[w, W_ACTIVE]
@@ -166,7 +166,7 @@ def leave(code: Array, pc: int, warps: Array, preds: Array, w: int) -> None:
     warps[w, W_PC] = pc + 1
 
 
-@kernel
+@inlined
 def converge(warps: Array, stack: Array, w: int) -> None:
     """Pop what has come to where it meets, or has no lanes left; a warp with no active lane after it is done.
 
@@ -178,7 +178,7 @@ def converge(warps: Array, stack: Array, w: int) -> None:
         _take_top(warps, stack, w, depth)
 
 
-@kernel
+@inlined
 def scalar_step(
     code: Array, pc: Word, warps: Array, loops: Array, scalars: Array, blocks: Word, columns: Word, w: Word
 ) -> Word:
@@ -253,8 +253,10 @@ def _immediate_choice(op: Word, x: Word, y: Word) -> Word:
 
 @kernel
 def _special(warps: Array, number: Word, blocks: Word, columns: Word, w: Word) -> Word:
-    """Special register: 0 block, 1 blocks of the launch, 2 kind of the core (0), 3 warps and 4 threads of a block, 5
-    column and 6 row of the block in the grid."""
+    """Special register: 0 block, 1 blocks of the launch, 2 kind of the core (0), 3 warps and 4 threads of a block.
+
+    5 and 6 are the block's column and row in the grid.
+    """
     if number == 0:
         return warps[w, W_BLOCK]
     if number == 1:

@@ -8,8 +8,8 @@ from __future__ import annotations
 # Groups of what is done lane by lane.
 (
     ARITHMETIC, LOGIC, SHIFT, MOVE, COMPARE_SIGNED, COMPARE_UNSIGNED, COMPARE_REAL, PREDICATE, REAL, CHOOSE, ROOTS,
-    CURVES, HALF_PAIR, BRAIN_PAIR, TO_REAL, NARROW, WIDEN, SHUFFLE, VOTE, FIRST,
-) = range(20)  # fmt: skip
+    CURVES, PAIR, TO_REAL, NARROW, WIDEN, SHUFFLE, VOTE, FIRST,
+) = range(19)  # fmt: skip
 
 # Forms, group by group, in the order of NAMES.
 IADD, ISUB, IMUL, IMULHI, IMAD = range(5)
@@ -22,6 +22,7 @@ FMIN, FMAX, FABS = range(3)
 FRCP, FRSQ, FSQRT, FEX2, FLG2 = range(5)
 FSIN, FCOS, FTANH = range(3)
 PAIR_ADD, PAIR_MUL, PAIR_FMA, PAIR_MAX = range(4)
+BRAIN = 4  # forms from here on are those of bf16
 I2F, U2F, F2I, F2I_NEAREST = range(4)
 F2H2, F2B2, F2TF32 = range(3)
 H2F_LOW, H2F_HIGH, B2F_LOW, B2F_HIGH = range(4)
@@ -38,8 +39,7 @@ NAMES: dict[int, str] = {
     CHOOSE: "fmin fmax fabs",
     ROOTS: "frcp frsq fsqrt fex2 flg2",
     CURVES: "fsin fcos ftanh",
-    HALF_PAIR: "hadd2 hmul2 hfma2 hmax2",
-    BRAIN_PAIR: "badd2 bmul2 bfma2 bmax2",
+    PAIR: "hadd2 hmul2 hfma2 hmax2 badd2 bmul2 bfma2 bmax2",
     TO_REAL: "i2f u2f f2i f2i.rn",
     NARROW: "f2h2 f2b2 f2tf32",
     WIDEN: "h2f.lo h2f.hi b2f.lo b2f.hi",
@@ -71,5 +71,3 @@ def _by_name() -> dict[str, tuple[int, int]]:
 
 
 GROUP_FORM: dict[str, tuple[int, int]] = _by_name()
-REAL_GROUPS = frozenset({COMPARE_REAL, REAL, CHOOSE, ROOTS, CURVES, NARROW})
-REAL_NAMES = frozenset({"f2i", "f2i.rn", "atomg.fadd", "atoms.fadd"})

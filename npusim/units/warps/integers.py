@@ -32,23 +32,21 @@ WORD = 0xFFFFFFFF
 @kernel
 def arithmetic(form: int, a: Array, b: Array, c: Array, d: Array, n: int) -> None:
     """Sums and products, modulo 2 ** 32."""
-    # Signed factors: their product fits 64 bits, and its low half is that of the unsigned ones.
-    x, y = a.view(np.int32), b.view(np.int32)
     if form == IADD:
         for i in range(n):
-            d[i] = (np.int64(x[i]) + np.int64(y[i])) & WORD
+            d[i] = a[i] + b[i]
     elif form == ISUB:
         for i in range(n):
-            d[i] = (np.int64(x[i]) - np.int64(y[i])) & WORD
+            d[i] = a[i] - b[i]
     elif form == IMUL:
         for i in range(n):
-            d[i] = (np.int64(x[i]) * np.int64(y[i])) & WORD
+            d[i] = a[i] * b[i]
     elif form == IMULHI:
         for i in range(n):
             d[i] = (np.uint64(a[i]) * np.uint64(b[i])) >> np.uint64(32)
     else:
         for i in range(n):
-            d[i] = (np.int64(x[i]) * np.int64(y[i]) + np.int64(c[i])) & WORD
+            d[i] = a[i] * b[i] + c[i]
 
 
 @kernel

@@ -33,6 +33,7 @@ from npusim.units.warps.layout import (
     I_FORM,
     I_IMM,
     OK,
+    WORK_D,
     WORK_LEFT,
     WORK_RIGHT,
     WORK_SUM,
@@ -52,12 +53,12 @@ def product(code: Array, pc: int, w: int, regs: Array, work: Array) -> None:
     """D = A B + C of the whole warp; in scratch the matrices stand row by row."""
     form, depth, target = code[pc, I_FORM], code[pc, I_IMM], code[pc, I_DST]
     left, right = work[WORK_LEFT:].view(np.uint32), work[WORK_RIGHT:].view(np.uint32)
-    sums = work[WORK_SUM:].view(np.uint32)
+    sums, parts = work[WORK_SUM:].view(np.uint32), work[WORK_D:].view(np.uint32)
     per = 4 if form == MMA_INT8 else 2 if form == MMA_HALF or form == MMA_BRAIN else 1
     for r in range(depth // (2 * per)):
-        _spread_left(regs[w, code[pc, I_A] + r], r, per, form, depth, left)
+        _spread_left(regs[w, code[pc, I_A] + r], r, per, form, depth, left, parts)
     for r in range(depth // (4 * per)):
-        _spread_right(regs[w, code[pc, I_B] + r], r, per, form, right)
+        _spread_right(regs[w, code[pc, I_B] + r], r, per, form, right, parts)
     for r in range(4):
         row = regs[w, code[pc, I_C] + r]
         for lane in range(_THREADS):
@@ -80,25 +81,42 @@ def _place(lane: int, r: int) -> Word:
 
 
 @kernel
-def _spread_left(row: Array, r: int, per: int, form: int, depth: int, left: Array) -> None:
-    for lane in range(_THREADS):
-        at = ((lane >> 2) + 8 * (r & 1)) * depth + per * (lane & 3) + 4 * per * (r >> 1)
-        for j in range(per):
-            left[at + j] = _element(np.int64(row[lane]), j, form)
+def _spread_left(row: Array, r: int, per: int, form: int, depth: int, left: Array, parts: Array) -> None:
+    for j in range(per):
+        _elements(row, j, form, parts)
+        for lane in range(_THREADS):
+            left[((lane >> 2) + 8 * (r & 1)) * depth + per * (lane & 3) + j + 4 * per * (r >> 1)] = parts[lane]
 
 
 @kernel
-def _spread_right(row: Array, r: int, per: int, form: int, right: Array) -> None:
-    for lane in range(_THREADS):
-        at = per * (lane & 3) + 4 * per * r
-        for j in range(per):
-            right[_COLUMNS * (at + j) + (lane >> 2)] = _element(np.int64(row[lane]), j, form)
+def _spread_right(row: Array, r: int, per: int, form: int, right: Array, parts: Array) -> None:
+    for j in range(per):
+        _elements(row, j, form, parts)
+        for lane in range(_THREADS):
+            right[_COLUMNS * (per * (lane & 3) + j + 4 * per * r) + (lane >> 2)] = parts[lane]
+
+
+@kernel
+def _elements(row: Array, j: int, form: int, parts: Array) -> None:
+    """Element j of a register in each lane, as fp32 bits or the bits of an int32."""
+    if form == MMA_INT8:
+        for i in range(_THREADS):
+            parts[i] = ((np.int64(row[i]) >> 8 * j & 0xFF ^ 0x80) - 0x80) & 0xFFFFFFFF
+    elif form == MMA_HALF:
+        for i in range(_THREADS):
+            parts[i] = single_of_half(np.int64(row[i]) >> 16 * j & 0xFFFF)
+    elif form == MMA_BRAIN:
+        for i in range(_THREADS):
+            parts[i] = single_of_brain(np.int64(row[i]) >> 16 * j & 0xFFFF)
+    else:
+        for i in range(_THREADS):
+            parts[i] = row[i] & 0xFFFFE000
 
 
 @kernel
 def _add_reals(left: Array, right: Array, sums: Array, depth: int) -> None:
-    for i in range(_ROWS):
-        for k in range(depth):
+    for k in range(depth):
+        for i in range(_ROWS):
             for j in range(_COLUMNS):
                 sums[_COLUMNS * i + j] += left[i * depth + k] * right[_COLUMNS * k + j]
 
@@ -136,15 +154,3 @@ def load_fragments(code: Array, pc: int, w: int, regs: Array, where: Array, own:
 @inlined
 def _two_bytes(own: Array, at: Word) -> Word:
     return np.int64(own[at]) | np.int64(own[at + 1]) << 8
-
-
-@inlined
-def _element(register: Word, j: Word, form: Word) -> Word:
-    """Element j of a register, as fp32 bits or the bits of an int32."""
-    if form == MMA_INT8:
-        return ((register >> 8 * j & 0xFF ^ 0x80) - 0x80) & 0xFFFFFFFF
-    if form == MMA_HALF:
-        return single_of_half(register >> 16 * j & 0xFFFF)
-    if form == MMA_BRAIN:
-        return single_of_brain(register >> 16 * j & 0xFFFF)
-    return register & 0xFFFFE000

@@ -13,10 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from npusim.jit import inlined, kernel
-from npusim.units.warps.forms import B2F_LOW, H2F_HIGH, H2F_LOW, PAIR_ADD, PAIR_FMA, PAIR_MUL
+from npusim.units.warps.forms import B2F_LOW, BRAIN, H2F_HIGH, H2F_LOW, PAIR_ADD, PAIR_MAX, PAIR_MUL
 from npusim.units.warps.layout import Word
 from npusim.units.warps.rounding import (
-    HALF_NAN,
     brain_of,
     half_of,
     odd_single,
@@ -28,41 +27,38 @@ from npusim.units.warps.rounding import (
 Array = npt.NDArray[Any]
 
 
-@inlined
-def _value(half: Word, brain: Word) -> Word:
-    bits = single_of_brain(half) if brain else single_of_half(half)
-    return np.float64(np.uint32(bits).view(np.float32))
-
-
-@inlined
-def _rounded(value: Word, brain: Word) -> Word:
-    bits = odd_single(value)
-    return brain_of(bits) if brain else half_of(bits)
-
-
 @kernel
-def pairs(form: int, brain: int, a: Array, b: Array, c: Array, d: Array, n: int) -> None:
-    """Both halves of each lane: fp16, or bf16 with `brain`."""
-    for i in range(n):
-        x, y, z = np.int64(a[i]), np.int64(b[i]), np.int64(c[i])
-        low = _pair_value(form, brain, x & 0xFFFF, y & 0xFFFF, z & 0xFFFF)
-        d[i] = low | _pair_value(form, brain, x >> 16, y >> 16, z >> 16) << 16
+def pairs(form: int, a: Array, b: Array, c: Array, d: Array, n: int) -> None:
+    """Both halves of each lane; forms from BRAIN on are of bf16."""
+    x, y, z, result = a.view(np.uint16), b.view(np.uint16), c.view(np.uint16), d.view(np.uint16)
+    if form < BRAIN:
+        for i in range(2 * n):
+            u, v = _half(x[i]), _half(y[i])
+            result[i] = half_of(odd_single(_value(form, u, v, _half(z[i]))))
+    else:
+        for i in range(2 * n):
+            u, v = _brain(x[i]), _brain(y[i])
+            result[i] = brain_of(odd_single(_value(form - BRAIN, u, v, _brain(z[i]))))
 
 
-@kernel
-def _pair_value(form: Word, brain: Word, a: Word, b: Word, c: Word) -> Word:
-    x, y = _value(a, brain), _value(b, brain)
-    if form == PAIR_ADD:
-        return _rounded(odd_sum(x, y), brain)
-    if form == PAIR_MUL:
-        return _rounded(x * y, brain)
-    if form == PAIR_FMA:
-        return _rounded(odd_sum(x * y, _value(c, brain)), brain)
-    if x != x:
-        return HALF_NAN if y != y else b
-    if y != y or x > y:
-        return a
-    return a & b if x == y else b  # of zeros, the positive one
+@inlined
+def _half(bits: Word) -> Word:
+    return np.float64(np.uint32(single_of_half(np.int64(bits))).view(np.float32))
+
+
+@inlined
+def _brain(bits: Word) -> Word:
+    return np.float64(np.uint32(single_of_brain(np.int64(bits))).view(np.float32))
+
+
+@inlined
+def _value(form: Word, x: Word, y: Word, z: Word) -> Word:
+    """The result, exact or rounded to odd."""
+    if form == PAIR_MAX:
+        larger = x if x > y else y if y > x or (x == 0.0 and 1.0 / x < 0.0) else x
+        return y if x != x else x if y != y else larger
+    product = x * y
+    return product if form == PAIR_MUL else odd_sum(x if form == PAIR_ADD else product, y if form == PAIR_ADD else z)
 
 
 @kernel

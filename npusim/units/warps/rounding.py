@@ -12,7 +12,9 @@ from npusim.units.warps.layout import Word
 
 NAN, HALF_NAN = 0x7FFFFFFF, 0x7FFF
 INFINITY = 0x7F800000
-_HALF_FRACTION, _EXPONENT_STEP = 13, 112  # fp32 fraction bits beyond fp16's; difference of the exponents' biases
+_ONE_HALF = 0x3F000000
+_EXPONENT = 0x7FF0000000000000  # of a float64
+_FRACTION_STEP, _EXPONENT_STEP = 13, 112  # of fp32 and fp16: more bits of fraction, difference of the biases
 _HALF_OVERFLOW = 0x477FF000  # 65520: halfway from the largest fp16 to the next power of two
 _HALF_NORMAL = 0x38800000  # 2 ** -14
 
@@ -29,9 +31,8 @@ def odd_sum(x: Word, y: Word) -> Word:
     t = s - x
     error = (x - (s - t)) + (y - t)
     bits = np.float64(s).view(np.int64)
-    if error == 0.0 or bits & 1 or (bits >> 52) & 2047 == 2047:
-        return s
-    toward = 1 if (error > 0.0) == (s > 0.0) else -1
+    exact = error == 0.0 or bits & 1 or bits & _EXPONENT == _EXPONENT
+    toward = 0 if exact else 1 if (error > 0.0) == (s > 0.0) else -1
     return np.int64(bits + toward).view(np.float64)
 
 
@@ -39,46 +40,35 @@ def odd_sum(x: Word, y: Word) -> Word:
 def odd_single(x: Word) -> Word:
     """The fp32 bits of a float64 rounded to odd, so that 16-bit floats can be rounded from it once more."""
     y = np.float32(x)
-    bits = np.int64(np.float32(y).view(np.uint32))
-    if bits & 1 or np.float64(y) == x or x != x:
-        return bits
-    return bits - 1 if abs(np.float64(y)) > abs(x) else bits + 1
+    bits, wide = np.int64(np.float32(y).view(np.uint32)), np.float64(y)
+    exact = bits & 1 or wide == x or x != x
+    return bits + (0 if exact else -1 if abs(wide) > abs(x) else 1)
 
 
 @inlined
 def half_of(bits: Word) -> Word:
     """fp16 nearest to an fp32 (its bits), ties to even."""
-    sign, a = bits >> 16 & 0x8000, bits & 0x7FFFFFFF
-    if a > INFINITY:
-        return HALF_NAN
-    if a >= _HALF_OVERFLOW:
-        return sign | 0x7C00
-    if a >= _HALF_NORMAL:
-        a -= _EXPONENT_STEP << 23
-        return sign | (a + 0xFFF + (a >> _HALF_FRACTION & 1)) >> _HALF_FRACTION
-    # A subnormal: the fraction with its leading bit, in units of 2 ** -24.
-    drop = min(126 - (a >> 23), 31)
-    full = a & 0x7FFFFF | 0x800000
-    return sign | (full + (1 << drop - 1) - 1 + (full >> drop & 1)) >> drop
+    a = bits & 0x7FFFFFFF
+    normal = a - (_EXPONENT_STEP << 23) + 0xFFF + (a >> _FRACTION_STEP & 1) >> _FRACTION_STEP
+    # The last bit of a sum with 0.5 is worth 2 ** -24, as that of a subnormal: the sum rounds.
+    tiny = np.int64(np.float32(np.uint32(a).view(np.float32) + np.float32(0.5)).view(np.uint32)) - _ONE_HALF
+    finite = tiny if a < _HALF_NORMAL else normal if a < _HALF_OVERFLOW else 0x7C00
+    return HALF_NAN if a > INFINITY else bits >> 16 & 0x8000 | finite
 
 
 @inlined
 def single_of_half(half: Word) -> Word:
     """fp32 bits of an fp16."""
-    sign, exponent, fraction = (half & 0x8000) << 16, half >> 10 & 31, half & 0x3FF
-    if exponent == 31:
-        return NAN if fraction else sign | INFINITY
-    if exponent == 0:
-        return sign | np.int64(np.float32(fraction * 2.0**-24).view(np.uint32))
-    return sign | exponent + _EXPONENT_STEP << 23 | fraction << _HALF_FRACTION
+    a = half & 0x7FFF
+    scaled = np.float32(np.uint32(a << _FRACTION_STEP).view(np.float32) * np.float32(2.0**_EXPONENT_STEP))
+    finite = np.int64(np.float32(scaled).view(np.uint32))
+    return NAN if a > 0x7C00 else (half & 0x8000) << 16 | (finite if a < 0x7C00 else INFINITY)
 
 
 @inlined
 def brain_of(bits: Word) -> Word:
     """bf16 nearest to an fp32 (its bits), ties to even."""
-    if bits & 0x7FFFFFFF > INFINITY:
-        return HALF_NAN
-    return bits + 0x7FFF + (bits >> 16 & 1) >> 16
+    return HALF_NAN if bits & 0x7FFFFFFF > INFINITY else bits + 0x7FFF + (bits >> 16 & 1) >> 16
 
 
 @inlined
@@ -90,6 +80,4 @@ def single_of_brain(brain: Word) -> Word:
 @inlined
 def tf32_of(bits: Word) -> Word:
     """fp32 bits with a fraction of ten bits, nearest, ties to even as in isa.dtypes."""
-    if bits & 0x7FFFFFFF > INFINITY:
-        return NAN
-    return bits + 0xFFF + (bits >> 13 & 1) & 0xFFFFE000
+    return NAN if bits & 0x7FFFFFFF > INFINITY else bits + 0xFFF + (bits >> 13 & 1) & 0xFFFFE000
