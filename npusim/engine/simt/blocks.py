@@ -18,6 +18,7 @@ from npusim.engine.simt.layout import (
     O_AGE,
     O_BLOCK,
     O_DONE,
+    O_LAST,
     P_BLOCK_CYCLES,
     P_BLOCK_WARPS,
     P_BRANCH,
@@ -128,6 +129,7 @@ def end_warp(
         release(params, timing, subs, cores, slots, c, place, cycle)
         return
     other[O_DONE] += 1
+    other[O_LAST] = cycle
     cores[c, C_RESIDENT] -= 1
     start_block(
         params, uses, warps, scalars, preds, shared, timing, ready, by, subs, cores, slots, args, other, c,

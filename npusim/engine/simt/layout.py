@@ -79,10 +79,10 @@ FILL, WRITE, PASS = 0, 1, 2  # F_KIND: of a line of the L1, a store, a read past
 N_ACCESS, N_COLUMNS = 2, 3
 NONE = -1
 
-# Free lists and what is next, other[O_COUNT]; O_FAULT*: what an executor refused.
+# Free lists and what is next, other[O_COUNT]. O_NOW: the cycle that was looked at last; O_LAST: that in which a block
+# ended, the unit took a piece or an answer came. O_FAULT*: what an executor refused.
 (
-    O_FREE_FLIGHT, O_FREE_TARGET, O_BLOCK, O_NOW, O_DONE, O_AGE, O_FAULT, O_FAULT_WARP, O_FAULT_PC, O_FAULT_ADDRESS,
-    O_COUNT,
+    O_FREE_FLIGHT, O_FREE_TARGET, O_BLOCK, O_NOW, O_LAST, O_DONE, O_AGE, O_FAULT, O_FAULT_WARP, O_FAULT_PC, O_COUNT,
 ) = range(11)  # fmt: skip
 
 # Counters, counters[K_COUNT].

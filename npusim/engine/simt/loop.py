@@ -31,6 +31,7 @@ from npusim.engine.simt.layout import (
     O_DONE,
     O_FREE_FLIGHT,
     O_FREE_TARGET,
+    O_LAST,
     O_NOW,
     OK,
     P_CORES,
@@ -166,7 +167,7 @@ def _answer(
     c, kind, owner = flights[flight, F_CORE], flights[flight, F_KIND], flights[flight, F_OWNER]
     address, size = flights[flight, F_ADDRESS], flights[flight, F_BYTES]
     flights[flight, F_NEXT] = other[O_FREE_FLIGHT]
-    other[O_FREE_FLIGHT] = flight
+    other[O_FREE_FLIGHT], other[O_LAST] = flight, cycle
     if kind == WRITE:
         cores[c, C_STORES] -= size // params[P_SECTOR]
         written(params, timing, subs, cores, c, owner, cycle)

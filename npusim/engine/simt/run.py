@@ -183,7 +183,7 @@ def _advance(
         if status == at.FAULT:
             raise SimulationError(_fault(program, kernel, machine, warps, state, index, len(memory)))
         if status == at.DONE:
-            return max(first, int(state.other[at.O_NOW]) + 1)
+            return max(first, int(state.other[at.O_LAST]) + 1)
         backend.advance(_fs(params, until + int(params[at.P_SEND])))
         cycle = until
         moved = (int(state.other[at.O_NOW]), int(state.counters[at.K_PIECES])) != seen

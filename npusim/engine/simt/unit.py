@@ -58,6 +58,7 @@ from npusim.engine.simt.layout import (
     NONE,
     O_FREE_FLIGHT,
     O_FREE_TARGET,
+    O_LAST,
     P_CORE_WARPS,
     P_F,
     P_HIT,
@@ -151,6 +152,7 @@ def unit_step(
         cores[c, C_BLOCKED], cores[c, C_UNIT] = 1, FAR
         return
     counters[K_PIECES] += 1
+    other[O_LAST] = cycle
     accesses[a, A_TAKEN] = piece + 1
     if piece + 1 == accesses[a, A_PIECES]:
         busy = max(busy, params[P_ISSUE])
