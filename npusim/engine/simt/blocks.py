@@ -133,5 +133,5 @@ def end_warp(
     cores[c, C_RESIDENT] -= 1
     start_block(
         params, uses, warps, scalars, preds, shared, timing, ready, by, subs, cores, slots, args, other, c,
-        place - c * params[P_SLOTS], cycle + params[P_BLOCK_CYCLES],
+        place - c * params[P_SLOTS], cycle + max(1, params[P_BLOCK_CYCLES]),
     )  # fmt: skip
