@@ -51,7 +51,7 @@ Array = npt.NDArray[Any]
 
 @kernel
 def start_block(
-    params: Array, uses: Array, warps: Array, scalars: Array, preds: Array, shared: Array, timing: Array,
+    params: Array, uses: Array, warps: Array, regs: Array, scalars: Array, preds: Array, shared: Array, timing: Array,
     ready: Array, by: Array, subs: Array, cores: Array, slots: Array, args: Array, other: Array, c: int, slot: int,
     cycle: int,
 ) -> None:  # fmt: skip
@@ -68,6 +68,7 @@ def start_block(
     for i in range(count):
         w = c * params[P_CORE_WARPS] + slot * count + i
         start_warp(warps, w, i, block, place, params[P_THREADS], params[P_WARP_SIZE])
+        regs[w, :, :] = 0
         scalars[w, :] = 0
         for n in range(params[P_NARGS]):
             scalars[w, n] = args[n]
@@ -117,7 +118,7 @@ def release(
 
 @kernel
 def end_warp(
-    params: Array, uses: Array, warps: Array, scalars: Array, preds: Array, shared: Array, timing: Array,
+    params: Array, uses: Array, warps: Array, regs: Array, scalars: Array, preds: Array, shared: Array, timing: Array,
     ready: Array, by: Array, subs: Array, cores: Array, slots: Array, args: Array, other: Array, c: int, w: int,
     cycle: int,
 ) -> None:  # fmt: skip
@@ -132,6 +133,6 @@ def end_warp(
     other[O_LAST] = cycle
     cores[c, C_RESIDENT] -= 1
     start_block(
-        params, uses, warps, scalars, preds, shared, timing, ready, by, subs, cores, slots, args, other, c,
+        params, uses, warps, regs, scalars, preds, shared, timing, ready, by, subs, cores, slots, args, other, c,
         place - c * params[P_SLOTS], cycle + max(1, params[P_BLOCK_CYCLES]),
     )  # fmt: skip

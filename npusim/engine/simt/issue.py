@@ -231,8 +231,8 @@ def sub_step(
     kind = code[pc, I_KIND]
     if kind == SCALAR_OP or kind == BRANCH or kind == EXIT:
         status = _control(
-            params, code, cost, uses, warps, stack, loops, scalars, preds, shared, timing, ready, by, subs, cores,
-            slots, args, other, c, w, pc, kind, cycle,
+            params, code, cost, uses, warps, stack, loops, regs, scalars, preds, shared, timing, ready, by, subs,
+            cores, slots, args, other, c, w, pc, kind, cycle,
         )  # fmt: skip
     else:
         status = _act(
@@ -251,8 +251,8 @@ def sub_step(
 
 @kernel
 def _control(
-    params: Array, code: Array, cost: Array, uses: Array, warps: Array, stack: Array, loops: Array, scalars: Array,
-    preds: Array, shared: Array, timing: Array, ready: Array, by: Array, subs: Array, cores: Array, slots: Array,
+    params: Array, code: Array, cost: Array, uses: Array, warps: Array, stack: Array, loops: Array, regs: Array,
+    scalars: Array, preds: Array, shared: Array, timing: Array, ready: Array, by: Array, subs: Array, cores: Array, slots: Array,
     args: Array, other: Array, c: int, w: int, pc: int, kind: int, cycle: int,
 ) -> int:  # fmt: skip
     """Scalar instructions, branches and exits: what decides where the warp goes on."""
@@ -276,8 +276,8 @@ def _control(
         converge(warps, stack, w)
         if warps[w, W_ACTIVE] == 0:
             end_warp(
-                params, uses, warps, scalars, preds, shared, timing, ready, by, subs, cores, slots, args, other, c, w,
-                cycle,
+                params, uses, warps, regs, scalars, preds, shared, timing, ready, by, subs, cores, slots, args, other,
+                c, w, cycle,
             )  # fmt: skip
             return OK
     if jumped:

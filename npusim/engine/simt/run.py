@@ -79,8 +79,8 @@ def _launch(
     for slot in range(fit.blocks):
         for c in range(machine.cores):
             start_block(
-                params, state.uses, warps.warps, warps.scalars, warps.preds, warps.shared, state.timing, state.ready,
-                state.by, state.subs, state.cores, state.slots, state.args, state.other, c, slot, first,
+                params, state.uses, warps.warps, warps.regs, warps.scalars, warps.preds, warps.shared, state.timing,
+                state.ready, state.by, state.subs, state.cores, state.slots, state.args, state.other, c, slot, first,
             )  # fmt: skip
     end = _advance(program, kernel, machine, code, warps, state, l1, memory, backend, index, first)
     after = _memory_totals(backend)
