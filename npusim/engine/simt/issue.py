@@ -10,6 +10,7 @@ from isa.table_simt import FMA
 from npusim.engine.simt.blocks import arrive, end_warp
 from npusim.engine.simt.coalesce import bank_cycles, coalesce
 from npusim.engine.simt.layout import (
+    A_AGE,
     A_DATA,
     A_GROUP,
     A_KIND,
@@ -351,7 +352,7 @@ def _enqueue(
         counters[K_ATOMICS] += ones(lanes)
     accesses[a, A_WARP], accesses[a, A_PC], accesses[a, A_KIND] = w, pc, kind
     accesses[a, A_PIECES], accesses[a, A_TAKEN], accesses[a, A_LEFT], accesses[a, A_DATA] = count, 0, 0, 0
-    accesses[a, A_SUB] = sub
+    accesses[a, A_SUB], accesses[a, A_AGE] = sub, timing[w, X_AGE]
     if kind == ASYNC_COPY:
         group = timing[w, X_COMMITTED]
         accesses[a, A_GROUP] = group

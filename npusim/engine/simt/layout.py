@@ -64,16 +64,16 @@ B_LEFT, B_BLOCK, B_ARRIVED, B_COLUMNS = range(4)
 
 # A memory instruction under way, accesses[a]: its warp and address, what it is (warps.layout.I_KIND), pieces, pieces
 # that the unit has taken, pieces that are on their way, when its data are there, the sub-core whose queue it is in,
-# its group of copies; A_NEXT: free list. A piece of global memory is (line, mask of sectors), one of shared memory
-# (cycles, 0).
+# its group of copies; A_AGE: the X_AGE of the warp, for its place may be another's by then; A_NEXT: free list. A piece of
+# global memory is (line, mask of sectors), one of shared memory (cycles, 0).
 (
-    A_WARP, A_PC, A_KIND, A_PIECES, A_TAKEN, A_LEFT, A_DATA, A_SUB, A_GROUP, A_NEXT, A_COLUMNS,
-) = range(11)  # fmt: skip
+    A_WARP, A_PC, A_KIND, A_PIECES, A_TAKEN, A_LEFT, A_DATA, A_SUB, A_GROUP, A_AGE, A_NEXT, A_COLUMNS,
+) = range(12)  # fmt: skip
 PIECES = 64
 ACCESSES = 128  # of a core at once
 
-# A request in flight; its row is the tag at the port.
-F_CORE, F_KIND, F_ADDRESS, F_BYTES, F_OWNER, F_NEXT, F_COLUMNS = range(7)  # F_OWNER: the access, or the warp of a store
+# A request in flight; its row is the tag at the port. F_OWNER: the access, or the warp of a store, whose X_AGE is F_AGE.
+F_CORE, F_KIND, F_ADDRESS, F_BYTES, F_OWNER, F_AGE, F_NEXT, F_COLUMNS = range(8)
 FILL, WRITE, PASS = 0, 1, 2  # F_KIND: of a line of the L1, a store, a read past the L1
 # A target of the L1's misses (npusim.memory.caches.mshr): T_NEXT, T_NEED, then the access; row 0 is nobody.
 N_ACCESS, N_COLUMNS = 2, 3

@@ -19,6 +19,7 @@ from npusim.engine.simt.layout import (
     C_UNIT,
     DONE,
     F_ADDRESS,
+    F_AGE,
     F_BYTES,
     F_CORE,
     F_KIND,
@@ -170,7 +171,7 @@ def _answer(
     other[O_FREE_FLIGHT], other[O_LAST] = flight, cycle
     if kind == WRITE:
         cores[c, C_STORES] -= size // params[P_SECTOR]
-        written(params, timing, subs, cores, c, owner, cycle)
+        written(params, timing, subs, cores, c, owner, flights[flight, F_AGE], cycle)
         unblock(cores, c, cycle)
         return
     cores[c, C_LOADS] -= 1

@@ -12,6 +12,7 @@ from typing import Any
 import numpy.typing as npt
 
 from npusim.engine.simt.layout import (
+    A_AGE,
     A_DATA,
     A_GROUP,
     A_KIND,
@@ -34,6 +35,7 @@ from npusim.engine.simt.layout import (
     C_STORES,
     C_UNIT,
     F_ADDRESS,
+    F_AGE,
     F_BYTES,
     F_CORE,
     F_KIND,
@@ -78,6 +80,7 @@ from npusim.engine.simt.layout import (
     S_QUEUED,
     SHORT,
     WRITE,
+    X_AGE,
     X_COMMITTED,
     X_COMPLETE,
     X_COPIED,
@@ -179,6 +182,8 @@ def complete(
     sub = c * params[P_SCHEDULERS] + (w - c * params[P_CORE_WARPS]) % params[P_SCHEDULERS]
     accesses[a, A_NEXT], cores[c, C_FREE_ACCESS] = cores[c, C_FREE_ACCESS], a
     wake(subs, cores, sub, c, cycle + 1)  # who waits for a free row
+    if accesses[a, A_AGE] != timing[w, X_AGE]:
+        return  # the warp has ended, another is in its place
     if kind == ASYNC_COPY:
         timing[w, X_COPIED] = max(timing[w, X_COPIED], there)
         timing[w, X_COPIES + accesses[a, A_GROUP] % GROUPS] -= 1
@@ -206,9 +211,11 @@ def settle_groups(timing: Array, w: int) -> None:
 
 @kernel
 def written(
-    params: Array, timing: Array, subs: Array, cores: Array, c: int, w: int, cycle: int
+    params: Array, timing: Array, subs: Array, cores: Array, c: int, w: int, age: int, cycle: int
 ) -> None:
     """A piece of a store of warp `w` is answered."""
+    if age != timing[w, X_AGE]:
+        return
     timing[w, X_WRITES] -= 1
     if timing[w, X_WRITES] == 0 and timing[w, X_STATE] == AT_FENCE:
         timing[w, X_STATE], timing[w, X_READY] = RUNNING, cycle
@@ -251,7 +258,7 @@ def _load(
     cores[c, C_LOADS] += 1
     first, end = span(absent, params[P_SECTOR])
     begin = line * params[P_LINE] + first
-    send(params, flights, pages, other, counters, requests, ring, cycle, c, FILL, a, begin, end - first)
+    send(params, flights, pages, other, counters, requests, ring, cycle, c, FILL, a, 0, begin, end - first)
     return int(busy)
 
 
@@ -284,7 +291,9 @@ def _store(
     w = accesses[a, A_WARP]
     timing[w, X_WRITES] += 1
     begin = line * params[P_LINE] + first
-    send(params, flights, pages, other, counters, requests, ring, cycle, c, WRITE, w, begin, end - first)
+    send(
+        params, flights, pages, other, counters, requests, ring, cycle, c, WRITE, w, accesses[a, A_AGE], begin, end - first
+    )
     return int(max(1, sectors * params[P_SECTOR] // params[P_PORT_RATE]))
 
 
@@ -303,12 +312,15 @@ def _atomic(
     if code[accesses[a, A_PC], I_DST] >= 0:
         accesses[a, A_LEFT] += 1
         cores[c, C_LOADS] += 1
-        send(params, flights, pages, other, counters, requests, ring, cycle, c, PASS, a, begin, end - first)
+        send(params, flights, pages, other, counters, requests, ring, cycle, c, PASS, a, 0, begin, end - first)
     else:
         w = accesses[a, A_WARP]
         cores[c, C_STORES] += sectors
         timing[w, X_WRITES] += 1
-        send(params, flights, pages, other, counters, requests, ring, cycle, c, WRITE, w, begin, end - first)
+        send(
+            params, flights, pages, other, counters, requests, ring, cycle, c, WRITE, w, accesses[a, A_AGE], begin,
+            end - first,
+        )  # fmt: skip
     counters[K_STORE_SECTORS] += sectors
     return int(max(1, sectors * params[P_SECTOR] // params[P_PORT_RATE]))
 
@@ -316,13 +328,13 @@ def _atomic(
 @kernel
 def send(
     params: Array, flights: Array, pages: Array, other: Array, counters: Array, requests: Array, ring: Array,
-    cycle: int, c: int, kind: int, owner: int, address: int, size_bytes: int,
+    cycle: int, c: int, kind: int, owner: int, age: int, address: int, size_bytes: int,
 ) -> None:  # fmt: skip
     """Put a request of core `c` on the port; the caller has seen that there is room."""
     flight = other[O_FREE_FLIGHT]
     other[O_FREE_FLIGHT] = flights[flight, F_NEXT]
     flights[flight, F_CORE], flights[flight, F_KIND], flights[flight, F_OWNER] = c, kind, owner
-    flights[flight, F_ADDRESS], flights[flight, F_BYTES] = address, size_bytes
+    flights[flight, F_AGE], flights[flight, F_ADDRESS], flights[flight, F_BYTES] = age, address, size_bytes
     write = 1 if kind == WRITE else 0
     counters[K_READ_BYTES + write] += size_bytes
     counters[K_REQUESTS] += 1
