@@ -348,6 +348,9 @@ def _enqueue(
         pieces[a, 0, 0] = bank_cycles(
             scratch, lanes, size, params[P_BANKS], params[P_BANK_BYTES], same, scratch[64:]
         )
+    if kind == GLOBAL_STORE or (kind == GLOBAL_ATOMIC and code[pc, I_DST] < 0):
+        for i in range(count):
+            timing[w, X_WRITES] += ones(pieces[a, i, 1])
     if kind == GLOBAL_ATOMIC or kind == SHARED_ATOMIC:
         counters[K_ATOMICS] += ones(lanes)
     accesses[a, A_WARP], accesses[a, A_PC], accesses[a, A_KIND] = w, pc, kind

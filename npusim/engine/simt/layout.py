@@ -30,7 +30,7 @@ UNKNOWN = -1
 
 # What a warp is to the schedulers, timing[w]. X_READY: when control lets it go on, X_READY_CAUSE why not before;
 # X_DEP, X_DEP_CAUSE: the same for the registers of its next instruction. X_SINCE, X_CAUSE: its state and since when.
-# X_WRITES: pieces of stores without an answer. Of asynchronous copies: groups committed, groups complete, and
+# X_WRITES: sectors of its stores, from their issue until they are answered. Of asynchronous copies: groups committed, groups complete, and
 # X_COPIES + group % GROUPS: copies of the group under way; X_COPIED: when the last one is there.
 (
     X_STATE, X_READY, X_READY_CAUSE, X_DEP, X_DEP_CAUSE, X_SINCE, X_CAUSE, X_AGE, X_BARRIER, X_WRITES, X_COMMITTED,

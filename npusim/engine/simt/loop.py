@@ -170,8 +170,9 @@ def _answer(
     flights[flight, F_NEXT] = other[O_FREE_FLIGHT]
     other[O_FREE_FLIGHT], other[O_LAST] = flight, cycle
     if kind == WRITE:
-        cores[c, C_STORES] -= size // params[P_SECTOR]
-        written(params, timing, subs, cores, c, owner, flights[flight, F_AGE], cycle)
+        sectors = size // params[P_SECTOR]
+        cores[c, C_STORES] -= sectors
+        written(params, timing, subs, cores, c, owner, flights[flight, F_AGE], sectors, cycle)
         unblock(cores, c, cycle)
         return
     cores[c, C_LOADS] -= 1
@@ -180,8 +181,8 @@ def _answer(
     cores[c, C_IN_FREE] = there
     if kind == FILL:
         line = address // params[P_LINE]
-        sectors = sectors_of(address - line * params[P_LINE], size, params[P_SECTOR])
-        entry = l1_arrive(geometry, tags, marks, links, sets, seeds, entries, heads, c, line, sectors)
+        mask = sectors_of(address - line * params[P_LINE], size, params[P_SECTOR])
+        entry = l1_arrive(geometry, tags, marks, links, sets, seeds, entries, heads, c, line, mask)
         if entry >= 0:
             target = mshr_next(entries, targets, entry)
             while target:

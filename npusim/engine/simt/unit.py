@@ -211,12 +211,12 @@ def settle_groups(timing: Array, w: int) -> None:
 
 @kernel
 def written(
-    params: Array, timing: Array, subs: Array, cores: Array, c: int, w: int, age: int, cycle: int
+    params: Array, timing: Array, subs: Array, cores: Array, c: int, w: int, age: int, sectors: int, cycle: int
 ) -> None:
-    """A piece of a store of warp `w` is answered."""
+    """Sectors of a store of warp `w` are answered."""
     if age != timing[w, X_AGE]:
         return
-    timing[w, X_WRITES] -= 1
+    timing[w, X_WRITES] -= sectors
     if timing[w, X_WRITES] == 0 and timing[w, X_STATE] == AT_FENCE:
         timing[w, X_STATE], timing[w, X_READY] = RUNNING, cycle
         sub = c * params[P_SCHEDULERS] + (w - c * params[P_CORE_WARPS]) % params[P_SCHEDULERS]
@@ -289,7 +289,6 @@ def _store(
     first, end = span(touched, params[P_SECTOR])
     cores[c, C_STORES] += (end - first) // params[P_SECTOR]
     w = accesses[a, A_WARP]
-    timing[w, X_WRITES] += 1
     begin = line * params[P_LINE] + first
     send(
         params, flights, pages, other, counters, requests, ring, cycle, c, WRITE, w, accesses[a, A_AGE], begin, end - first
@@ -316,7 +315,6 @@ def _atomic(
     else:
         w = accesses[a, A_WARP]
         cores[c, C_STORES] += sectors
-        timing[w, X_WRITES] += 1
         send(
             params, flights, pages, other, counters, requests, ring, cycle, c, WRITE, w, accesses[a, A_AGE], begin,
             end - first,
