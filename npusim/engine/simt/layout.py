@@ -13,13 +13,13 @@ Array = npt.NDArray[Any]
 
 FAR = 1 << 60  # a cycle that does not come
 
-# Parameters, int64[P_COUNT].
+# Parameters, int64[P_COUNT]. P_RUNS: the most requests of a piece.
 (
     P_CORES, P_SCHEDULERS, P_CORE_WARPS, P_SLOTS, P_BLOCK_WARPS, P_WARP_SIZE, P_GTO, P_BRANCH, P_QUEUE,
     P_BLOCK_CYCLES, P_WARP_CYCLES, P_LOAD_RATE, P_PORT_RATE, P_ISSUE, P_STORES, P_LINE, P_SECTOR, P_HIT,
     P_SHARED_LATENCY, P_BANKS, P_BANK_BYTES, P_SEND, P_RETURN, P_Q, P_R, P_F, P_GRID, P_THREADS, P_NARGS, P_COLUMNS,
-    P_COUNT,
-) = range(31)  # fmt: skip
+    P_RUNS, P_COUNT,
+) = range(32)  # fmt: skip
 
 # Causes of npusim.record_simt.WARP_CAUSES by number.
 (
@@ -52,8 +52,8 @@ PIPES = 8
 S_COLUMNS = S_PIPES + 2 * PIPES
 
 # A core, cores[c]: when anything of it acts next, when its load/store unit does (FAR: nothing to do, or no room), the
-# first and the number of accesses in its queue, whether the unit waits for room, when answers may follow, loads and
-# sectors of stores in flight, free access, resident blocks; when the idle unit may start again.
+# first and the number of accesses in its queue, whether the unit waits for room, when answers may follow, fills and
+# sectors of stores and atomics in flight, free access, resident blocks; when the idle unit may start again.
 (
     C_DUE, C_UNIT, C_HEAD, C_LENGTH, C_BLOCKED, C_IN_FREE, C_LOADS, C_STORES, C_FREE_ACCESS, C_RESIDENT, C_IDLE_FROM,
     C_COLUMNS,

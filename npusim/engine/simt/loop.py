@@ -43,6 +43,7 @@ from npusim.engine.simt.layout import (
     P_Q,
     P_R,
     P_RETURN,
+    P_RUNS,
     P_SCHEDULERS,
     P_SECTOR,
     S_DUE,
@@ -68,7 +69,7 @@ def advance_threads(
     until: int,
 ) -> int:  # fmt: skip
     """Do all that is due before core cycle `until`; returns OK, DONE when the grid has ended and nothing is in flight,
-    FULL when the ring has no room for the requests of a cycle, FAULT when an executor refused an instruction."""
+    FULL when the ring may have no room for the requests of a cycle, FAULT when an executor refused an instruction."""
     answer = answer_cycle(params, responses, heap, other[O_NOW])
     while True:
         due = FAR
@@ -77,7 +78,7 @@ def advance_threads(
         now = min(due, answer)
         if now >= until:
             return OK if other[O_DONE] < params[P_GRID] or in_flight(params, cores) else DONE
-        if ring_free(requests, ring) < params[P_CORES]:
+        if ring_free(requests, ring) < params[P_CORES] * params[P_RUNS]:
             return FULL
         other[O_NOW] = now
         while answer <= now:
@@ -175,7 +176,10 @@ def _answer(
         written(params, timing, subs, cores, c, owner, flights[flight, F_AGE], sectors, cycle)
         unblock(cores, c, cycle)
         return
-    cores[c, C_LOADS] -= 1
+    if kind == FILL:
+        cores[c, C_LOADS] -= 1
+    else:
+        cores[c, C_STORES] -= size // params[P_SECTOR]
     rate = params[P_PORT_RATE]
     there = max(cycle, cores[c, C_IN_FREE]) + (size + rate - 1) // rate
     cores[c, C_IN_FREE] = there

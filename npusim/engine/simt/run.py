@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isa.disasm import instr_text
-from isa.errors import CapacityError, DeadlockError, SimulationError
+from isa.errors import CapacityError, ConfigError, DeadlockError, SimulationError
 from isa.occupancy import Occupancy, occupancy
 from isa.program import LAUNCH_KERNEL, Kernel, Program
 from isa.simt_machine import SimtMachine
@@ -115,6 +115,11 @@ def _params(machine: SimtMachine, fit: Occupancy, grid: int, block: int, nargs: 
     core = machine.core
     assert core.warps is not None and core.load_store is not None and core.l1 is not None
     unit, threads, shared = core.load_store, core.warps, core.shared
+    if unit.stores < core.l1.line_bytes // core.l1.sector_bytes:
+        raise ConfigError(
+            f"{machine.name}: core.load_store.stores {unit.stores} is less than the sectors of a line of the L1 "
+            f"({core.l1.line_bytes // core.l1.sector_bytes}), so no store of a whole line could leave"
+        )
     params = np.zeros(at.P_COUNT, np.int64)
     figures = {
         at.P_CORES: machine.cores, at.P_SCHEDULERS: threads.schedulers,
@@ -126,7 +131,8 @@ def _params(machine: SimtMachine, fit: Occupancy, grid: int, block: int, nargs: 
         at.P_STORES: unit.stores, at.P_LINE: core.l1.line_bytes, at.P_SECTOR: core.l1.sector_bytes,
         at.P_HIT: core.l1.hit_latency_cycles, at.P_SHARED_LATENCY: shared.latency_cycles, at.P_BANKS: shared.banks,
         at.P_BANK_BYTES: shared.bank_bytes, at.P_SEND: core.l1.hit_latency_cycles + backend.send_cycles,
-        at.P_RETURN: backend.return_cycles, at.P_GRID: grid, at.P_THREADS: block, at.P_NARGS: nargs,
+        at.P_RETURN: backend.return_cycles,
+        at.P_RUNS: (core.l1.line_bytes // core.l1.sector_bytes + 1) // 2, at.P_GRID: grid, at.P_THREADS: block, at.P_NARGS: nargs,
     }  # fmt: skip
     for word, value in figures.items():
         params[word] = value
@@ -141,8 +147,10 @@ def _arrays(
     count, slots = cores * int(params[at.P_CORE_WARPS]), cores * fit.blocks
     core = machine.core
     assert core.l1 is not None and core.load_store is not None
-    flights = cores * (core.l1.mshrs + core.load_store.stores)
-    targets = 2 + cores * at.ACCESSES * 8
+    # As many as can be under way: no core ever finds none because others have them.
+    sectors = core.l1.line_bytes // core.l1.sector_bytes
+    flights = cores * (core.l1.mshrs * sectors + core.load_store.stores)
+    targets = 2 + cores * min(core.l1.mshrs * core.l1.mshr_targets, at.ACCESSES * at.PIECES)
     n = kernel.end - kernel.start
     warps = make_warps(count, max(1, kernel.registers), machine.warp_size, slots, max(16, smem))
     state = at.SimtState(

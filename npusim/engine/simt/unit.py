@@ -57,7 +57,6 @@ from npusim.engine.simt.layout import (
     K_STORE_SECTORS,
     LONG,
     N_ACCESS,
-    NONE,
     O_FREE_FLIGHT,
     O_FREE_TARGET,
     O_LAST,
@@ -232,8 +231,6 @@ def _load(
     """Look sectors of a line up, and ask for what is missing; the cycles taken, or -1 when there is no room."""
     line, wanted = pieces[a, piece, 0], pieces[a, piece, 1]
     target = other[O_FREE_TARGET]
-    if other[O_FREE_FLIGHT] == NONE:
-        target = 0
     following = targets[target, T_NEXT]
     status, absent = l1_load(
         geometry, tags, marks, links, sets, limits, entries, heads, targets, c, line, wanted, target
@@ -255,22 +252,10 @@ def _load(
         return int(busy)
     counters[K_MISSES] += ones(absent)
     counters[K_HITS] += sectors - ones(absent)
-    cores[c, C_LOADS] += 1
-    first, end = span(absent, params[P_SECTOR])
-    begin = line * params[P_LINE] + first
-    send(params, flights, pages, other, counters, requests, ring, cycle, c, FILL, a, 0, begin, end - first)
+    cores[c, C_LOADS] += request(
+        params, flights, pages, other, counters, requests, ring, cycle, c, FILL, a, 0, line, absent
+    )
     return int(busy)
-
-
-@inlined
-def span(sectors, sector_bytes):
-    """First byte and end of the run that holds all sectors of a mask."""
-    first, end = 0, 0
-    while not (sectors >> first) & 1:
-        first += 1
-    while sectors >> end:
-        end += 1
-    return first * sector_bytes, end * sector_bytes
 
 
 @kernel
@@ -282,17 +267,13 @@ def _store(
     """Send sectors of a line on their way; the cycles taken, or -1 when too many have no answer yet."""
     line, touched = pieces[a, piece, 0], pieces[a, piece, 1]
     sectors = ones(touched)
-    if cores[c, C_STORES] + sectors > params[P_STORES] or other[O_FREE_FLIGHT] == NONE:
+    if cores[c, C_STORES] + sectors > params[P_STORES]:
         return -1
     l1_store(geometry, tags, marks, links, sets, c, line, touched)
     counters[K_STORE_SECTORS] += sectors
-    first, end = span(touched, params[P_SECTOR])
-    cores[c, C_STORES] += (end - first) // params[P_SECTOR]
-    w = accesses[a, A_WARP]
-    begin = line * params[P_LINE] + first
-    send(
-        params, flights, pages, other, counters, requests, ring, cycle, c, WRITE, w, accesses[a, A_AGE], begin, end - first
-    )
+    cores[c, C_STORES] += sectors
+    w, age = accesses[a, A_WARP], accesses[a, A_AGE]
+    request(params, flights, pages, other, counters, requests, ring, cycle, c, WRITE, w, age, line, touched)
     return int(max(1, sectors * params[P_SECTOR] // params[P_PORT_RATE]))
 
 
@@ -303,24 +284,43 @@ def _atomic(
 ) -> int:  # fmt: skip
     """Send an atomic operation past the L1: a read if its old value is wanted, a write if not."""
     line, touched = pieces[a, piece, 0], pieces[a, piece, 1]
-    first, end = span(touched, params[P_SECTOR])
-    sectors = (end - first) // params[P_SECTOR]
-    if other[O_FREE_FLIGHT] == NONE or cores[c, C_STORES] + sectors > params[P_STORES]:
+    sectors = ones(touched)
+    if cores[c, C_STORES] + sectors > params[P_STORES]:
         return -1
-    begin = line * params[P_LINE] + first
-    if code[accesses[a, A_PC], I_DST] >= 0:
-        accesses[a, A_LEFT] += 1
-        cores[c, C_LOADS] += 1
-        send(params, flights, pages, other, counters, requests, ring, cycle, c, PASS, a, 0, begin, end - first)
-    else:
-        w = accesses[a, A_WARP]
-        cores[c, C_STORES] += sectors
-        send(
-            params, flights, pages, other, counters, requests, ring, cycle, c, WRITE, w, accesses[a, A_AGE], begin,
-            end - first,
-        )  # fmt: skip
     counters[K_STORE_SECTORS] += sectors
+    cores[c, C_STORES] += sectors
+    if code[accesses[a, A_PC], I_DST] >= 0:
+        accesses[a, A_LEFT] += request(
+            params, flights, pages, other, counters, requests, ring, cycle, c, PASS, a, 0, line, touched
+        )
+    else:
+        w, age = accesses[a, A_WARP], accesses[a, A_AGE]
+        request(params, flights, pages, other, counters, requests, ring, cycle, c, WRITE, w, age, line, touched)
     return int(max(1, sectors * params[P_SECTOR] // params[P_PORT_RATE]))
+
+
+@kernel
+def request(
+    params: Array, flights: Array, pages: Array, other: Array, counters: Array, requests: Array, ring: Array,
+    cycle: int, c: int, kind: int, owner: int, age: int, line: int, sectors: int,
+) -> int:  # fmt: skip
+    """Put requests for sectors of a line on the port, one for each run of them; returns how many."""
+    count, first, sector = 0, 0, params[P_SECTOR]
+    while sectors >> first:
+        if (sectors >> first) & 1 == 0:
+            first += 1
+            continue
+        end = first + 1
+        while (sectors >> end) & 1:
+            end += 1
+        begin = line * params[P_LINE] + first * sector
+        send(
+            params, flights, pages, other, counters, requests, ring, cycle, c, kind, owner, age, begin,
+            (end - first) * sector,
+        )  # fmt: skip
+        first = end
+        count += 1
+    return count
 
 
 @kernel
