@@ -152,7 +152,7 @@ def _arrays(
     flights = cores * (core.l1.mshrs * sectors + core.load_store.stores)
     targets = 2 + cores * min(core.l1.mshrs * core.l1.mshr_targets, at.ACCESSES * at.PIECES)
     n = kernel.end - kernel.start
-    warps = make_warps(count, max(1, kernel.registers), machine.warp_size, slots, max(16, smem))
+    warps = make_warps(count, max(1, kernel.registers), machine.warp_size, slots, smem)
     state = at.SimtState(
         params, cost_table(program, kernel, machine), np.zeros((n, 2 * at.USES), np.int64),
         np.zeros((count, at.X_COLUMNS), np.int64), np.zeros((count, at.SCOREBOARD), np.int64),
