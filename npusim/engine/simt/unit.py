@@ -92,7 +92,7 @@ from npusim.engine.simt.layout import (
 )
 from npusim.engine.simt.scoreboard import deliver, find_dependency, is_far, wake
 from npusim.jit import inlined, kernel
-from npusim.memory.caches.mshr import T_NEXT
+from npusim.memory.caches.mshr import T_NEED, T_NEXT
 from npusim.memory.generator.l1 import HIT, MERGED, STALL, l1_load, l1_store
 from npusim.memory.generator.physical import physical
 from npusim.memory.port import ring_push
@@ -247,11 +247,14 @@ def _load(
     other[O_FREE_TARGET] = following
     targets[target, N_ACCESS] = a
     accesses[a, A_LEFT] += 1
+    missing, asked = ones(targets[target, T_NEED]), ones(absent)
+    counters[K_MISSES] += asked
+    counters[K_MERGED] += missing - asked
+    counters[K_HITS] += sectors - missing
+    if missing < sectors:
+        accesses[a, A_DATA] = max(accesses[a, A_DATA], cycle + params[P_HIT])
     if status == MERGED:
-        counters[K_MERGED] += sectors
         return int(busy)
-    counters[K_MISSES] += ones(absent)
-    counters[K_HITS] += sectors - ones(absent)
     cores[c, C_LOADS] += request(
         params, flights, pages, other, counters, requests, ring, cycle, c, FILL, a, 0, line, absent
     )
