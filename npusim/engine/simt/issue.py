@@ -344,9 +344,10 @@ def _enqueue(
         count = coalesce(scratch, lanes, size, params[P_LINE], params[P_SECTOR], pieces[a])
     else:
         same = 1 if kind == SHARED_ATOMIC else 0
+        rows = lanes & ((1 << 8 * code[pc, I_COUNT]) - 1) if kind == MATRIX_LOAD else lanes  # one row a lane
         count = 1
         pieces[a, 0, 0] = bank_cycles(
-            scratch, lanes, size, params[P_BANKS], params[P_BANK_BYTES], same, scratch[64:]
+            scratch, rows, size, params[P_BANKS], params[P_BANK_BYTES], same, scratch[64:]
         )
     if kind == GLOBAL_STORE or (kind == GLOBAL_ATOMIC and code[pc, I_DST] < 0):
         for i in range(count):
