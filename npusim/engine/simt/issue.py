@@ -107,9 +107,13 @@ from npusim.units.warps.layout import (
     I_KIND,
     I_PIPE,
     MATRIX_LOAD,
+    PART_OF_WARP,
     SCALAR_OP,
     SHARED_ATOMIC,
+    T_MASK,
     W_ACTIVE,
+    W_DEPTH,
+    W_EXITED,
     W_PC,
     WAIT_GROUPS,
 )
@@ -237,8 +241,8 @@ def sub_step(
         )  # fmt: skip
     else:
         status = _act(
-            params, code, cost, warps, regs, scalars, preds, shared, work, memory, timing, ready, by, subs, cores,
-            queue, slots, accesses, pieces, other, counters, scratch, c, sub, w, pc, kind, lanes, cycle,
+            params, code, cost, warps, stack, regs, scalars, preds, shared, work, memory, timing, ready, by, subs,
+            cores, queue, slots, accesses, pieces, other, counters, scratch, c, sub, w, pc, kind, lanes, cycle,
         )  # fmt: skip
         warps[w, W_PC] = pc + 1
         converge(warps, stack, w)
@@ -288,15 +292,17 @@ def _control(
 
 @kernel
 def _act(
-    params: Array, code: Array, cost: Array, warps: Array, regs: Array, scalars: Array, preds: Array, shared: Array,
-    work: Array, memory: Array, timing: Array, ready: Array, by: Array, subs: Array, cores: Array, queue: Array,
-    slots: Array, accesses: Array, pieces: Array, other: Array, counters: Array, scratch: Array, c: int, sub: int,
-    w: int, pc: int, kind: int, lanes: int, cycle: int,
+    params: Array, code: Array, cost: Array, warps: Array, stack: Array, regs: Array, scalars: Array, preds: Array,
+    shared: Array, work: Array, memory: Array, timing: Array, ready: Array, by: Array, subs: Array, cores: Array,
+    queue: Array, slots: Array, accesses: Array, pieces: Array, other: Array, counters: Array, scratch: Array, c: int,
+    sub: int, w: int, pc: int, kind: int, lanes: int, cycle: int,
 ) -> int:  # fmt: skip
     """Instructions of lanes, memory and synchronisation; returns OK or what an executor refused."""
     if kind == BARRIER:
-        if lanes:
-            arrive(params, warps, timing, subs, cores, slots, c, w, code[pc, I_IMM], cycle)
+        whole = stack[w, 0, T_MASK] & ~warps[w, W_EXITED] if warps[w, W_DEPTH] else warps[w, W_ACTIVE]
+        if warps[w, W_ACTIVE] != whole:
+            return PART_OF_WARP
+        arrive(params, warps, timing, subs, cores, slots, c, w, code[pc, I_IMM], cycle)
         return OK
     if kind == FENCE:
         if timing[w, X_WRITES] > 0:
