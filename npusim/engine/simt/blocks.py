@@ -15,6 +15,7 @@ from npusim.engine.simt.layout import (
     C_RESIDENT,
     IDLE,
     LAUNCHING,
+    NONE,
     O_AGE,
     O_BLOCK,
     O_DONE,
@@ -102,15 +103,20 @@ def arrive(
 def release(
     params: Array, timing: Array, subs: Array, cores: Array, slots: Array, c: int, place: int, cycle: int
 ) -> None:
-    """Let the warps of a block go on when all that still run are at the barrier."""
+    """Let the warps of a block go on when all that still run are at the same barrier."""
     if slots[place, B_ARRIVED] == 0 or slots[place, B_ARRIVED] < slots[place, B_LEFT]:
         return
-    slots[place, B_ARRIVED] = 0
     count, slot = params[P_BLOCK_WARPS], place - c * params[P_SLOTS]
-    for i in range(count):
-        local = slot * count + i
-        w = c * params[P_CORE_WARPS] + local
+    first, number = c * params[P_CORE_WARPS] + slot * count, NONE
+    for w in range(first, first + count):
         if timing[w, X_STATE] == AT_BARRIER:
+            if number >= 0 and number != timing[w, X_BARRIER]:
+                return  # at odds, for ever: the driver will say so
+            number = timing[w, X_BARRIER]
+    slots[place, B_ARRIVED] = 0
+    for w in range(first, first + count):
+        if timing[w, X_STATE] == AT_BARRIER:
+            local = w - c * params[P_CORE_WARPS]
             timing[w, X_STATE] = RUNNING
             timing[w, X_READY], timing[w, X_READY_CAUSE] = cycle + params[P_BRANCH], BRANCHING
             wake(subs, cores, c * params[P_SCHEDULERS] + local % params[P_SCHEDULERS], c, cycle + params[P_BRANCH])
