@@ -34,20 +34,34 @@ from npusim.engine.simt.layout import (
     RUNNING,
     UNKNOWN,
     X_AGE,
+    X_AT,
     X_BARRIER,
     X_CAUSE,
     X_COLUMNS,
+    X_PLACE,
     X_READY,
     X_READY_CAUSE,
     X_SINCE,
     X_STATE,
 )
 from npusim.engine.simt.scoreboard import find_dependency, wake
-from npusim.jit import kernel
+from npusim.jit import inlined, kernel
 from npusim.units.warps.flow import start_warp
-from npusim.units.warps.layout import W_SHARED
+from npusim.units.warps.layout import W_PC, W_SHARED
 
 Array = npt.NDArray[Any]
+
+
+@inlined
+def note(timing, stalls, w, pc, cause, cycle):
+    """From `cycle` on the warp is in state `cause` at instruction `pc`; the state that it was in is counted."""
+    previous, place = timing[w, X_CAUSE], timing[w, X_AT]
+    if previous == cause and place == pc:
+        return
+    if previous != UNKNOWN:
+        stalls[place, previous] += cycle - timing[w, X_SINCE]
+        timing[w, X_SINCE] = cycle
+    timing[w, X_CAUSE], timing[w, X_AT] = cause, pc
 
 
 @kernel
@@ -81,7 +95,7 @@ def start_block(
         other[O_AGE] += 1
         start = cycle + i * params[P_WARP_CYCLES]
         timing[w, X_READY], timing[w, X_READY_CAUSE] = start, LAUNCHING
-        timing[w, X_SINCE], timing[w, X_CAUSE] = cycle, UNKNOWN
+        timing[w, X_SINCE], timing[w, X_CAUSE], timing[w, X_PLACE] = cycle, UNKNOWN, NONE
         find_dependency(uses, warps, timing, ready, by, w)
         local = slot * count + i
         wake(subs, cores, c * params[P_SCHEDULERS] + local % params[P_SCHEDULERS], c, start)
@@ -89,20 +103,21 @@ def start_block(
 
 @kernel
 def arrive(
-    params: Array, warps: Array, timing: Array, subs: Array, cores: Array, slots: Array, c: int, w: int, number: int,
-    cycle: int,
+    params: Array, warps: Array, timing: Array, subs: Array, cores: Array, slots: Array, stalls: Array, c: int, w: int,
+    number: int, cycle: int,
 ) -> None:  # fmt: skip
     """A warp is at a barrier of its block."""
     place = warps[w, W_SHARED]
     timing[w, X_STATE], timing[w, X_BARRIER] = AT_BARRIER, number
     slots[place, B_ARRIVED] += 1
-    release(params, timing, subs, cores, slots, c, place, cycle)
+    release(params, warps, timing, subs, cores, slots, stalls, c, place, cycle)
 
 
 @kernel
 def release(
-    params: Array, timing: Array, subs: Array, cores: Array, slots: Array, c: int, place: int, cycle: int
-) -> None:
+    params: Array, warps: Array, timing: Array, subs: Array, cores: Array, slots: Array, stalls: Array, c: int,
+    place: int, cycle: int,
+) -> None:  # fmt: skip
     """Let the warps of a block go on when all that still run are at the same barrier."""
     if slots[place, B_ARRIVED] == 0 or slots[place, B_ARRIVED] < slots[place, B_LEFT]:
         return
@@ -117,7 +132,9 @@ def release(
     for w in range(first, first + count):
         if timing[w, X_STATE] == AT_BARRIER:
             local = w - c * params[P_CORE_WARPS]
-            timing[w, X_STATE] = RUNNING
+            timing[w, X_STATE], timing[w, X_PLACE] = RUNNING, NONE
+            if timing[w, X_CAUSE] != UNKNOWN:  # else it has issued at this very cycle, and is looked at after it
+                note(timing, stalls, w, warps[w, W_PC], BRANCHING, cycle + 1)
             timing[w, X_READY], timing[w, X_READY_CAUSE] = cycle + params[P_BRANCH], BRANCHING
             wake(subs, cores, c * params[P_SCHEDULERS] + local % params[P_SCHEDULERS], c, cycle + params[P_BRANCH])
 
@@ -125,15 +142,15 @@ def release(
 @kernel
 def end_warp(
     params: Array, uses: Array, warps: Array, regs: Array, scalars: Array, preds: Array, shared: Array, timing: Array,
-    ready: Array, by: Array, subs: Array, cores: Array, slots: Array, args: Array, other: Array, c: int, w: int,
-    cycle: int,
+    ready: Array, by: Array, subs: Array, cores: Array, slots: Array, args: Array, other: Array, stalls: Array,
+    c: int, w: int, cycle: int,
 ) -> None:  # fmt: skip
     """All lanes of a warp are done; with the last warp of its block, the next block takes the slot."""
     timing[w, X_STATE] = IDLE
     place = warps[w, W_SHARED]
     slots[place, B_LEFT] -= 1
     if slots[place, B_LEFT] > 0:
-        release(params, timing, subs, cores, slots, c, place, cycle)
+        release(params, warps, timing, subs, cores, slots, stalls, c, place, cycle)
         return
     other[O_DONE] += 1
     other[O_LAST] = cycle

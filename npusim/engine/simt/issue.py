@@ -7,7 +7,7 @@ from typing import Any
 import numpy.typing as npt
 
 from isa.table_simt import FMA
-from npusim.engine.simt.blocks import arrive, end_warp
+from npusim.engine.simt.blocks import arrive, end_warp, note
 from npusim.engine.simt.coalesce import bank_cycles, coalesce
 from npusim.engine.simt.layout import (
     A_AGE,
@@ -69,6 +69,7 @@ from npusim.engine.simt.layout import (
     SHORT,
     UNKNOWN,
     X_AGE,
+    X_AT,
     X_CAUSE,
     X_COMMITTED,
     X_COMPLETE,
@@ -76,6 +77,7 @@ from npusim.engine.simt.layout import (
     X_COPIES,
     X_DEP,
     X_DEP_CAUSE,
+    X_PLACE,
     X_READY,
     X_READY_CAUSE,
     X_SINCE,
@@ -123,21 +125,6 @@ CONTROL_PIPE = 7
 
 
 @inlined
-def note(timing, warps, stalls, w, cause, cycle):
-    """From `cycle` on the warp is in another state; what it was in before counts for the instruction it was at."""
-    previous = timing[w, X_CAUSE]
-    if previous == cause:
-        return
-    if previous != UNKNOWN:
-        pc = warps[w, W_PC]
-        if previous == BARRIER_WAIT or previous == FENCE_WAIT:
-            pc -= 1  # it has passed the instruction that it waits at
-        stalls[pc, previous] += cycle - timing[w, X_SINCE]
-        timing[w, X_SINCE] = cycle
-    timing[w, X_CAUSE] = cause
-
-
-@inlined
 def queued(kind):
     """True for what goes through the load/store unit's queue."""
     return (kind >= GLOBAL_LOAD and kind <= ASYNC_COPY) or kind == MATRIX_LOAD
@@ -156,19 +143,20 @@ def held_until(
     params: Array, code: Array, warps: Array, timing: Array, subs: Array, cores: Array, c: int, sub: int, w: int,
     cycle: int,
 ) -> tuple[int, int]:  # fmt: skip
-    """(cycle, cause): when the warp could issue, FAR if only an event can tell, and why not at `cycle`."""
-    ready, dep = timing[w, X_READY], timing[w, X_DEP]
-    kind = code[warps[w, W_PC], I_KIND]
-    free = subs[sub, S_PIPES + code[warps[w, W_PC], I_PIPE] - FMA]
-    when = max(ready, dep, free)
-    cause = PIPE_BUSY
-    if ready > cycle:
-        cause = timing[w, X_READY_CAUSE]
-    elif dep > cycle:
-        cause = timing[w, X_DEP_CAUSE]
-    elif kind >= GLOBAL_LOAD and crowded(params, timing, subs, cores, c, sub, w, kind):
+    """(cycle, cause): why a warp cannot issue at `cycle`, and until when that is so (FAR if only an event can tell);
+    `cycle` itself when it can."""
+    pc = warps[w, W_PC]
+    if timing[w, X_READY] > cycle:
+        return timing[w, X_READY], timing[w, X_READY_CAUSE]
+    if timing[w, X_DEP] > cycle:
+        return timing[w, X_DEP], timing[w, X_DEP_CAUSE]
+    free = subs[sub, S_PIPES + code[pc, I_PIPE] - FMA]
+    if free > cycle:
+        return free, PIPE_BUSY
+    kind = code[pc, I_KIND]
+    if kind >= GLOBAL_LOAD and crowded(params, timing, subs, cores, c, sub, w, kind):
         return FAR, LSU_FULL
-    return when, cause
+    return cycle, NOT_SELECTED
 
 
 @kernel
@@ -187,14 +175,16 @@ def choose(
         if state != RUNNING:
             if state != IDLE:
                 cause = BARRIER_WAIT if state == AT_BARRIER else FENCE_WAIT if state == AT_FENCE else LONG
-                note(timing, warps, stalls, w, cause, cycle)
+                note(timing, stalls, w, timing[w, X_PLACE], cause, cycle)
             continue
+        pc = warps[w, W_PC]
         when, cause = held_until(params, code, warps, timing, subs, cores, c, sub, w, cycle)
         if when > cycle:
-            note(timing, warps, stalls, w, cause, cycle)
+            at_wait = timing[w, X_READY] > cycle and timing[w, X_PLACE] != NONE
+            note(timing, stalls, w, timing[w, X_PLACE] if at_wait else pc, cause, cycle)
             soonest = min(soonest, when)
             continue
-        note(timing, warps, stalls, w, NOT_SELECTED, cycle)
+        note(timing, stalls, w, pc, NOT_SELECTED, cycle)
         soonest = min(soonest, cycle + 1)
         if params[P_GTO]:
             rank = -1 if w == last else timing[w, X_AGE]
@@ -220,7 +210,7 @@ def sub_step(
         return OK
     pc = warps[w, W_PC]
     if timing[w, X_CAUSE] != UNKNOWN:
-        stalls[pc, timing[w, X_CAUSE]] += cycle - timing[w, X_SINCE]
+        stalls[timing[w, X_AT], timing[w, X_CAUSE]] += cycle - timing[w, X_SINCE]
     stalls[pc, SELECTED] += 1
     timing[w, X_CAUSE], timing[w, X_SINCE] = UNKNOWN, cycle + 1
     subs[sub, S_DUE] = cycle + 1
@@ -229,7 +219,7 @@ def sub_step(
     pipe = code[pc, I_PIPE] - FMA
     subs[sub, S_PIPES + pipe] = cycle + cost[pc, 0]
     subs[sub, S_PIPES + PIPES + pipe] += cost[pc, 0]
-    timing[w, X_READY], timing[w, X_READY_CAUSE] = cycle + 1, DEPENDENCY
+    timing[w, X_READY], timing[w, X_READY_CAUSE], timing[w, X_PLACE] = cycle + 1, DEPENDENCY, NONE
     lanes = guard(code, pc, warps, preds, w)
     issues[pc, 0] += 1
     issues[pc, 1] += ones(lanes)
@@ -237,12 +227,12 @@ def sub_step(
     if kind == SCALAR_OP or kind == BRANCH or kind == EXIT:
         status = _control(
             params, code, cost, uses, warps, stack, loops, regs, scalars, preds, shared, timing, ready, by, subs,
-            cores, slots, args, other, c, w, pc, kind, cycle,
+            cores, slots, args, other, stalls, c, w, pc, kind, cycle,
         )  # fmt: skip
     else:
         status = _act(
             params, code, cost, warps, stack, regs, scalars, preds, shared, work, memory, timing, ready, by, subs,
-            cores, queue, slots, accesses, pieces, other, counters, scratch, c, sub, w, pc, kind, lanes, cycle,
+            cores, queue, slots, accesses, pieces, other, counters, stalls, scratch, c, sub, w, pc, kind, lanes, cycle,
         )  # fmt: skip
         warps[w, W_PC] = pc + 1
         converge(warps, stack, w)
@@ -257,8 +247,8 @@ def sub_step(
 @kernel
 def _control(
     params: Array, code: Array, cost: Array, uses: Array, warps: Array, stack: Array, loops: Array, regs: Array,
-    scalars: Array, preds: Array, shared: Array, timing: Array, ready: Array, by: Array, subs: Array, cores: Array, slots: Array,
-    args: Array, other: Array, c: int, w: int, pc: int, kind: int, cycle: int,
+    scalars: Array, preds: Array, shared: Array, timing: Array, ready: Array, by: Array, subs: Array, cores: Array,
+    slots: Array, args: Array, other: Array, stalls: Array, c: int, w: int, pc: int, kind: int, cycle: int,
 ) -> int:  # fmt: skip
     """Scalar instructions, branches and exits: what decides where the warp goes on."""
     jumped = kind != SCALAR_OP
@@ -282,7 +272,7 @@ def _control(
         if warps[w, W_ACTIVE] == 0:
             end_warp(
                 params, uses, warps, regs, scalars, preds, shared, timing, ready, by, subs, cores, slots, args, other,
-                c, w, cycle,
+                stalls, c, w, cycle,
             )  # fmt: skip
             return OK
     if jumped:
@@ -294,19 +284,20 @@ def _control(
 def _act(
     params: Array, code: Array, cost: Array, warps: Array, stack: Array, regs: Array, scalars: Array, preds: Array,
     shared: Array, work: Array, memory: Array, timing: Array, ready: Array, by: Array, subs: Array, cores: Array,
-    queue: Array, slots: Array, accesses: Array, pieces: Array, other: Array, counters: Array, scratch: Array, c: int,
-    sub: int, w: int, pc: int, kind: int, lanes: int, cycle: int,
+    queue: Array, slots: Array, accesses: Array, pieces: Array, other: Array, counters: Array, stalls: Array,
+    scratch: Array, c: int, sub: int, w: int, pc: int, kind: int, lanes: int, cycle: int,
 ) -> int:  # fmt: skip
     """Instructions of lanes, memory and synchronisation; returns OK or what an executor refused."""
     if kind == BARRIER:
         whole = stack[w, 0, T_MASK] & ~warps[w, W_EXITED] if warps[w, W_DEPTH] else warps[w, W_ACTIVE]
         if warps[w, W_ACTIVE] != whole:
             return PART_OF_WARP
-        arrive(params, warps, timing, subs, cores, slots, c, w, code[pc, I_IMM], cycle)
+        timing[w, X_PLACE] = pc
+        arrive(params, warps, timing, subs, cores, slots, stalls, c, w, code[pc, I_IMM], cycle)
         return OK
     if kind == FENCE:
         if timing[w, X_WRITES] > 0:
-            timing[w, X_STATE] = AT_FENCE
+            timing[w, X_STATE], timing[w, X_PLACE] = AT_FENCE, pc
         return OK
     if kind == COMMIT:
         timing[w, X_COMMITTED] += 1
@@ -314,7 +305,7 @@ def _act(
         settle_groups(timing, w)
         return OK
     if kind == WAIT_GROUPS:
-        timing[w, X_WANTED] = code[pc, I_IMM]
+        timing[w, X_WANTED], timing[w, X_PLACE] = code[pc, I_IMM], pc
         if timing[w, X_COMMITTED] - timing[w, X_COMPLETE] > code[pc, I_IMM]:
             timing[w, X_STATE] = AT_GROUPS
         else:

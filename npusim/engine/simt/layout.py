@@ -29,13 +29,15 @@ FAR = 1 << 60  # a cycle that does not come
 UNKNOWN = -1
 
 # What a warp is to the schedulers, timing[w]. X_READY: when control lets it go on, X_READY_CAUSE why not before;
-# X_DEP, X_DEP_CAUSE: the same for the registers of its next instruction. X_SINCE, X_CAUSE: its state and since when.
-# X_WRITES: sectors of its stores, from their issue until they are answered. Of asynchronous copies: groups committed, groups complete, and
-# X_COPIES + group % GROUPS: copies of the group under way; X_COPIED: when the last one is there.
+# X_DEP, X_DEP_CAUSE: the same for the registers of its next instruction. X_SINCE, X_CAUSE, X_AT: its state, since when,
+# and the instruction for which it counts; X_PLACE: the barrier, membar or cpa.wait that it has issued and waits at, or
+# NONE. X_WRITES: sectors of its stores, from their issue until they are answered. Of asynchronous copies: groups
+# committed, groups complete, and X_COPIES + group % GROUPS: copies of the group under way; X_COPIED: when the last one
+# is there.
 (
-    X_STATE, X_READY, X_READY_CAUSE, X_DEP, X_DEP_CAUSE, X_SINCE, X_CAUSE, X_AGE, X_BARRIER, X_WRITES, X_COMMITTED,
-    X_COMPLETE, X_WANTED, X_COPIED, X_COPIES,
-) = range(15)  # fmt: skip
+    X_STATE, X_READY, X_READY_CAUSE, X_DEP, X_DEP_CAUSE, X_SINCE, X_CAUSE, X_AT, X_PLACE, X_AGE, X_BARRIER, X_WRITES,
+    X_COMMITTED, X_COMPLETE, X_WANTED, X_COPIED, X_COPIES,
+) = range(17)  # fmt: skip
 GROUPS = 16
 X_COLUMNS = X_COPIES + GROUPS
 # X_STATE: without a block, may issue, at a barrier, waits for its writes, for groups of copies.
@@ -64,15 +66,15 @@ B_LEFT, B_BLOCK, B_ARRIVED, B_COLUMNS = range(4)
 
 # A memory instruction under way, accesses[a]: its warp and address, what it is (warps.layout.I_KIND), pieces, pieces
 # that the unit has taken, pieces that are on their way, when its data are there, the sub-core whose queue it is in,
-# its group of copies; A_AGE: the X_AGE of the warp, for its place may be another's by then; A_NEXT: free list. A piece of
-# global memory is (line, mask of sectors), one of shared memory (cycles, 0).
+# its group of copies; A_AGE: the X_AGE of the warp, for its place may be another's by then; A_NEXT: free list. A piece
+# of global memory is (line, mask of sectors), one of shared memory (cycles, 0).
 (
     A_WARP, A_PC, A_KIND, A_PIECES, A_TAKEN, A_LEFT, A_DATA, A_SUB, A_GROUP, A_AGE, A_NEXT, A_COLUMNS,
 ) = range(12)  # fmt: skip
 PIECES = 64
 ACCESSES = 128  # of a core at once
 
-# A request in flight; its row is the tag at the port. F_OWNER: the access, or the warp of a store, whose X_AGE is F_AGE.
+# A request in flight; its row is the tag at the port. F_OWNER: the access, or the warp of a store with X_AGE F_AGE.
 F_CORE, F_KIND, F_ADDRESS, F_BYTES, F_OWNER, F_AGE, F_NEXT, F_COLUMNS = range(8)
 FILL, WRITE, PASS = 0, 1, 2  # F_KIND: of a line of the L1, a store, a read past the L1
 # A target of the L1's misses (npusim.memory.caches.mshr): T_NEXT, T_NEED, then the access; row 0 is nobody.

@@ -210,4 +210,4 @@ def _piece_back(
     accesses[a, A_LEFT] -= 1
     accesses[a, A_DATA] = max(accesses[a, A_DATA], there)
     if accesses[a, A_LEFT] == 0 and accesses[a, A_TAKEN] == accesses[a, A_PIECES]:
-        complete(params, code, uses, warps, timing, ready, by, subs, cores, accesses, c, a, cycle)
+        complete(params, code, uses, warps, timing, ready, by, subs, cores, accesses, c, a, cycle, cycle)

@@ -131,8 +131,8 @@ def _params(machine: SimtMachine, fit: Occupancy, grid: int, block: int, nargs: 
         at.P_STORES: unit.stores, at.P_LINE: core.l1.line_bytes, at.P_SECTOR: core.l1.sector_bytes,
         at.P_HIT: core.l1.hit_latency_cycles, at.P_SHARED_LATENCY: shared.latency_cycles, at.P_BANKS: shared.banks,
         at.P_BANK_BYTES: shared.bank_bytes, at.P_SEND: core.l1.hit_latency_cycles + backend.send_cycles,
-        at.P_RETURN: backend.return_cycles,
-        at.P_RUNS: (core.l1.line_bytes // core.l1.sector_bytes + 1) // 2, at.P_GRID: grid, at.P_THREADS: block, at.P_NARGS: nargs,
+        at.P_RETURN: backend.return_cycles, at.P_RUNS: (core.l1.line_bytes // core.l1.sector_bytes + 1) // 2,
+        at.P_GRID: grid, at.P_THREADS: block, at.P_NARGS: nargs,
     }  # fmt: skip
     for word, value in figures.items():
         params[word] = value
@@ -249,10 +249,11 @@ def _stuck(program: Program, kernel: Kernel, warps: WarpState, state: at.SimtSta
     """Where warps wait that nothing will let go on."""
     words = []
     for w in np.flatnonzero(state.timing[:, at.X_STATE] != at.IDLE)[:4].tolist():
-        pc = kernel.start + int(warps.warps[w, warp_at.W_PC])
-        kind = "at a barrier" if state.timing[w, at.X_STATE] == at.AT_BARRIER else "waiting"
+        place = int(state.timing[w, at.X_PLACE])
+        pc = kernel.start + (int(warps.warps[w, warp_at.W_PC]) if place == at.NONE else place)
+        kind = "is at the barrier" if state.timing[w, at.X_STATE] == at.AT_BARRIER else "waits at"
         words.append(
-            f"block {int(warps.warps[w, warp_at.W_BLOCK])} warp {int(warps.warps[w, warp_at.W_INDEX])} is {kind} "
-            f"before instruction {pc} `{instr_text(program, pc)}`"
+            f"block {int(warps.warps[w, warp_at.W_BLOCK])} warp {int(warps.warps[w, warp_at.W_INDEX])} {kind}, "
+            f"instruction {pc} `{instr_text(program, pc)}`"
         )
     return f"launch {index} (kernel {kernel.name}): no warp can go on: {'; '.join(words)}"

@@ -57,6 +57,7 @@ from npusim.engine.simt.layout import (
     K_STORE_SECTORS,
     LONG,
     N_ACCESS,
+    NONE,
     O_FREE_FLIGHT,
     O_FREE_TARGET,
     O_LAST,
@@ -85,7 +86,9 @@ from npusim.engine.simt.layout import (
     X_COPIED,
     X_COPIES,
     X_DEP,
+    X_PLACE,
     X_READY,
+    X_READY_CAUSE,
     X_STATE,
     X_WANTED,
     X_WRITES,
@@ -164,7 +167,7 @@ def unit_step(
         subs[sub, S_QUEUED] -= 1
         wake(subs, cores, sub, c, cycle + 1)
         if accesses[a, A_LEFT] == 0:
-            complete(params, code, uses, warps, timing, ready, by, subs, cores, accesses, c, a, cycle)
+            complete(params, code, uses, warps, timing, ready, by, subs, cores, accesses, c, a, cycle, cycle + 1)
     cores[c, C_UNIT] = cycle + busy if cores[c, C_LENGTH] > 0 else FAR
     if cores[c, C_LENGTH] == 0:
         cores[c, C_IDLE_FROM] = cycle + busy
@@ -173,22 +176,28 @@ def unit_step(
 @kernel
 def complete(
     params: Array, code: Array, uses: Array, warps: Array, timing: Array, ready: Array, by: Array, subs: Array,
-    cores: Array, accesses: Array, c: int, a: int, cycle: int,
+    cores: Array, accesses: Array, c: int, a: int, cycle: int, look: int,
 ) -> None:  # fmt: skip
-    """All pieces of an access are done: hand its data to the warp, and give its row back."""
+    """All pieces of an access are done: hand its data to the warp, and give its row back.
+
+    `look`: the cycle at which sub-cores see it, `cycle` before they had their turn in it, else the next.
+    """
     w, pc, kind = accesses[a, A_WARP], accesses[a, A_PC], accesses[a, A_KIND]
     there = max(cycle + 1, accesses[a, A_DATA])
     sub = c * params[P_SCHEDULERS] + (w - c * params[P_CORE_WARPS]) % params[P_SCHEDULERS]
+    if cores[c, C_FREE_ACCESS] == NONE:  # who waits for a free row
+        for s in range(params[P_SCHEDULERS]):
+            wake(subs, cores, c * params[P_SCHEDULERS] + s, c, look)
     accesses[a, A_NEXT], cores[c, C_FREE_ACCESS] = cores[c, C_FREE_ACCESS], a
-    wake(subs, cores, sub, c, cycle + 1)  # who waits for a free row
     if accesses[a, A_AGE] != timing[w, X_AGE]:
         return  # the warp has ended, another is in its place
     if kind == ASYNC_COPY:
         timing[w, X_COPIED] = max(timing[w, X_COPIED], there)
         timing[w, X_COPIES + accesses[a, A_GROUP] % GROUPS] -= 1
         settle_groups(timing, w)
+        wake(subs, cores, sub, c, look)  # a commit that waits for fewer groups
         if timing[w, X_STATE] == AT_GROUPS and timing[w, X_COMMITTED] - timing[w, X_COMPLETE] <= timing[w, X_WANTED]:
-            timing[w, X_STATE], timing[w, X_READY] = RUNNING, timing[w, X_COPIED]
+            timing[w, X_STATE], timing[w, X_READY], timing[w, X_READY_CAUSE] = RUNNING, timing[w, X_COPIED], LONG
             wake(subs, cores, sub, c, timing[w, X_READY])
         return
     if code[pc, I_DST] < 0 or kind == GLOBAL_STORE:
@@ -197,8 +206,7 @@ def complete(
     deliver(ready, by, w, code[pc, I_DST], max(1, code[pc, I_COUNT]), there, cause)
     if is_far(timing[w, X_DEP]):
         find_dependency(uses, warps, timing, ready, by, w)
-        if not is_far(timing[w, X_DEP]):
-            wake(subs, cores, sub, c, max(cycle + 1, timing[w, X_DEP]))
+        wake(subs, cores, sub, c, look)  # the cause may be another one now
 
 
 @kernel
@@ -217,7 +225,7 @@ def written(
         return
     timing[w, X_WRITES] -= sectors
     if timing[w, X_WRITES] == 0 and timing[w, X_STATE] == AT_FENCE:
-        timing[w, X_STATE], timing[w, X_READY] = RUNNING, cycle
+        timing[w, X_STATE], timing[w, X_PLACE], timing[w, X_READY] = RUNNING, NONE, cycle
         sub = c * params[P_SCHEDULERS] + (w - c * params[P_CORE_WARPS]) % params[P_SCHEDULERS]
         wake(subs, cores, sub, c, cycle)
 
