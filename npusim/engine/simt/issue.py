@@ -73,7 +73,6 @@ from npusim.engine.simt.layout import (
     X_CAUSE,
     X_COMMITTED,
     X_COMPLETE,
-    X_COPIED,
     X_COPIES,
     X_DEP,
     X_DEP_CAUSE,
@@ -82,11 +81,12 @@ from npusim.engine.simt.layout import (
     X_READY_CAUSE,
     X_SINCE,
     X_STATE,
+    X_THERE,
     X_WANTED,
     X_WRITES,
 )
 from npusim.engine.simt.scoreboard import deliver, find_dependency
-from npusim.engine.simt.unit import ones, settle_groups
+from npusim.engine.simt.unit import groups_there, ones, settle_groups
 from npusim.jit import inlined, kernel
 from npusim.units.warps.access import addresses
 from npusim.units.warps.execute import execute
@@ -301,7 +301,7 @@ def _act(
         return OK
     if kind == COMMIT:
         timing[w, X_COMMITTED] += 1
-        timing[w, X_COPIES + timing[w, X_COMMITTED] % GROUPS] = 0
+        timing[w, X_COPIES + timing[w, X_COMMITTED] % GROUPS] = timing[w, X_THERE + timing[w, X_COMMITTED] % GROUPS] = 0
         settle_groups(timing, w)
         return OK
     if kind == WAIT_GROUPS:
@@ -309,7 +309,7 @@ def _act(
         if timing[w, X_COMMITTED] - timing[w, X_COMPLETE] > code[pc, I_IMM]:
             timing[w, X_STATE] = AT_GROUPS
         else:
-            timing[w, X_READY], timing[w, X_READY_CAUSE] = max(cycle + 1, timing[w, X_COPIED]), LONG
+            timing[w, X_READY], timing[w, X_READY_CAUSE] = max(cycle + 1, groups_there(timing, w)), LONG
         return OK
     if lanes == 0:
         return OK

@@ -32,14 +32,15 @@ UNKNOWN = -1
 # X_DEP, X_DEP_CAUSE: the same for the registers of its next instruction. X_SINCE, X_CAUSE, X_AT: its state, since when,
 # and the instruction for which it counts; X_PLACE: the barrier, membar or cpa.wait that it has issued and waits at, or
 # NONE. X_WRITES: sectors of its stores, from their issue until they are answered. Of asynchronous copies: groups
-# committed, groups complete, and X_COPIES + group % GROUPS: copies of the group under way; X_COPIED: when the last one
-# is there.
+# committed, groups of which no answer is missing; X_COPIES + group % GROUPS: copies of the group under way,
+# X_THERE + group % GROUPS: when their data are there, and those of the groups before; X_COPIED: of all complete ones.
 (
     X_STATE, X_READY, X_READY_CAUSE, X_DEP, X_DEP_CAUSE, X_SINCE, X_CAUSE, X_AT, X_PLACE, X_AGE, X_BARRIER, X_WRITES,
     X_COMMITTED, X_COMPLETE, X_WANTED, X_COPIED, X_COPIES,
 ) = range(17)  # fmt: skip
 GROUPS = 16
-X_COLUMNS = X_COPIES + GROUPS
+X_THERE = X_COPIES + GROUPS
+X_COLUMNS = X_THERE + GROUPS
 # X_STATE: without a block, may issue, at a barrier, waits for its writes, for groups of copies.
 IDLE, RUNNING, AT_BARRIER, AT_FENCE, AT_GROUPS = range(5)
 

@@ -90,6 +90,7 @@ from npusim.engine.simt.layout import (
     X_READY,
     X_READY_CAUSE,
     X_STATE,
+    X_THERE,
     X_WANTED,
     X_WRITES,
 )
@@ -192,12 +193,13 @@ def complete(
     if accesses[a, A_AGE] != timing[w, X_AGE]:
         return  # the warp has ended, another is in its place
     if kind == ASYNC_COPY:
-        timing[w, X_COPIED] = max(timing[w, X_COPIED], there)
-        timing[w, X_COPIES + accesses[a, A_GROUP] % GROUPS] -= 1
+        group = accesses[a, A_GROUP] % GROUPS
+        timing[w, X_THERE + group] = max(timing[w, X_THERE + group], there)
+        timing[w, X_COPIES + group] -= 1
         settle_groups(timing, w)
         wake(subs, cores, sub, c, look)  # a commit that waits for fewer groups
         if timing[w, X_STATE] == AT_GROUPS and timing[w, X_COMMITTED] - timing[w, X_COMPLETE] <= timing[w, X_WANTED]:
-            timing[w, X_STATE], timing[w, X_READY], timing[w, X_READY_CAUSE] = RUNNING, timing[w, X_COPIED], LONG
+            timing[w, X_STATE], timing[w, X_READY], timing[w, X_READY_CAUSE] = RUNNING, groups_there(timing, w), LONG
             wake(subs, cores, sub, c, timing[w, X_READY])
         return
     if code[pc, I_DST] < 0 or kind == GLOBAL_STORE:
@@ -213,7 +215,18 @@ def complete(
 def settle_groups(timing: Array, w: int) -> None:
     """Groups of copies are complete in their order."""
     while timing[w, X_COMPLETE] < timing[w, X_COMMITTED] and timing[w, X_COPIES + timing[w, X_COMPLETE] % GROUPS] == 0:
+        group = timing[w, X_COMPLETE] % GROUPS
+        timing[w, X_COPIED] = timing[w, X_THERE + group] = max(timing[w, X_COPIED], timing[w, X_THERE + group])
         timing[w, X_COMPLETE] += 1
+
+
+@inlined
+def groups_there(timing, w):
+    """When the data are there of all groups but the X_WANTED youngest, none of which may lack an answer."""
+    youngest = timing[w, X_COMMITTED] - timing[w, X_WANTED] - 1
+    if youngest < 0 or timing[w, X_WANTED] >= GROUPS - 1:
+        return 0
+    return timing[w, X_THERE + youngest % GROUPS]
 
 
 @kernel
