@@ -25,6 +25,7 @@ from npusim.engine.simt.layout import (
     P_BRANCH,
     P_CORE_WARPS,
     P_GRID,
+    P_GTO,
     P_NARGS,
     P_SCHEDULERS,
     P_SLOTS,
@@ -32,6 +33,7 @@ from npusim.engine.simt.layout import (
     P_WARP_CYCLES,
     P_WARP_SIZE,
     RUNNING,
+    S_LAST,
     UNKNOWN,
     X_AGE,
     X_AT,
@@ -147,6 +149,8 @@ def end_warp(
 ) -> None:  # fmt: skip
     """All lanes of a warp are done; with the last warp of its block, the next block takes the slot."""
     timing[w, X_STATE] = IDLE
+    if params[P_GTO]:  # the warp that takes its place is not the one that issued last
+        subs[c * params[P_SCHEDULERS] + (w - c * params[P_CORE_WARPS]) % params[P_SCHEDULERS], S_LAST] = NONE
     place = warps[w, W_SHARED]
     slots[place, B_LEFT] -= 1
     if slots[place, B_LEFT] > 0:
