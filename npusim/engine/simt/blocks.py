@@ -97,7 +97,7 @@ def start_block(
         other[O_AGE] += 1
         start = cycle + i * params[P_WARP_CYCLES]
         timing[w, X_READY], timing[w, X_READY_CAUSE] = start, LAUNCHING
-        timing[w, X_SINCE], timing[w, X_CAUSE], timing[w, X_PLACE] = cycle, UNKNOWN, NONE
+        timing[w, X_SINCE], timing[w, X_CAUSE], timing[w, X_AT], timing[w, X_PLACE] = cycle, LAUNCHING, 0, NONE
         find_dependency(uses, warps, timing, ready, by, w)
         local = slot * count + i
         wake(subs, cores, c * params[P_SCHEDULERS] + local % params[P_SCHEDULERS], c, start)
