@@ -24,6 +24,7 @@ from isa.simt_machine import ExecPipe, SimtMachine
 from isa.simt_operands import KINDS, LANE_WIDTH, SLOTS
 from isa.table import BY_CODE
 from isa.table_simt import FMA, GUARD, GUARD_MASK, GUARD_SHIFT, IMMEDIATE, SCALAR_SOURCE, SIMT_PIPES
+from npusim.memory.caches.state import make_caches
 from npusim.memory.generator.backend import Hierarchy, make_backend
 from npusim.record_simt import SIMT_COUNTERS, WARP_CAUSES, LaunchRecord, SimtRecord
 from npusim.stepper.simt_unit import NEVER, ROWS, Access, Port, Unit, pieces_of
@@ -124,7 +125,8 @@ class Stepper:
         self.l1 = l1_beside(machine, self.fit.carveout_bytes)
         self.counters: Counter[str] = Counter()
         self.port = Port(machine, backend)
-        self.units = [Unit(c, machine, self.l1, self.port, self.counters) for c in range(machine.cores)]
+        caches = make_caches(self.l1, machine.cores)
+        self.units = [Unit(c, machine, self.l1, caches, self.port, self.counters) for c in range(machine.cores)]
         self.subs = [[SubCore() for _ in range(self.schedulers)] for _ in range(machine.cores)]
         self.slots: list[list[Block | None]] = [[None] * self.fit.blocks for _ in range(machine.cores)]
         self.starting: list[tuple[int, int, int]] = []  # (cycle, core, slot)

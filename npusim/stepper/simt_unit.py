@@ -13,7 +13,7 @@ import numpy.typing as npt
 from isa.cache import Cache
 from isa.simt_machine import SimtMachine
 from npusim.memory.caches import lines
-from npusim.memory.caches.state import CacheState, make_caches
+from npusim.memory.caches.state import CacheState
 from npusim.memory.generator.backend import Hierarchy
 from npusim.memory.generator.physical import make_pages, physical
 from npusim.memory.generator.setup import clock_of
@@ -113,11 +113,13 @@ class Port:
 class Unit:
     """The load/store unit of a core, with its L1."""
 
-    def __init__(self, core: int, machine: SimtMachine, l1: Cache, port: Port, counters: Counter[str]) -> None:
+    def __init__(
+        self, core: int, machine: SimtMachine, l1: Cache, cache: CacheState, port: Port, counters: Counter[str]
+    ) -> None:
         assert machine.core.load_store is not None
         self.core, self.port, self.counters = core, port, counters
         self.l1, self.shared, self.unit = l1, machine.core.shared, machine.core.load_store
-        self.cache: CacheState = make_caches(l1, 1)
+        self.cache = cache  # of all cores
         self.queue: deque[Access] = deque()
         self.rows = 0
         self.free = 0  # when the unit may take the next piece
@@ -165,7 +167,7 @@ class Unit:
             return
         line, offset = divmod(request.address, self.l1.line_bytes)
         sectors = (1 << self._sectors(request)) - 1 << offset // self.l1.sector_bytes
-        lines.fill(*self.cache.arrays, 0, line, sectors, 0)
+        lines.fill(*self.cache.arrays, self.core, line, sectors, 0)
         miss = self.misses[line]
         miss.pending &= ~sectors
         for target in [target for target in miss.targets if not target[1] & miss.pending]:
@@ -212,7 +214,7 @@ class Unit:
     def _load(self, access: Access, line: int, wanted: int, now: int) -> bool:
         cache = self.cache
         _, missing = lines.lookup(
-            cache.geometry, cache.tags, cache.marks, cache.links, cache.sets, 0, line, wanted, 0, 0)
+            cache.geometry, cache.tags, cache.marks, cache.links, cache.sets, self.core, line, wanted, 0, 0)
         missing = int(missing)
         if missing:
             miss = self.misses.get(line)
@@ -242,7 +244,8 @@ class Unit:
         self.stores += count
         self.counters["store_sectors"] += count
         if access.kind == at.GLOBAL_STORE:
-            lines.lookup(cache.geometry, cache.tags, cache.marks, cache.links, cache.sets, 0, line, sectors, sectors, 1)
+            arrays = cache.geometry, cache.tags, cache.marks, cache.links, cache.sets
+            lines.lookup(*arrays, self.core, line, sectors, sectors, 1)
         if access.returns:
             access.flying += self._send("past", line, sectors, access, access.warp, now)
         else:
