@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import hypothesis.strategies as st
@@ -523,7 +524,6 @@ def test_a_kernel_must_end() -> None:
     t = Threads(8)
     t.put("exit", 0)
     program = t.program()
-    cut = Program(program.name, program.machine, program.instrs, program.descs,
-                  (type(program.kernels[0])("k", 0, 1, (), {}, 8),), program.launches, program.args, (), ())  # fmt: skip
+    cut = replace(program, kernels=(replace(program.kernels[0], end=1),))
     with pytest.raises(ProgramError, match="may run past its end"):
         run_threads(cut, machine(), np.zeros(4, np.uint8))
