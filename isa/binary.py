@@ -40,7 +40,8 @@ _ARRAYS: Layout = (
     ("instrs", INSTR), ("descs", DESC), ("launches", LAUNCH), ("args", np.dtype("i8")),
 )  # fmt: skip
 # What version 1 did not have: the last fields of a launch, and a field of a kernel.
-_LAUNCH_1 = np.dtype([(name, LAUNCH[name]) for name in LAUNCH.names or () if name not in ("block", "columns")], align=True)
+_NEW_IN_2 = ("block", "columns")
+_LAUNCH_1 = np.dtype([(name, LAUNCH[name]) for name in LAUNCH.names or () if name not in _NEW_IN_2], align=True)
 _ARRAYS_1 = tuple((name, _LAUNCH_1 if kind is LAUNCH else kind) for name, kind in _ARRAYS)
 _KERNEL_1 = {"registers": 0}
 _TABLES: tuple[tuple[str, type], ...] = (

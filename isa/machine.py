@@ -40,12 +40,16 @@ class Space(Part):
     Blocks of `bank_bytes` go to `bank_groups` in turn; in a cycle each group gives one block to what a vector
     instruction reads and takes one of what it writes. With `bank_size_bytes` a group consists of banks, each used once
     around the groups before the next, and a bank does one of the two in a cycle.
+
+    `write_stall_cycles`: a request of a transfer that arrives here has the banks to itself for so long, and copies that
+    are just reading the space on their way elsewhere in the core last that much longer.
     """
 
     size_bytes: Annotated[int, Field(gt=0, le=1 << 32)]
     bank_groups: Annotated[int, Field(ge=0, le=64)] = 0  # 0: no two accesses of a register conflict
     bank_bytes: Count = 32
     bank_size_bytes: Annotated[int, Field(ge=0, le=1 << 32)] = 0  # 0: reads and writes do not conflict
+    write_stall_cycles: Annotated[int, Field(ge=0, le=65536)] = 0
     ports: Count = 8
     align_bytes: Count = 1
     label: str = ""

@@ -88,7 +88,7 @@ def _hints(machine: SimtMachine, threads: int, registers: int, shared_bytes: int
     for size in range((shared_bytes - 1) // unit * unit, -1, -unit):
         if min(_limits(machine, threads, registers, size).values()) > blocks:
             more = min(_limits(machine, threads, registers, size).values()) - blocks
-            fewer = f"{shared_bytes - size} bytes of shared memory a block fewer"
-            found.append(f"{fewer}: +{more} block{'s'[: more > 1]} a core")
+            change = f"{shared_bytes - size} bytes of shared memory a block fewer"
+            found.append(f"{change}: +{more} block{'s'[: more > 1]} a core")
             break
     return found

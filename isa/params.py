@@ -45,7 +45,7 @@ NAMES = (
     "operand_space", "acc_space",
     "lanes", "sublanes", "lane_bytes", "alus", "load_ports", "store_ports", "vector_latency",
     "cross_milli", "cross_reduce_milli", "cross_latency", "drain_milli", "drain_latency",
-    "request_latency", "response_latency", "core_khz",
+    "request_latency", "response_latency", "core_khz", "write_stalls",
 )
 # fmt: on
 INDEX = {name: i for i, name in enumerate(NAMES)}
@@ -76,11 +76,13 @@ class Params:
     """Everything a kernel needs of a machine.
 
     `values` int64 by INDEX; `path_of` int64 [spaces, spaces] row of `paths` or -1; `paths` int64 [n, 3];
+    `path_ends` int64 [n, 2]: the spaces that a path leads from and to;
     `dma` int64 [engines, 5]: first pipe, count, outstanding, request_bytes, startup_cycles;
     `passes_milli` int64 by dtype code (0: not offered); `op_milli` int64 by opcode, vector cost factor;
     `convert_milli` int64 [2, dtypes]: ALU operations to unpack a source register, to pack a destination register;
     `space_ports`, `space_bytes` int64 by space id (0: absent; dram and host: unbounded);
-    `space_banks` int64 [spaces, 3]: bank groups (0: none), bytes of a block, bytes of a bank (0: not known).
+    `space_banks` int64 [spaces, 3]: bank groups (0: none), bytes of a block, bytes of a bank (0: not known);
+    `space_stalls` int64 by space id: cycles by which a request that is written there holds back copies from there.
     `present` bool [cores, pipes]: a core has the pipes that work on its spaces.
     """
 
@@ -89,6 +91,7 @@ class Params:
     values: Array
     path_of: Array
     paths: Array
+    path_ends: Array
     dma: Array
     passes_milli: Array
     depth: Array
@@ -97,6 +100,7 @@ class Params:
     space_ports: Array
     space_bytes: Array
     space_banks: Array
+    space_stalls: Array
     dtype_bytes: Array
     present: Array
 
@@ -165,6 +169,7 @@ def resolve(machine: Machine) -> Params:
         "request_latency": machine.memory.request_latency_cycles,
         "response_latency": machine.memory.response_latency_cycles,
         "core_khz": round(machine.clock_mhz * 1000),
+        "write_stalls": int(any(space.write_stall_cycles for space in core.spaces.values())),
     }
     if vector is not None:
         figures |= {"lanes": vector.lanes, "sublanes": vector.sublanes, "lane_bytes": vector.lane_bytes,
@@ -203,7 +208,7 @@ def _present(machine: Machine, pipes: tuple[Pipe, ...]) -> Array:
     return found
 
 
-def _paths(machine: Machine, pipes: tuple[Pipe, ...]) -> tuple[Array, Array, Array]:
+def _paths(machine: Machine, pipes: tuple[Pipe, ...]) -> tuple[Array, Array, Array, Array]:
     names = list(machine.core.dma)
     path_of = np.full((len(SPACES), len(SPACES)), -1, np.int64)
     rows = []
@@ -216,7 +221,9 @@ def _paths(machine: Machine, pipes: tuple[Pipe, ...]) -> tuple[Array, Array, Arr
          e.startup_cycles)
         for i, e in enumerate(machine.core.dma.values())
     ]
-    return path_of, np.array(rows, np.int64).reshape(-1, 3), np.array(engines, np.int64).reshape(-1, 5)
+    ends = np.array([(SPACE_ID[path.src], SPACE_ID[path.dst]) for path in machine.core.paths], np.int64)
+    table = np.array(rows, np.int64)
+    return path_of, table.reshape(-1, 3), ends.reshape(-1, 2), np.array(engines, np.int64).reshape(-1, 5)
 
 
 def _costs(machine: Machine) -> tuple[Array, Array, Array, Array]:
@@ -237,13 +244,14 @@ def _costs(machine: Machine) -> tuple[Array, Array, Array, Array]:
     return passes, depth, factors, convert
 
 
-def _spaces(machine: Machine) -> tuple[Array, Array, Array, Array]:
-    ports, sizes = np.zeros(len(SPACES), np.int64), np.zeros(len(SPACES), np.int64)
+def _spaces(machine: Machine) -> tuple[Array, Array, Array, Array, Array]:
+    ports, sizes, stalls = (np.zeros(len(SPACES), np.int64) for _ in range(3))
     banks = np.zeros((len(SPACES), 3), np.int64)
     for name, space in machine.core.spaces.items():
         ports[SPACE_ID[name]], sizes[SPACE_ID[name]] = space.ports, space.size_bytes
+        stalls[SPACE_ID[name]] = space.write_stall_cycles
         banks[SPACE_ID[name]] = space.bank_groups, space.bank_bytes, space.bank_size_bytes
     sizes[SPACE_ID["dram"]] = machine.memory.capacity_bytes
     sizes[SPACE_ID["host"]] = 1 << 46
     widths = np.array([d.size_bytes for d in sorted(DTYPES.values(), key=lambda d: d.code)], np.int64)
-    return ports, sizes, banks, widths
+    return ports, sizes, banks, stalls, widths

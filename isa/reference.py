@@ -11,13 +11,17 @@ from isa.disasm import OPERAND_FIELD, pipe_text
 from isa.dtypes import DTYPES
 from isa.machine import BUNDLE_SLOTS
 from isa.program import DESC, INSTR, MAX_DIMS, SPACES
+from isa.simt_limits import MAX_BLOCK_THREADS
 from isa.table import ACTIVATIONS, DMA, FLAG_NAMES, PIPE_CLASS_NAMES, STOP, SYNC, TABLE
+from isa.table_simt import IMMEDIATE, LANE_REGISTERS, PREDICATES, SCALAR_SOURCE, SIMT_PIPES
 from isa.verify import MAX_LOOP_DEPTH
+from isa.verify_simt import MAX_LOOP_DEPTH as THREAD_LOOP_DEPTH
+from isa.verify_simt import SCALARS
 from isa.verify_tables import ROLES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "isa.md"
-EXAMPLES = (ROOT / "traces" / "gemm_4x4.asm", ROOT / "traces" / "vector_add.asm")
+EXAMPLES = ("gemm_4x4.asm", "vector_add.asm", "simt/reduction.asm")  # in traces/
 
 _GROUPS = {
     "system": "",
@@ -32,6 +36,13 @@ _GROUPS = {
     "vector": "Element-wise in fp32; operands have equal extents and broadcast by stride 0; comparisons give 1 or 0. "
     "`v.l*` and `v.transpose` run on the cross-lane unit, or on the vector unit of a machine without one.",
     "sync": "Executed by the sequencer in program order. Flags count; they are 0 when a launch begins and ends.",
+    "warp": "Of threads: lanes among each other, branches, waiting. `bar`, `membar`, `cpa.commit` and `cpa.wait` act "
+    "once for the warp and have no guard.",
+    "async": "Of threads: copies past the registers, and products of a warp. Fragments lie in lane registers as in the "
+    "PTX ISA (`mma.sync`); `core.mma` says which products a chip has.",
+    "lanes": "Of threads: what each lane does. Integers wrap at 32 bits.",
+    "lane_memory": "Of threads. Values of 64 and 128 bits lie in 2 and 4 consecutive lane registers, the first one's "
+    "number a multiple of that; offsets are multiples of the bytes that a lane moves.",
 }
 
 _HEAD = """# The instruction set
@@ -48,6 +59,9 @@ cannot do.
 
 Each core has `core.scalar.registers` 64-bit integer registers r0, r1, ... Argument i of a launch arrives in register i,
 the others begin at 0. In a kernel, a parameter's name can be written in place of its register.
+
+On machines with threads (`issue: simt`) each warp has {scalars} such scalar registers, which hold one value for all of
+its lanes, and in each lane 32-bit registers v0 .. v{lanes} and predicates p0 .. p{predicates}.
 """
 
 _DESCRIPTORS = """## Descriptors
@@ -109,8 +123,29 @@ nothing.
 
 ## Control flow
 
-A kernel ends with `halt`. Loops nest up to {depth} deep inside a kernel; the label of `loop` stands after its `endl`.
-Branches stay in their kernel and in their loop body (the `endl` belongs to it).
+A kernel of tiles ends with `halt`. Loops nest up to {depth} deep inside a kernel; the label of `loop` stands after its
+`endl`. Branches stay in their kernel and in their loop body (the `endl` belongs to it).
+
+## Threads
+
+A launch on a machine with threads has `grid` blocks of `block` threads (1 to {threads}) and one row of arguments for
+all of them. The threads of a block run in warps, a lane each; an instruction acts in the lanes that are active. An
+operation of threads may have a guard, `@p0` or `@!p0`, and then acts in the lanes whose predicate says so. Scalar
+operations have none: they act once for the warp.
+
+A `bra` with a guard parts the lanes. They meet again at the branch's immediate post-dominator: the first address that
+every way from it to the end of the kernel leads through (`isa.flow`). Inside of a loop that address must be in the same
+body; loops nest up to {thread_depth} deep. A kernel of threads ends with an `exit` that has no guard.
+
+A source `sa sb sc` is a lane register, a scalar register or parameter (its low 32 bits), or a number, of which an
+instruction has one at most. Operations whose sources are fp32 take a real (`1.0`), those on halves a real that stands
+in both, the others an integer of 32 bits, signed or not; `vmov`, `sel` and `exch` take either, a real as its fp32 bits.
+Held in its field, lane register n is n, scalar register n is {scalar_source} + n, and {immediate} says that the number
+is in `imm`, or in `f0`: a real, and the operand of an atomic, whose `imm` is the offset.
+
+| pipe | operations |
+|---|---|
+{pipes}
 """
 
 _SYNTAX = """## Assembly
@@ -134,6 +169,16 @@ also `inputs=`, `outputs=`, `approximated=`, `padded_macs=` |
 | `.name "TEXT"` | a row of the name table, for `mark` |
 | `.desc %NAME key=value ...` | a descriptor; `%dN` also names the N-th |
 | `.kernel NAME(param, ..) SPACE=BYTES ...` up to `.end` | code, and all on-chip bytes that it touches |
+| `.kernel NAME(param, ..) smem=BYTES registers=N` | of threads: shared memory of a block, lane registers of a \
+thread (without `registers`: the highest one used + 1) |
+| `.reg NAME NAME:COUNT ..` | in a kernel: names of the next free lane registers; the first of COUNT is aligned to \
+2 or 4 if COUNT is a multiple of it; `NAME+1` is the one after it |
+| `.preg NAME ..` | in a kernel: names of the next free predicates |
+| `.shared NAME BYTES [ALIGN]` | in a kernel: shared memory behind `smem` and what was reserved, aligned to 16; \
+`NAME` and `NAME+BYTES` are integers |
+| `.param NAME ..` | in a kernel: further parameters |
+| `@p0 op ..`, `@!p0 op ..` | an operation of threads with a guard |
+| `.launch KERNEL grid= block= args=[..]` | of threads: `block` threads a block, one list of arguments |
 | `.launch KERNEL grid= operator= args=[..]` | `args=[[..], ..]`: a list a core; `&name` is a tensor's address |
 | `.launch kind=host host_op= operator=` | also `kind=estimate cycles= link_bytes=` |
 | `.args [..]`, `args=@N nargs=` | arguments stored apart, and a launch that uses those from the N-th on |
@@ -141,18 +186,28 @@ also `inputs=`, `outputs=`, `approximated=`, `padded_macs=` |
 Operands: `rd ra rb rc` registers, `Dd Da Db Dc` descriptors (`?`: may be left out, or `_`), `imm` and `count` integers,
 `f0 f1` reals, `to` a label (or `@N`, an address), `act` an activation, `pipe` and `unit` a pipe. A field that the
 operation does not show can follow as `field=value`, e.g. `cp %d, %a, unit=1`. Activations: {activations}.
+
+Of threads: `vd va vb vc` lane registers, `pd pa pb pc` predicates, `sa sb sc` sources of any kind. An offset `imm` of
+memory, `bar` and `cpa.wait` may be left out and is 0: `ldg.32 v1, x, v2`, `stg.32 y, v2, v3`. What `?` lets out must be
+written `_` where a register for the next operand follows: `stg.32 y, _, v3`, `atomg.add _, hist, v3, 0, 1`. Parameters
+of such a kernel may not have names of registers (v1, p0, r3) or numbers (inf, nan), unless in quotes, and then only
+their registers can be written.
 """
 
 
 def page() -> str:
     """Return the text of docs/isa.md."""
     parts = [
-        _HEAD,
+        _HEAD.format(scalars=SCALARS, lanes=LANE_REGISTERS - 1, predicates=PREDICATES - 1),
         _DESCRIPTORS.format(last=MAX_DIMS - 1, dims=MAX_DIMS, spaces=_words(SPACES), dtypes=_words(DTYPES)),
         _PIPES + "\n".join(_pipe_rows()) + "\n",
         "## Operations\n",
         *_groups(),
-        _SYNC.format(slots=", ".join(BUNDLE_SLOTS), depth=MAX_LOOP_DEPTH),
+        _SYNC.format(
+            slots=", ".join(BUNDLE_SLOTS), depth=MAX_LOOP_DEPTH, threads=MAX_BLOCK_THREADS,
+            thread_depth=THREAD_LOOP_DEPTH, scalar_source=SCALAR_SOURCE, immediate=IMMEDIATE,
+            pipes="\n".join(_thread_pipe_rows()),
+        ),
         _SYNTAX.format(
             suffixes=", ".join(f"`.{name}`" for bit, name in FLAG_NAMES.items() if bit != STOP),
             roles=", ".join(ROLES),
@@ -167,7 +222,10 @@ def page() -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-_HELD = "Operands are held in: " + ", ".join(f"`{k}` {v}" for k, v in OPERAND_FIELD.items()) + " (`pipe` also in unit)."
+_SHOWN = {word.rstrip("?") for op in TABLE for word in op.fields.split()}
+_HELD = "Operands are held in: {} (`pipe` also in unit).".format(
+    ", ".join(f"`{kind}` {name}" for kind, name in OPERAND_FIELD.items() if kind in _SHOWN)
+)
 
 
 def _words(names: Iterable[str]) -> str:
@@ -179,25 +237,41 @@ def _pipe_rows() -> Iterable[str]:
         if number == SYNC:
             continue
         ops = [op.name for op in TABLE if op.pipe == number and op.group != "system"]
-        shown = ", ".join(ops) if len(ops) <= 6 else f"{ops[0]}, {ops[1]}, ... ({len(ops)})"
         remark = " (engine 0 of core.dma, unit 0)" if number == DMA else ""
-        yield f"| {name} | {shown} | `{pipe_text(number, 0)}`{remark} |"
+        yield f"| {name} | {_few(ops)} | `{pipe_text(number, 0)}`{remark} |"
+
+
+def _thread_pipe_rows() -> Iterable[str]:
+    for name, number in SIMT_PIPES.items():
+        ops = [op.name for op in TABLE if op.pipe == number]
+        yield f"| {name} | {_few(ops) or 'the scalar ones'} |"
+
+
+def _few(ops: list[str]) -> str:
+    return ", ".join(ops) if len(ops) <= 6 else f"{ops[0]}, {ops[1]}, ... ({len(ops)})"
 
 
 def _groups() -> Iterable[str]:
     for group in dict.fromkeys(op.group for op in TABLE):
-        rows = [f"| `{op.name}` | {op.fields or ' '} | {op.meaning} | {op.code} |" for op in TABLE if op.group == group]
-        yield f"### {group.capitalize()}\n"
+        ops = [op for op in TABLE if op.group == group]
+        rows = [f"| `{op.name}` | {op.fields or ' '} | {cell(op.meaning)} | {op.code} |" for op in ops]
+        yield f"### {group.capitalize().replace('_', ' ')}\n"
         if _GROUPS[group]:
             yield _GROUPS[group] + "\n"
         yield "| operation | operands | meaning | code |\n|---|---|---|---|"
         yield "\n".join(rows) + "\n"
 
 
+def cell(text: str) -> str:
+    """Return a text as it stands in a table, where a bar would end the cell."""
+    return text.replace("|", "\\|")
+
+
 def _examples() -> Iterable[str]:
     yield "## Examples\n"
-    for path in EXAMPLES:
-        yield f"`traces/{path.name}`:\n"
+    for name in EXAMPLES:
+        yield f"`traces/{name}`:\n"
+        path = ROOT / "traces" / name
         yield "\n".join(f"    {line}".rstrip() for line in path.read_text(encoding="utf-8").rstrip().split("\n")) + "\n"
 
 

@@ -41,8 +41,14 @@ def launch_of_threads_faults(program: Program, machine: SimtMachine, row: Any) -
         yield f"grid {grid} of kernel {kernel.name!r}; a launch has 1 to {MAX_GRID_BLOCKS} blocks"
     if not 1 <= block <= MAX_BLOCK_THREADS:
         yield f"block {block} of kernel {kernel.name!r}; a block has 1 to {MAX_BLOCK_THREADS} threads (block=)"
-    elif 0 <= kernel.registers <= machine.core.registers.per_thread and kernel.scratch_bytes.get("smem", 0) >= 0:
+    elif _may_be(kernel, machine):
         yield from _room_faults(kernel, block, machine)
+
+
+def _may_be(kernel: Kernel, machine: SimtMachine) -> bool:
+    """True when no thread and no block may be refused for itself (isa.verify_simt tells that of the kernel)."""
+    smem = kernel.scratch_bytes.get("smem", 0)
+    return 0 <= kernel.registers <= machine.core.registers.per_thread and 0 <= smem <= machine.core.shared.block_bytes
 
 
 def _room_faults(kernel: Kernel, block: int, machine: SimtMachine) -> Iterator[str]:

@@ -69,8 +69,7 @@ for _number, _size in ACCESS_BYTES.items():
     if BY_CODE[_number].name.partition(".")[0] in ("lds", "sts", "atoms", "ldsm"):
         _SHARED_BYTES[_number] = _size
 _WHOLE_WARP = [code(name) for name in ("bar", "membar", "cpa.commit", "cpa.wait")]
-_INT32 = range(-(1 << 31), 1 << 31)
-_BITS32 = range(-(1 << 31), 1 << 32)
+_LEAST = -(1 << 31)  # integer of 32 bits
 
 
 def verify_simt(program: Program, machine: SimtMachine) -> None:
@@ -200,7 +199,7 @@ def _immediate_faults(op: Op, record: Any) -> Iterator[str]:
     value = record[place].item()
     if isinstance(value, float) and value != value:
         yield f"{place} is not a number"
-    elif not is_real(op) and value not in _BITS32:
+    elif not is_real(op) and not (_LEAST <= value < 1 << 32 and value == int(value)):
         yield f"immediate {value} is no integer of 32 bits, signed or not"
 
 
@@ -221,7 +220,7 @@ def _number_faults(op: Op, record: Any, program: Program, machine: SimtMachine) 
     size = ACCESS_BYTES.get(op.code, 0)
     if size and imm % size:
         yield f"offset {imm} is no multiple of the {size} bytes that a lane moves"
-    if size and imm not in _INT32:
+    if size and not _LEAST <= imm < -_LEAST:
         yield f"offset {imm} is no signed integer of 32 bits"
 
 

@@ -45,14 +45,16 @@ def _grid(context: click.Context, option: click.Parameter, given: str) -> tuple[
 @click.option("--launches", type=Whole(1), default=1, show_default=True, help="Times, one after another.")
 @click.option("--check", default="", metavar="SCRIPT.py:FN", help="A function that gets the arguments by name and "
               "returns the arrays that it expects; exit 1 if they differ.")  # fmt: skip
+@click.option("--no-values", is_flag=True, help="Execute only what decides time: branches, addresses, and what feeds "
+              "them.")  # fmt: skip
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Override a machine field; repeatable.")
 @click.option("--seed", type=Whole(0), default=0, help="Of rand and randint.  [default: 0]")
 @click.option("-o", "--out", type=Place(path_type=Path), metavar="DIR", help="Write summary.json and arrays.npz here.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout, nothing else.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 def kernel(
-    source: Path, hw: str, grid: tuple[int, int], block: int, arguments: dict[str, str], name: str, launches: int, check: str,
-    settings: tuple[str, ...], seed: int, out: Path | None, as_json: bool, quiet: bool,
+    source: Path, hw: str, grid: tuple[int, int], block: int, arguments: dict[str, str], name: str, launches: int,
+    check: str, no_values: bool, settings: tuple[str, ...], seed: int, out: Path | None, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Run, verify and profile a kernel of threads, written in assembly."""
     from npusim.kernel import arrays_of, run_kernel, summary_of
@@ -61,7 +63,7 @@ def kernel(
     with Progress(quiet or as_json, "running"):
         result = run_kernel(
             source, hw, grid=grid, block=block, arguments=arguments, name=name, launches=launches, check=check,
-            settings=settings, seed=seed,
+            settings=settings, seed=seed, values=not no_values,
         )  # fmt: skip
         if out is not None:
             summary = json.dumps(summary_of(result), indent=2) + "\n"

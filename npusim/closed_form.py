@@ -8,7 +8,8 @@ of the array, of the last write).
 Units overlap perfectly: a launch is as long as its busiest unit. Bytes are each tensor once; what tiling reads again is
 seen only by `cycle`. A shared cache, which is empty at the start, carries all bytes, the DRAM behind it what surely is
 not there: weights and inputs of the model where they are first read, else what is read or written beyond what it holds.
-A network carries all bytes over the links of its ends. Sources: Williams et al., CACM 2009 (roofline); isa.cost.
+A network carries all bytes over the links of its ends. Nothing waits for another unit or a port: what is written into
+an on-chip memory holds back no copy (`write_stall_cycles`). Sources: Williams et al., CACM 2009 (roofline); isa.cost.
 """
 
 from __future__ import annotations

@@ -84,27 +84,30 @@ def run_kernel(
     check: str = "",
     settings: Sequence[str] = (),
     seed: int = 0,
+    values: bool = True,
 ) -> KernelResult:
     """Run a kernel of an assembly file on its arguments: values and cycles. A `grid` of two is (columns, rows).
 
     `arguments` by parameter: an array, a whole number, or a word as on the command line: `rand:f32[1024]`,
     `randint:0,256:i32[1024]`, `zeros:`, `ones:`, `iota:`, or a .npy file. `name` chooses one of several kernels;
     `check` is `script.py:function`, which gets the arguments before the run by name and returns the arrays that it
-    expects after it. Raises NpuError.
+    expects after it. Without `values` only the control slice is executed: cycles alone, sooner. Raises NpuError.
     """
     started = time.perf_counter()
     machine = hw if isinstance(hw, SimtMachine) else load_simt(hw, settings)
     program = _read(Path(source))
     kernel = _chosen(program, name)
-    values = _arguments(kernel, arguments, seed)
+    if check and not values:
+        raise ConfigError("--check needs values: leave --no-values out")
+    given = _arguments(kernel, arguments, seed)
     expect = _function(check) if check else None
-    before = {key: value.copy() if isinstance(value, np.ndarray) else value for key, value in values.items()}
-    program, memory = _placed(program, kernel, values, machine, grid, block, launches)
+    before = {key: value.copy() if isinstance(value, np.ndarray) else value for key, value in given.items()}
+    program, memory = _placed(program, kernel, given, machine, grid, block, launches)
     verify(program, machine)
     from npusim.engine.simt.run import run_simt
 
-    record = run_simt(program, machine, memory)
-    after = {t.name: _view(memory, t, values[t.name]) for t in program.tensors}
+    record = run_simt(program, machine, memory if values else None)
+    after = {t.name: _view(memory, t, given[t.name]) for t in program.tensors} if values else {}
     comparisons = () if expect is None else tuple(_compare(expect(**before), after, check))
     return KernelResult(kernel.name, record, after, comparisons, time.perf_counter() - started)
 
@@ -256,12 +259,12 @@ def _placed(
         memory[tensor.address : tensor.address + data.nbytes] = data.reshape(-1).view(np.uint8)
     rows = np.zeros(launches, LAUNCH)
     columns, lines = grid if isinstance(grid, tuple) else (grid, 1)
-    rows["kernel"], rows["grid"], rows["block"] = program.kernels.index(kernel), columns * lines, block
+    rows["grid"], rows["block"] = columns * lines, block
     rows["columns"] = columns
     rows["nargs"], rows["operator"], rows["host_op"] = len(words), -1, -1
     placed = replace(
-        program, machine=machine.name, tensors=tuple(tensors), launches=rows, args=np.array(words, np.int64),
-        memory_bytes={"dram": address},
+        program, machine=machine.name, kernels=(kernel,), tensors=tuple(tensors), launches=rows,
+        args=np.array(words, np.int64), memory_bytes={"dram": address},
     )  # fmt: skip
     return placed, memory
 

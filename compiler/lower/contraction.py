@@ -323,19 +323,28 @@ def _finish(context: Context, nodes: tuple[Node, ...], a: Operand, weight: Opera
     cube = matrix.dataflow == "cube"
     if epilogue.gated and not cube:  # the gate's tile takes no more than all the others
         budget[context.machine.scratch_space] //= 2
-    tiling = (tiling_cube if cube else tiling_array).search(spec, context.machine, budget, context.choices.tile)
+    cached = [k for k in ("a", "weight") if _is_computed(context, bind[k][0])]
+    if cube:
+        tiling = tiling_cube.search(spec, context.machine, budget, context.choices.tile, cached)
+    else:
+        tiling = tiling_array.search(spec, context.machine, budget, context.choices.tile)
     if epilogue.after and context.machine.drain_engine is not None:
         if not mix.rows_at_once(spec, tiling, context.machine):
             raise NoKernel(f"{node.name}: a row of {spec.w} x {tiling.n} results does not fit a vector core's buffer")
         size = context.machine.cores * mix.SLOTS * mix.slot_bytes(spec, tiling)
         bind["mid"] = (context.workspace(size), 0)
-    cycles = tiling_cube.expected_cycles(spec, tiling, context.machine, budget) if cube else 0.0
+    cycles = tiling_cube.expected_cycles(spec, tiling, context.machine, budget, cached) if cube else 0.0
     if weight.blocks:
         spec = weights.by_fractals(context, spec, tiling, bind)
     elif whole:
         spec = weights.by_tiles(context, spec, tiling, bind)
     make = partial(_make, (cube_kernel if cube else array_kernel).build, spec, tiling, context.machine)
     return [Call(("contraction", repr(spec), tiling), make, bind, cycles)]
+
+
+def _is_computed(context: Context, name: str) -> bool:
+    """Whether an operator writes a tensor, which a shared cache may then still hold."""
+    return not any(name in known for known in (context.graph.inputs, context.graph.constants, context.new_constants))
 
 
 def _require_ways(machine: Machine, node: Node, a: Operand, weight: Operand, sources: tuple[str, str]) -> None:

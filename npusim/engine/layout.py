@@ -109,7 +109,9 @@ V_LIMIT = V_PACK + len(DTYPES)  # MAX_INSTRUCTIONS
 V_SKEW = V_LIMIT + 1  # thousandths of the Zipf exponent by which gathers choose rows; 0: evenly
 V_DEPTH = V_SKEW + 1  # by dtype, k of a cube's blocks
 V_BANKS = V_DEPTH + len(DTYPES)  # by space: bank groups, bytes of a block, bytes of a bank
-V_COUNT = V_BANKS + 3 * SPACE_COUNT
+V_ENDS = V_BANKS + 3 * SPACE_COUNT  # by path: the spaces that it leads from and to
+V_STALLS = V_ENDS + 2 * MAX_PATHS  # by space: cycles that a request written there holds back copies from there
+V_COUNT = V_STALLS + SPACE_COUNT
 # `clock` [.]: the outer loop.
 (K_NOW, K_MEMORY_UNTIL, K_EVENTS, K_DROPPED, K_CORE, K_Q, K_R, K_F) = range(8)  # K_Q..K_F: the core clock's edges
 K_FROM, K_TO = 8, 9  # instructions that touch these cycles become events
@@ -165,6 +167,7 @@ def flat_values(params: Params) -> Array:
         (V_PASSES, params.passes_milli), (V_PORTS, params.space_ports), (V_DTYPE_BYTES, params.dtype_bytes),
         (V_OP_MILLI, params.op_milli), (V_OP_PIPE, pipe_class), (V_OP_LANES, lanes),
         (V_UNPACK, params.convert_milli), (V_DEPTH, params.depth), (V_BANKS, params.space_banks),
+        (V_ENDS, params.path_ends), (V_STALLS, params.space_stalls),
     ):
         values[start : start + table.size] = table.reshape(-1)
     values[V_LIMIT] = MAX_INSTRUCTIONS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from isa.params import INDEX, MILLI, PATH_RATE_MILLI
-from isa.table import WEIGHTS
+from isa.table import DMA, WEIGHTS
 from npusim.engine.account import account
 from npusim.engine.clock import edge_fs
 from npusim.engine.costs import ceil_div
@@ -22,6 +22,7 @@ from npusim.engine.layout import (
     O_DONE,
     O_EXT0,
     O_HASH,
+    O_KIND,
     O_LATENCY,
     O_PATH,
     O_REMAIN,
@@ -32,15 +33,23 @@ from npusim.engine.layout import (
     P_BUSY_UNTIL,
     P_CLASS,
     P_ENGINE,
+    P_FLIGHT,
+    P_FLIGHT0,
+    P_FLIGHT_HEAD,
+    P_LAST_DONE,
     P_LAST_WAIT,
     P_OUTSTANDING,
     P_SENDING,
     P_WALK,
     PIPES,
+    PLAIN,
+    PORT_CONFLICT,
     SLOTS,
     V_DMA,
+    V_ENDS,
     V_PATHS,
     V_SKEW,
+    V_STALLS,
     W_OFFSET,
     W_SPARE,
 )
@@ -48,7 +57,7 @@ from npusim.jit import inlined, kernel
 from npusim.memory.port import ring_push
 
 WEIGHT_REQUEST, WEIGHT_OUTSTANDING = INDEX["weight_request"], INDEX["weight_outstanding"]
-REQUEST_LATENCY = INDEX["request_latency"]
+REQUEST_LATENCY, WRITE_STALLS = INDEX["request_latency"], INDEX["write_stalls"]
 SPREAD = 2654435761  # Knuth's multiplicative hash: which rows a gather reads is not known without values
 
 
@@ -169,11 +178,34 @@ def send_only(v, cores, pipes, ops, clock, c, now, requests, ring):
 
 
 @kernel
+def hold_readers(v, pipes, ops, c, space, now):
+    """A request is written into a space of core c: the copies that are reading it on their way elsewhere last longer.
+
+    Of a pipe that is the copy that occupies it, started last; what stands behind it starts later by itself.
+    """
+    if v[V_STALLS + space] == 0:
+        return
+    for p in range(1, v[PIPES]):
+        if pipes[c, p, P_CLASS] != DMA or pipes[c, p, P_BUSY_UNTIL] <= now or pipes[c, p, P_FLIGHT] == 0:
+            continue
+        slot = pipes[c, p, P_FLIGHT0 + (pipes[c, p, P_FLIGHT_HEAD] + pipes[c, p, P_FLIGHT] - 1) % SLOTS]
+        if ops[c, slot, O_KIND] != PLAIN or v[V_ENDS + 2 * ops[c, slot, O_PATH]] != space:
+            continue
+        until = pipes[c, p, P_BUSY_UNTIL] + v[V_STALLS + space]
+        pipes[c, p, P_BUSY_UNTIL] = until
+        ops[c, slot, O_DONE] = max(ops[c, slot, O_DONE], until + ops[c, slot, O_LATENCY])
+        pipes[c, p, P_LAST_DONE] = ops[c, slot, O_DONE]
+        account(pipes, c, p, PORT_CONFLICT, until)
+
+
+@kernel
 def respond(v, cores, pipes, ops, tag, wait_fs, now, due):
     """A response arrives: the transfer is one request nearer to its end."""
     slot = tag % SLOTS
     p = (tag // SLOTS) % v[PIPES]
     c = tag // SLOTS // v[PIPES]
+    if v[WRITE_STALLS]:
+        hold_readers(v, pipes, ops, c, v[V_ENDS + 2 * ops[c, slot, O_PATH] + 1], now)
     pipes[c, p, P_OUTSTANDING] -= 1
     ops[c, slot, O_REMAIN] -= 1
     if pipes[c, p, P_ACCOUNTED] < now:

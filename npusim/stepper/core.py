@@ -72,6 +72,17 @@ class Core:
             any_change = True
         return any_change
 
+    def hold_readers(self, written: Job, cycle: int) -> None:
+        """An answer for a copy arrives: what it is written into keeps copies that are reading there waiting."""
+        core = self.params.machine.core
+        space = core.spaces.get(core.paths[written.path].dst)
+        for pipe in self.pipes:
+            reader = pipe.flight[-1] if pipe.flight else None
+            if space is None or reader is None or pipe.pipe_class != DMA or reader.requests is not None:
+                continue
+            if pipe.busy_until > cycle and core.spaces.get(core.paths[reader.path].src) is space:
+                pipe.hold_back(reader, space.write_stall_cycles)
+
     def _round(self, cycle: int, port: Port) -> bool:
         changed = False
         while self.signals and self.signals[0][0] <= cycle:
@@ -177,7 +188,7 @@ class Core:
         if job is None or not job.requests or pipe.busy_until > cycle or pipe.outstanding >= pipe.outstanding_limit:
             return False
         address, size = job.requests.popleft()
-        port.ask(cycle, self.number, address, size, job.write, (pipe, job))
+        port.ask(cycle, self.number, address, size, job.write, (self, pipe, job))
         pipe.outstanding += 1
         job.unanswered += 1
         path = self.params.machine.core.paths[job.path]

@@ -108,7 +108,8 @@ def _launch(
     blocks = _Blocks(program, params, program.launches[index])
     blocks.start(cores)
     for _ in range(max_cycles):
-        for (pipe, job), waited in port.answers(now):
+        for (core, pipe, job), waited in port.answers(now):
+            core.hold_readers(job, now)
             pipe.answered(job, waited, now)
         while any([core.settle(now, port) for core in cores]) | _release_barrier(cores, now):
             pass

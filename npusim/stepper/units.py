@@ -9,8 +9,10 @@ from fractions import Fraction
 from isa.cost import load_cycles
 from isa.machine import MatrixUnit
 from isa.params import Pipe
-from isa.table import DMA, MATRIX, PIPE_CLASS_NAMES, SYNC, VECTOR, WEIGHTS
+from isa.table import DMA, MATRIX, PIPE_CLASS_NAMES, SYNC, WEIGHTS
 from npusim.stepper.job import Job
+
+NEVER = 1 << 62  # a cycle that does not come
 
 
 @dataclass(eq=False)
@@ -97,7 +99,7 @@ class PipeState:
             self.last_wait = "memory_latency"
         self.flight.append(job)
         if job.requests is not None:
-            self.sending, self.busy_until = job, cycle + self.startup
+            self.sending, self.busy_until, self.conflict_from = job, cycle + self.startup, NEVER
             self.path_until = Fraction(self.busy_until)
             if self.pipe_class == WEIGHTS and array is not None:
                 array.reserved += 1
@@ -120,11 +122,15 @@ class PipeState:
         if not job.requests and not job.unanswered:
             job.done = max(cycle, job.sent) + job.latency
 
+    def hold_back(self, job: Job, cycles: int) -> None:
+        """The job that occupies the pipe takes so many cycles more."""
+        self.busy_until += cycles
+        job.done = self.last_done = max(job.done or 0, self.busy_until + job.latency)
+
     def state(self, cycle: int, sequencer_cause: str) -> str:
         """The one state of this pipe in `cycle`."""
         if self.busy_until > cycle:
-            conflict = self.pipe_class == VECTOR and self.conflict_from <= cycle
-            return "port_conflict" if conflict else "busy"
+            return "port_conflict" if self.conflict_from <= cycle else "busy"
         if self.streaming and self.flight:
             return self.last_wait
         if self.queue:

@@ -27,8 +27,8 @@ SHOWN_STALLS = 4
 BUSY = CAUSES.index("busy")
 # Busy columns that name what a pipe does, by the label of the pipe that does it.
 DONE_BY = {"l1tol0extract": "MTE1", "gmtol1load": "MTE2", "store": "FIXP"}  # without signs between the words
-# A copy engine's own counter runs while it waits for the memory.
-COPYING = [CAUSES.index(name) for name in ("busy", "memory_bandwidth", "memory_latency")]
+# A copy engine's own counter runs while it waits for the memory, or for what is written where it reads.
+COPYING = [CAUSES.index(name) for name in ("busy", "memory_bandwidth", "memory_latency", "port_conflict")]
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ def stalls_of(record: Record) -> str:
 def busy_fractions(row: Row, result: Result) -> dict[str, tuple[float, float]]:
     """Columns `*_busy_frac` beside the busy share of the pipes whose label begins with what stands before.
 
-    Of cores of several kinds those of the first count; copy engines are busy while they wait for the memory, too.
+    Of cores of several kinds those of the first count; copy engines are busy while they wait for the memory, or for
+    a port of one, too.
     """
     found: dict[str, tuple[float, float]] = {}
     record = result.record

@@ -10,7 +10,7 @@ import pytest
 
 from isa.chip import MemoryChip
 from isa.errors import ConfigError
-from isa.loader import list_chips, list_machines, load_chip, load_machine
+from isa.loader import list_chips, list_machines, load_chip, load_machine, load_simt
 from isa.schema import machine_schema
 
 PRESETS = sorted({name for name, _ in list_chips()} - {name for name, _ in list_machines()})
@@ -72,11 +72,15 @@ def test_every_figure_has_its_source(name: str) -> None:
 
 
 def test_a_program_cannot_run_on_them_and_the_message_says_what_can() -> None:
-    with pytest.raises(ConfigError, match=r"^a100: only the memory of this chip is modelled so far; .*--kind .*stream"):
-        load_machine("a100")
+    with pytest.raises(ConfigError, match=r"^mi210: only the memory of this chip is modelled so far; .*--kind .*stream"):
+        load_machine("mi210")
     with pytest.raises(ConfigError) as error:
-        load_machine("a100", ["clock_mhz=1000"])
-    assert "\n" not in str(error.value) and "npusim chips show a100" in str(error.value)
+        load_machine("mi210", ["clock_mhz=1000"])
+    assert "\n" not in str(error.value) and "npusim chips show mi210" in str(error.value)
+    with pytest.raises(ConfigError, match=r"^a100: no compiler .*; this chip runs hand-written ones: `npusim kernel "):
+        load_machine("a100")
+    with pytest.raises(ConfigError, match=r"^tpu-v3: its cores run no threads; chips that do: .*a100"):
+        load_simt("tpu-v3")
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import pytest
 
 import isa
 from isa.program import DESC, INSTR
-from isa.reference import PAGE, ROOT, main, page
-from isa.table import ACTIVATIONS, TABLE
+from isa.reference import PAGE, ROOT, cell, main, page
+from isa.table import ACTIVATIONS, TABLE, code
+from isa.table_simt import SIMT_PIPES
 
 
 def test_page_is_fresh() -> None:
@@ -19,9 +20,17 @@ def test_page_is_fresh() -> None:
 
 def test_page_names_everything() -> None:
     text = page()
-    assert all(f"| `{op.name}` | " in text and op.meaning in text for op in TABLE)
+    assert all(f"| `{op.name}` | " in text and cell(op.meaning) in text for op in TABLE)
     assert all(f"`{name}`" in text for name in (*(INSTR.names or ()), *(DESC.names or ())))
     assert all(name in text for name in ACTIVATIONS)
+    assert all(f"\n| {name} | " in text for name in SIMT_PIPES)
+    assert all(f"`{kind}` " in text for kind in ("vd", "pa", "sc"))
+
+
+def test_bars_do_not_end_cells() -> None:
+    rows = [line for line in page().splitlines() if line.startswith("| `")]
+    ors = [row for row in rows if row.startswith("| `ior` |")]
+    assert ors == [f"| `ior` | vd sa sb | vd = a \\| b | {code('ior')} |"]
 
 
 def test_main_writes_the_page(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -468,6 +468,9 @@ def test_a_fault_of_the_file_is_not_blamed_on_an_override(tmp_path: Path) -> Non
         ("core.spaces.ub.bank_size_bytes=4100", "bank_size_bytes: 4100 is no multiple of bank_bytes, 32"),
         ("core.spaces.ub.bank_bytes=65536", "a block of each of 16 groups is 1048576 bytes, but"),
         ("core.spaces.ub.bank_groups=0", "bank_size_bytes: 4096, but bank_groups is 0"),
+        ("core.spaces.l1.write_stall_cycles=-1", "write_stall_cycles"),
+        ("core.spaces.l1.write_stall_cycles=65537", "write_stall_cycles"),
+        ("core.spaces.l1.write_stall_cycles=0.5", "write_stall_cycles"),
     ],
 )  # fmt: skip
 def test_lanes_and_banks_have_bounds(setting: str, reason: str) -> None:
@@ -475,5 +478,5 @@ def test_lanes_and_banks_have_bounds(setting: str, reason: str) -> None:
         load_machine("ascend-910b2", [setting])
     assert reason in str(caught.value)
     for legal in ("core.vector.lane_bytes=8", "core.spaces.ub.bank_groups=32", "core.spaces.ub.bank_size_bytes=0",
-                  "core.spaces.ub.size_bytes=16384"):
+                  "core.spaces.ub.size_bytes=16384", "core.spaces.l1.write_stall_cycles=65536"):
         load_machine("ascend-910b2", [legal])

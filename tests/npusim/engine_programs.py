@@ -49,6 +49,7 @@ def machines(draw: Any, issue: str) -> Machine:
         "cores": pick(1, 2), "clock_mhz": pick(700, 1000, 333.3), "launch_cycles": pick(0, 7),
         "core.scalar.cycles": pick(0, 1, 2), "core.window": pick(3, 4, 12, 62) if issue == "inorder" else pick(9, 62),
         "core.spaces.spm.ports": pick(1, 2, 3, 8), "core.spaces.acc.ports": pick(1, 2, 8),
+        "core.spaces.spm.write_stall_cycles": pick(0, 1, 4),
         "core.matrix.weight_fifo_tiles": pick(1, 2, 4), "core.matrix.weight_double_buffer": pick(True, False),
         "core.matrix.fold_overlap": pick(True, False), "core.matrix.weight_load_cycles": pick(None, 0, 9),
         "core.matrix.psum_hop_cycles": pick(1, 2), "core.matrix.queue_depth": depth(),

@@ -171,10 +171,13 @@ def test_a_product_whose_result_goes_to_the_host_is_bound_by_the_link():
 
 @pytest.mark.parametrize("hw", ["ascend-310", "ascend-910b2", "cambricon-mlu"])
 def test_a_cube_has_its_depth_in_every_fidelity(hw: str) -> None:
-    """A product that compute bounds: MACs over the peak of the chip, which no fidelity is faster than."""
+    """A product that compute bounds: MACs over the peak of the chip, which no fidelity is faster than.
+
+    A tiling may leave a third of the cores idle, and be the faster for it.
+    """
     free = ["memory.model=ideal", "memory.ideal_bytes_per_cycle=100000", "launch_cycles=0"]
     ends = [api.run("gemm:1024x512x1024", hw, fidelity=f, settings=free).record.total_cycles
             for f in ("roofline", "analytic", "cycle")]  # fmt: skip
     machine = load_machine(hw).machine
     assert ends[0] >= 1024 * 512 * 1024 / machine.macs_per_cycle("fp16")
-    assert ends[0] <= ends[1] <= 1.5 * ends[0] and ends[0] <= ends[2] <= 4 * ends[0]
+    assert ends[0] <= ends[1] <= 1.75 * ends[0] and ends[0] <= ends[2] <= 4 * ends[0]

@@ -282,12 +282,20 @@ def test_small_blocks_of_the_cube_are_bound_by_their_way_into_l0(
 # ---- random programs
 
 PIPES = {"dma0.0": "cp %in, %x_tile", "vector": "v.exp %out, %in", "dma2.0": "cp %y_tile, %out"}
+FAR = """
+  .desc %far space=dram dtype=fp32 ext=[8, 32] base_reg=x
+  .desc %came space=l1 dtype=fp32 ext=[8, 32] base=4096
+"""
 
 
-@given(seed=st.integers(0, 1 << 32), depth=st.sampled_from([2, 3, 8]), cycles=st.sampled_from([0, 1, 3]))
+@given(seed=st.integers(0, 1 << 32), depth=st.sampled_from([2, 3, 8]), cycles=st.sampled_from([0, 1, 3]),
+       stall=st.sampled_from([0, 1, 5]))  # fmt: skip
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-def test_random_programs_take_as_long_as_the_stepper_says(seed: int, depth: int, cycles: int) -> None:
-    """Sets and waits in program order, barriers of pipes. No program is stuck, because each flag has one waiter."""
+def test_random_programs_take_as_long_as_the_stepper_says(seed: int, depth: int, cycles: int, stall: int) -> None:
+    """Sets and waits in program order, barriers of pipes, and tiles that arrive in l1 while others leave it.
+
+    No program is stuck, because each flag has one waiter.
+    """
     random = np.random.default_rng(seed)
     names, body, raised = list(PIPES), [], Counter[int]()
 
@@ -307,10 +315,10 @@ def test_random_programs_take_as_long_as_the_stepper_says(seed: int, depth: int,
             raised[flag] -= 1
             body.append(f"wait {waiter(flag)}{flag}, 1")
         else:
-            body.append(f"pbar {pipe}")
+            body.append("cp %came, %far" if random.random() < 0.5 else f"pbar {pipe}")
     body += [f"wait {waiter(flag)}{flag}, {count}" for flag, count in sorted(raised.items()) if count]
-    program = assemble(HEAD + "".join(f"  {line}\n" for line in body) + END)
+    program = assemble(HEAD + FAR + "".join(f"  {line}\n" for line in body) + END)
     changed = (f"core.scalar.cycles={cycles}", *(f"core.dma.mte{i}.queue_depth={depth}" for i in (1, 2, 3)))
-    machine = ascend(*changed, f"core.vector.queue_depth={depth}")
+    machine = ascend(*changed, f"core.vector.queue_depth={depth}", f"core.spaces.l1.write_stall_cycles={stall}")
     verify(program, machine)
     both(program, machine)

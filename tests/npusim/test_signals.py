@@ -13,6 +13,7 @@ from test_queues import both
 from compiler.build import Built, build_program
 from compiler.compile import compile_graph
 from compiler.frontend import load_model
+from compiler.lower.context import Choices
 from isa.asm import assemble
 from isa.errors import DeadlockError, ProgramError, SimulationError
 from isa.loader import load_machine
@@ -254,10 +255,10 @@ outputs: [y]
 """
 
 
-def compiled(tmp_path: Path, text: str, machine: Machine) -> Built:
+def compiled(tmp_path: Path, text: str, machine: Machine, tile: tuple[int, ...] | None = None) -> Built:
     path = tmp_path / "model.yaml"
     path.write_text(text, encoding="utf-8")
-    return compile_graph(load_model(str(path)), machine).built
+    return compile_graph(load_model(str(path)), machine, choices=Choices(tile=tile)).built
 
 
 def test_what_fixp_lacks_is_done_by_vector_cores_in_the_same_launch(tmp_path: Path) -> None:
@@ -272,7 +273,7 @@ def test_what_fixp_lacks_is_done_by_vector_cores_in_the_same_launch(tmp_path: Pa
 
 def test_every_await_of_a_compiled_kernel_is_needed(tmp_path: Path) -> None:
     machine = chip("cores=2", "other_cores.aiv.count=4")
-    program = compiled(tmp_path, GELU, machine).program
+    program = compiled(tmp_path, GELU, machine, (34, 112, 64)).program  # three tiles a core, of two slots
     assert check_hazards(program, machine) == []
     inside = [pc for pc in of(program, "await") if program.instrs[pc]["a"] >= 0]
     assert len(inside) == 2

@@ -512,7 +512,7 @@ def test_launches_that_cannot_be(launch: dict[str, int], said: str) -> None:
 
 
 def test_too_much_shared_memory() -> None:
-    assert "wants 8196 bytes of shared memory and may have 8192" in fails(Threads(8, smem=8196))
+    assert "wants 16388 bytes of shared memory and may have 16384" in fails(Threads(8, smem=16388))
 
 
 def test_memory_must_be_bytes() -> None:
@@ -524,6 +524,6 @@ def test_a_kernel_must_end() -> None:
     t = Threads(8)
     t.put("exit", 0)
     program = t.program()
-    cut = replace(program, kernels=(replace(program.kernels[0], end=1),))
+    cut = replace(program, kernels=(replace(program.kernels[0], start=0, end=1),))
     with pytest.raises(ProgramError, match="may run past its end"):
         run_threads(cut, machine(), np.zeros(4, np.uint8))

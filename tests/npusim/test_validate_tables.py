@@ -243,6 +243,27 @@ def test_a_kernel_larger_than_its_image_fails(tmp_path):
     assert "does not fit" in summary.lines[0].reason
 
 
+def test_maps_in_blocks_are_read_and_written_as_they_are(tmp_path):
+    """One kernel, none that converts; and a chip without such layouts says so."""
+    source = table(tmp_path, CONV + "1,48,14,14,32,3,3,1,1,fp16,5,GEMM\n")
+    blocked = validate("conv", source, "ascend-310", settings=["run.layout=nc1hwc0"]).lines[0]
+    assert (blocked.status, blocked.outcome.launches) == ("ok", 1)
+    graph = kind_of("conv").conv_graph(1, 14, 14, 40, 32, (3, 3), (2, 2), (1, 1), 16)
+    assert [graph.tensors[name].shape for name in (*graph.inputs, *graph.outputs)] == [(1, 3, 14, 14, 16),
+                                                                                      (1, 2, 7, 7, 16)]  # fmt: skip
+    reason = validate("conv", source, HW, settings=["run.layout=nc1hwc0"]).lines[0].reason
+    assert "tpu-v4 has no core.matrix.fractal_bytes" in reason
+
+
+def test_a_row_may_name_its_tile(tmp_path):
+    rows = [f"1,64,16,16,64,3,3,1,1,fp16,5,GEMM,{tile}\n" for tile in ("", "4x16x32x32", "8x8x64x64", "1")]
+    source = table(tmp_path, CONV.replace("\n", ",tile\n") + "".join(rows))
+    *run, wrong = validate("conv", source, "ascend-310").lines
+    assert len({line.outcome.simulated for line in run}) == 3 and "tile" in wrong.reason
+    for_all = validate("conv", source, "ascend-310", settings=["run.tile=4x16x32x32"]).lines[:3]
+    assert [line.outcome.simulated for line in for_all] == [run[1].outcome.simulated] * 3
+
+
 VECTOR_OPS = [
     "add", "relu", "linear", "binary_step", "parametric_relu", "softmax", "layer_norm", "rms_norm",
     "batch_norm_inference",

@@ -260,7 +260,7 @@ def _control(
     if kind == SCALAR_OP:
         following = scalar_step(code, pc, warps, loops, scalars, params[P_GRID], params[P_COLUMNS], w)
         if following < 0:
-            return -following
+            return int(-following)
         jumped = following != pc + 1
         warps[w, W_PC] = following
         if code[pc, I_DST] >= 0:
@@ -323,7 +323,9 @@ def _act(
     elif code[pc, I_DST] >= 0:
         cause = SHORT if kind == CROSS else DEPENDENCY
         deliver(ready, by, w, cost[pc, 2], max(1, code[pc, I_COUNT]), cycle + cost[pc, 1], cause)
-    return execute(code, pc, w, lanes, warps, regs, scalars, preds, shared, memory, work)
+    if cost[pc, 3] == 0:
+        return OK
+    return int(execute(code, pc, w, lanes, warps, regs, scalars, preds, shared, memory, work))
 
 
 @kernel

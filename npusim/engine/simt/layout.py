@@ -17,7 +17,8 @@ FAR = 1 << 60  # a cycle that does not come
 (
     P_CORES, P_SCHEDULERS, P_CORE_WARPS, P_SLOTS, P_BLOCK_WARPS, P_WARP_SIZE, P_GTO, P_BRANCH, P_QUEUE,
     P_BLOCK_CYCLES, P_WARP_CYCLES, P_LOAD_RATE, P_PORT_RATE, P_ISSUE, P_STORES, P_LINE, P_SECTOR, P_HIT,
-    P_SHARED_LATENCY, P_BANKS, P_BANK_BYTES, P_SEND, P_RETURN, P_Q, P_R, P_F, P_GRID, P_THREADS, P_NARGS, P_COLUMNS, P_COUNT,
+    P_SHARED_LATENCY, P_BANKS, P_BANK_BYTES, P_SEND, P_RETURN, P_Q, P_R, P_F, P_GRID, P_THREADS, P_NARGS, P_COLUMNS,
+    P_COUNT,
 ) = range(31)  # fmt: skip
 
 # Causes of npusim.record_simt.WARP_CAUSES by number.
@@ -98,9 +99,9 @@ OK, FULL, FAULT, STUCK, DONE = range(5)
 class SimtState:
     """The arrays of the engine, in the order in which its kernels take them (after those of `WarpState`).
 
-    `cost` int64 [n, 3]: cycles an instruction occupies its pipe, and until its result, and the row of its destination
-    in the scoreboard; `uses` int64 [n, 2 USES]; `stalls` int64 [n, causes] warp-cycles by the instruction that a warp
-    was at; `issues` int64 [n, 2] times issued, lanes.
+    `cost` int64 [n, 4]: cycles an instruction occupies its pipe, and until its result, the row of its destination in
+    the scoreboard, and whether it is executed for its values; `uses` int64 [n, 2 USES]; `stalls` int64 [n, causes]
+    warp-cycles by the instruction that a warp was at; `issues` int64 [n, 2] times issued, lanes.
     """
 
     params: Array

@@ -16,6 +16,7 @@ from isa.simt_machine import SimtMachine
 from npusim.engine.simt import layout as at
 from npusim.engine.simt.blocks import start_block
 from npusim.engine.simt.loop import advance_threads
+from npusim.engine.simt.slices import control_slice
 from npusim.engine.simt.tables import cost_table, l1_of, uses_table
 from npusim.memory.caches.mshr import T_NEXT
 from npusim.memory.generator.backend import Hierarchy, make_backend
@@ -32,10 +33,11 @@ Array = npt.NDArray[Any]
 PATIENCE = 100_000  # cycles in which nothing happens and nothing is in flight: a deadlock
 
 
-def run_simt(program: Program, machine: SimtMachine, memory: Array) -> SimtRecord:
+def run_simt(program: Program, machine: SimtMachine, memory: Array | None = None) -> SimtRecord:
     """Simulate the launches of a program of threads cycle by cycle, on the values of `memory`, which they change.
 
-    `memory` uint8: byte i is the byte at address i. Raises SimulationError, DeadlockError, CapacityError.
+    `memory` uint8: byte i is the byte at address i. Without it only what decides time is executed, the control slice.
+    Raises SimulationError (also when time depends on values that there are not), DeadlockError, CapacityError.
     """
     started = time.process_time()
     backend = make_backend(machine)
@@ -48,7 +50,7 @@ def run_simt(program: Program, machine: SimtMachine, memory: Array) -> SimtRecor
 
 
 def _launch(
-    program: Program, machine: SimtMachine, memory: Array, backend: Hierarchy, index: int, now: int
+    program: Program, machine: SimtMachine, memory: Array | None, backend: Hierarchy, index: int, now: int
 ) -> LaunchRecord:
     row = program.launches[index]
     if int(row["kind"]) != LAUNCH_KERNEL:
@@ -69,6 +71,8 @@ def _launch(
     warps, state = _arrays(program, kernel, machine, params, fit, smem, args)
     code = decode(program, kernel, machine)
     state.uses[...] = uses_table(program, kernel, code)
+    if memory is None:
+        state.cost[:, 3], memory = _needed(program, kernel, code), np.zeros(0, np.uint8)
     l1 = make_l1(l1_of(machine, fit.carveout_bytes), machine.cores)
     before = _memory_totals(backend)
     state.other[at.O_NOW] = first
@@ -89,6 +93,17 @@ def _launch(
         (after[0]["read_bytes"] - before[0]["read_bytes"], after[0]["write_bytes"] - before[0]["write_bytes"]),
         {name: value - before[1][name] for name, value in after[1].items()},
     )  # fmt: skip
+
+
+def _needed(program: Program, kernel: Kernel, code: Array) -> Array:
+    """Which instructions are executed when there are no values."""
+    needed, load = control_slice(program, kernel, code)
+    if load >= 0:
+        raise SimulationError(
+            f"kernel {kernel.name}, instruction {load} `{instr_text(program, load)}`: what it reads decides branches "
+            "or addresses, so its time cannot be told without values; give the arrays"
+        )
+    return needed
 
 
 def _memory_totals(backend: Hierarchy) -> tuple[dict[str, int], dict[str, int]]:
@@ -186,8 +201,8 @@ def _window(
             state.params, code, state.cost, state.uses, warps.warps, warps.stack, warps.loops, warps.regs,
             warps.scalars, warps.preds, warps.shared, warps.work, memory, state.timing, state.ready, state.by,
             state.subs, state.cores, state.queue, state.slots, state.accesses, state.pieces, state.flights,
-            state.targets, state.pages, state.args, state.other, state.counters, state.stalls, state.issues, state.scratch,
-            *l1.arrays, port.requests, port.ring, port.responses, port.heap_state, until,
+            state.targets, state.pages, state.args, state.other, state.counters, state.stalls, state.issues,
+            state.scratch, *l1.arrays, port.requests, port.ring, port.responses, port.heap_state, until,
         )  # fmt: skip
         if status != at.FULL:
             return int(status)

@@ -24,8 +24,10 @@ _FIELD = {"d": "dst", "a": "a", "b": "b", "c": "c"}
 
 
 def cost_table(program: Program, kernel: Kernel, machine: SimtMachine) -> Array:
-    """int64 [n, 3] by instruction of the kernel: interval and latency in cycles, row of the destination or -1."""
-    rows = np.full((kernel.end - kernel.start, 3), -1, np.int64)
+    """int64 [n, 4] by instruction of the kernel: interval and latency in cycles, row of the destination or -1, 1 (to
+    be executed)."""
+    rows = np.full((kernel.end - kernel.start, 4), -1, np.int64)
+    rows[:, 3] = 1
     for i, record in enumerate(program.instrs[kernel.start : kernel.end]):
         op = BY_CODE[int(record["op"])]
         rows[i, :2] = _cost(op, machine)
@@ -82,7 +84,8 @@ def _uses(record: Any, count: int) -> Iterator[tuple[int, int]]:
             continue
         if kind[0] == "v":
             wide = {"a": 5, "b": 6, "c": 7, "d": 7}[kind[1]]
-            length = int(shape[wide]) if shape else max(1, count) if kind in ("vd", "vc") else 1
+            data = kind == "vd" or (kind == "vc" and not op.name.startswith("cpa."))
+            length = int(shape[wide]) if shape else max(1, count) if data else 1
             yield LANE_ROW + value, length
         else:
             yield {"r": SCALAR_ROW, "p": PRED_ROW, "s": 0}[kind[0]] + value, 1
