@@ -71,7 +71,7 @@ def _group_cycles(
     for b in range(banks):
         words[64 + b] = 0
     worst = 0
-    while part:
+    while part and lane < 64:  # a mask of 64 lanes is negative and keeps its sign
         if part & 1:
             for i in range(width):
                 word = addresses[lane] // bank_bytes + i

@@ -7,9 +7,10 @@ from typing import Any
 import numpy.typing as npt
 
 from isa.table_simt import FMA
-from npusim.engine.simt.blocks import arrive, end_warp
+from npusim.engine.simt.blocks import arrive, end_warp, note
 from npusim.engine.simt.coalesce import bank_cycles, coalesce
 from npusim.engine.simt.layout import (
+    A_AGE,
     A_DATA,
     A_GROUP,
     A_KIND,
@@ -68,22 +69,24 @@ from npusim.engine.simt.layout import (
     SHORT,
     UNKNOWN,
     X_AGE,
+    X_AT,
     X_CAUSE,
     X_COMMITTED,
     X_COMPLETE,
-    X_COPIED,
     X_COPIES,
     X_DEP,
     X_DEP_CAUSE,
+    X_PLACE,
     X_READY,
     X_READY_CAUSE,
     X_SINCE,
     X_STATE,
+    X_THERE,
     X_WANTED,
     X_WRITES,
 )
 from npusim.engine.simt.scoreboard import deliver, find_dependency
-from npusim.engine.simt.unit import ones, settle_groups
+from npusim.engine.simt.unit import groups_there, ones, settle_groups
 from npusim.jit import inlined, kernel
 from npusim.units.warps.access import addresses
 from npusim.units.warps.execute import execute
@@ -106,30 +109,19 @@ from npusim.units.warps.layout import (
     I_KIND,
     I_PIPE,
     MATRIX_LOAD,
+    PART_OF_WARP,
     SCALAR_OP,
     SHARED_ATOMIC,
+    T_MASK,
     W_ACTIVE,
+    W_DEPTH,
+    W_EXITED,
     W_PC,
     WAIT_GROUPS,
 )
 
 Array = npt.NDArray[Any]
 CONTROL_PIPE = 7
-
-
-@inlined
-def note(timing, warps, stalls, w, cause, cycle):
-    """From `cycle` on the warp is in another state; what it was in before counts for the instruction it was at."""
-    previous = timing[w, X_CAUSE]
-    if previous == cause:
-        return
-    if previous != UNKNOWN:
-        pc = warps[w, W_PC]
-        if previous == BARRIER_WAIT or previous == FENCE_WAIT:
-            pc -= 1  # it has passed the instruction that it waits at
-        stalls[pc, previous] += cycle - timing[w, X_SINCE]
-        timing[w, X_SINCE] = cycle
-    timing[w, X_CAUSE] = cause
 
 
 @inlined
@@ -151,19 +143,20 @@ def held_until(
     params: Array, code: Array, warps: Array, timing: Array, subs: Array, cores: Array, c: int, sub: int, w: int,
     cycle: int,
 ) -> tuple[int, int]:  # fmt: skip
-    """(cycle, cause): when the warp could issue, FAR if only an event can tell, and why not at `cycle`."""
-    ready, dep = timing[w, X_READY], timing[w, X_DEP]
-    kind = code[warps[w, W_PC], I_KIND]
-    free = subs[sub, S_PIPES + code[warps[w, W_PC], I_PIPE] - FMA]
-    when = max(ready, dep, free)
-    cause = PIPE_BUSY
-    if ready > cycle:
-        cause = timing[w, X_READY_CAUSE]
-    elif dep > cycle:
-        cause = timing[w, X_DEP_CAUSE]
-    elif kind >= GLOBAL_LOAD and crowded(params, timing, subs, cores, c, sub, w, kind):
+    """(cycle, cause): why a warp cannot issue at `cycle`, and until when that is so (FAR if only an event can tell);
+    `cycle` itself when it can."""
+    pc = warps[w, W_PC]
+    if timing[w, X_READY] > cycle:
+        return timing[w, X_READY], timing[w, X_READY_CAUSE]
+    if timing[w, X_DEP] > cycle:
+        return timing[w, X_DEP], timing[w, X_DEP_CAUSE]
+    free = subs[sub, S_PIPES + code[pc, I_PIPE] - FMA]
+    if free > cycle:
+        return free, PIPE_BUSY
+    kind = code[pc, I_KIND]
+    if kind >= GLOBAL_LOAD and crowded(params, timing, subs, cores, c, sub, w, kind):
         return FAR, LSU_FULL
-    return when, cause
+    return cycle, NOT_SELECTED
 
 
 @kernel
@@ -182,14 +175,16 @@ def choose(
         if state != RUNNING:
             if state != IDLE:
                 cause = BARRIER_WAIT if state == AT_BARRIER else FENCE_WAIT if state == AT_FENCE else LONG
-                note(timing, warps, stalls, w, cause, cycle)
+                note(timing, stalls, w, timing[w, X_PLACE], cause, cycle)
             continue
+        pc = warps[w, W_PC]
         when, cause = held_until(params, code, warps, timing, subs, cores, c, sub, w, cycle)
         if when > cycle:
-            note(timing, warps, stalls, w, cause, cycle)
+            at_wait = timing[w, X_READY] > cycle and timing[w, X_PLACE] != NONE
+            note(timing, stalls, w, timing[w, X_PLACE] if at_wait else pc, cause, cycle)
             soonest = min(soonest, when)
             continue
-        note(timing, warps, stalls, w, NOT_SELECTED, cycle)
+        note(timing, stalls, w, pc, NOT_SELECTED, cycle)
         soonest = min(soonest, cycle + 1)
         if params[P_GTO]:
             rank = -1 if w == last else timing[w, X_AGE]
@@ -215,7 +210,7 @@ def sub_step(
         return OK
     pc = warps[w, W_PC]
     if timing[w, X_CAUSE] != UNKNOWN:
-        stalls[pc, timing[w, X_CAUSE]] += cycle - timing[w, X_SINCE]
+        stalls[timing[w, X_AT], timing[w, X_CAUSE]] += cycle - timing[w, X_SINCE]
     stalls[pc, SELECTED] += 1
     timing[w, X_CAUSE], timing[w, X_SINCE] = UNKNOWN, cycle + 1
     subs[sub, S_DUE] = cycle + 1
@@ -224,20 +219,20 @@ def sub_step(
     pipe = code[pc, I_PIPE] - FMA
     subs[sub, S_PIPES + pipe] = cycle + cost[pc, 0]
     subs[sub, S_PIPES + PIPES + pipe] += cost[pc, 0]
-    timing[w, X_READY], timing[w, X_READY_CAUSE] = cycle + 1, DEPENDENCY
+    timing[w, X_READY], timing[w, X_READY_CAUSE], timing[w, X_PLACE] = cycle + 1, DEPENDENCY, NONE
     lanes = guard(code, pc, warps, preds, w)
     issues[pc, 0] += 1
     issues[pc, 1] += ones(lanes)
     kind = code[pc, I_KIND]
     if kind == SCALAR_OP or kind == BRANCH or kind == EXIT:
         status = _control(
-            params, code, cost, uses, warps, stack, loops, scalars, preds, shared, timing, ready, by, subs, cores,
-            slots, args, other, c, w, pc, kind, cycle,
+            params, code, cost, uses, warps, stack, loops, regs, scalars, preds, shared, timing, ready, by, subs,
+            cores, slots, args, other, stalls, c, w, pc, kind, cycle,
         )  # fmt: skip
     else:
         status = _act(
-            params, code, cost, warps, regs, scalars, preds, shared, work, memory, timing, ready, by, subs, cores,
-            queue, slots, accesses, pieces, other, counters, scratch, c, sub, w, pc, kind, lanes, cycle,
+            params, code, cost, warps, stack, regs, scalars, preds, shared, work, memory, timing, ready, by, subs,
+            cores, queue, slots, accesses, pieces, other, counters, stalls, scratch, c, sub, w, pc, kind, lanes, cycle,
         )  # fmt: skip
         warps[w, W_PC] = pc + 1
         converge(warps, stack, w)
@@ -251,9 +246,9 @@ def sub_step(
 
 @kernel
 def _control(
-    params: Array, code: Array, cost: Array, uses: Array, warps: Array, stack: Array, loops: Array, scalars: Array,
-    preds: Array, shared: Array, timing: Array, ready: Array, by: Array, subs: Array, cores: Array, slots: Array,
-    args: Array, other: Array, c: int, w: int, pc: int, kind: int, cycle: int,
+    params: Array, code: Array, cost: Array, uses: Array, warps: Array, stack: Array, loops: Array, regs: Array,
+    scalars: Array, preds: Array, shared: Array, timing: Array, ready: Array, by: Array, subs: Array, cores: Array,
+    slots: Array, args: Array, other: Array, stalls: Array, c: int, w: int, pc: int, kind: int, cycle: int,
 ) -> int:  # fmt: skip
     """Scalar instructions, branches and exits: what decides where the warp goes on."""
     jumped = kind != SCALAR_OP
@@ -276,8 +271,8 @@ def _control(
         converge(warps, stack, w)
         if warps[w, W_ACTIVE] == 0:
             end_warp(
-                params, uses, warps, scalars, preds, shared, timing, ready, by, subs, cores, slots, args, other, c, w,
-                cycle,
+                params, uses, warps, regs, scalars, preds, shared, timing, ready, by, subs, cores, slots, args, other,
+                stalls, c, w, cycle,
             )  # fmt: skip
             return OK
     if jumped:
@@ -287,31 +282,34 @@ def _control(
 
 @kernel
 def _act(
-    params: Array, code: Array, cost: Array, warps: Array, regs: Array, scalars: Array, preds: Array, shared: Array,
-    work: Array, memory: Array, timing: Array, ready: Array, by: Array, subs: Array, cores: Array, queue: Array,
-    slots: Array, accesses: Array, pieces: Array, other: Array, counters: Array, scratch: Array, c: int, sub: int,
-    w: int, pc: int, kind: int, lanes: int, cycle: int,
+    params: Array, code: Array, cost: Array, warps: Array, stack: Array, regs: Array, scalars: Array, preds: Array,
+    shared: Array, work: Array, memory: Array, timing: Array, ready: Array, by: Array, subs: Array, cores: Array,
+    queue: Array, slots: Array, accesses: Array, pieces: Array, other: Array, counters: Array, stalls: Array,
+    scratch: Array, c: int, sub: int, w: int, pc: int, kind: int, lanes: int, cycle: int,
 ) -> int:  # fmt: skip
     """Instructions of lanes, memory and synchronisation; returns OK or what an executor refused."""
     if kind == BARRIER:
-        if lanes:
-            arrive(params, warps, timing, subs, cores, slots, c, w, code[pc, I_IMM], cycle)
+        whole = stack[w, 0, T_MASK] & ~warps[w, W_EXITED] if warps[w, W_DEPTH] else warps[w, W_ACTIVE]
+        if warps[w, W_ACTIVE] != whole:
+            return PART_OF_WARP
+        timing[w, X_PLACE] = pc
+        arrive(params, warps, timing, subs, cores, slots, stalls, c, w, code[pc, I_IMM], cycle)
         return OK
     if kind == FENCE:
         if timing[w, X_WRITES] > 0:
-            timing[w, X_STATE] = AT_FENCE
+            timing[w, X_STATE], timing[w, X_PLACE] = AT_FENCE, pc
         return OK
     if kind == COMMIT:
         timing[w, X_COMMITTED] += 1
-        timing[w, X_COPIES + timing[w, X_COMMITTED] % GROUPS] = 0
+        timing[w, X_COPIES + timing[w, X_COMMITTED] % GROUPS] = timing[w, X_THERE + timing[w, X_COMMITTED] % GROUPS] = 0
         settle_groups(timing, w)
         return OK
     if kind == WAIT_GROUPS:
-        timing[w, X_WANTED] = code[pc, I_IMM]
+        timing[w, X_WANTED], timing[w, X_PLACE] = code[pc, I_IMM], pc
         if timing[w, X_COMMITTED] - timing[w, X_COMPLETE] > code[pc, I_IMM]:
             timing[w, X_STATE] = AT_GROUPS
         else:
-            timing[w, X_READY], timing[w, X_READY_CAUSE] = max(cycle + 1, timing[w, X_COPIED]), LONG
+            timing[w, X_READY], timing[w, X_READY_CAUSE] = max(cycle + 1, groups_there(timing, w)), LONG
         return OK
     if lanes == 0:
         return OK
@@ -343,15 +341,19 @@ def _enqueue(
         count = coalesce(scratch, lanes, size, params[P_LINE], params[P_SECTOR], pieces[a])
     else:
         same = 1 if kind == SHARED_ATOMIC else 0
+        rows = lanes & ((1 << 8 * code[pc, I_COUNT]) - 1) if kind == MATRIX_LOAD else lanes  # one row a lane
         count = 1
         pieces[a, 0, 0] = bank_cycles(
-            scratch, lanes, size, params[P_BANKS], params[P_BANK_BYTES], same, scratch[64:]
+            scratch, rows, size, params[P_BANKS], params[P_BANK_BYTES], same, scratch[64:]
         )
+    if kind == GLOBAL_STORE or (kind == GLOBAL_ATOMIC and code[pc, I_DST] < 0):
+        for i in range(count):
+            timing[w, X_WRITES] += ones(pieces[a, i, 1])
     if kind == GLOBAL_ATOMIC or kind == SHARED_ATOMIC:
         counters[K_ATOMICS] += ones(lanes)
     accesses[a, A_WARP], accesses[a, A_PC], accesses[a, A_KIND] = w, pc, kind
     accesses[a, A_PIECES], accesses[a, A_TAKEN], accesses[a, A_LEFT], accesses[a, A_DATA] = count, 0, 0, 0
-    accesses[a, A_SUB] = sub
+    accesses[a, A_SUB], accesses[a, A_AGE] = sub, timing[w, X_AGE]
     if kind == ASYNC_COPY:
         group = timing[w, X_COMMITTED]
         accesses[a, A_GROUP] = group

@@ -13,13 +13,13 @@ Array = npt.NDArray[Any]
 
 FAR = 1 << 60  # a cycle that does not come
 
-# Parameters, int64[P_COUNT].
+# Parameters, int64[P_COUNT]. P_RUNS: the most requests of a piece.
 (
     P_CORES, P_SCHEDULERS, P_CORE_WARPS, P_SLOTS, P_BLOCK_WARPS, P_WARP_SIZE, P_GTO, P_BRANCH, P_QUEUE,
     P_BLOCK_CYCLES, P_WARP_CYCLES, P_LOAD_RATE, P_PORT_RATE, P_ISSUE, P_STORES, P_LINE, P_SECTOR, P_HIT,
     P_SHARED_LATENCY, P_BANKS, P_BANK_BYTES, P_SEND, P_RETURN, P_Q, P_R, P_F, P_GRID, P_THREADS, P_NARGS, P_COLUMNS,
-    P_COUNT,
-) = range(31)  # fmt: skip
+    P_RUNS, P_COUNT,
+) = range(32)  # fmt: skip
 
 # Causes of npusim.record_simt.WARP_CAUSES by number.
 (
@@ -29,15 +29,18 @@ FAR = 1 << 60  # a cycle that does not come
 UNKNOWN = -1
 
 # What a warp is to the schedulers, timing[w]. X_READY: when control lets it go on, X_READY_CAUSE why not before;
-# X_DEP, X_DEP_CAUSE: the same for the registers of its next instruction. X_SINCE, X_CAUSE: its state and since when.
-# X_WRITES: pieces of stores without an answer. Of asynchronous copies: groups committed, groups complete, and
-# X_COPIES + group % GROUPS: copies of the group under way; X_COPIED: when the last one is there.
+# X_DEP, X_DEP_CAUSE: the same for the registers of its next instruction. X_SINCE, X_CAUSE, X_AT: its state, since when,
+# and the instruction for which it counts; X_PLACE: the barrier, membar or cpa.wait that it has issued and waits at, or
+# NONE. X_WRITES: sectors of its stores, from their issue until they are answered. Of asynchronous copies: groups
+# committed, groups of which no answer is missing; X_COPIES + group % GROUPS: copies of the group under way,
+# X_THERE + group % GROUPS: when their data are there, and those of the groups before; X_COPIED: of all complete ones.
 (
-    X_STATE, X_READY, X_READY_CAUSE, X_DEP, X_DEP_CAUSE, X_SINCE, X_CAUSE, X_AGE, X_BARRIER, X_WRITES, X_COMMITTED,
-    X_COMPLETE, X_WANTED, X_COPIED, X_COPIES,
-) = range(15)  # fmt: skip
+    X_STATE, X_READY, X_READY_CAUSE, X_DEP, X_DEP_CAUSE, X_SINCE, X_CAUSE, X_AT, X_PLACE, X_AGE, X_BARRIER, X_WRITES,
+    X_COMMITTED, X_COMPLETE, X_WANTED, X_COPIED, X_COPIES,
+) = range(17)  # fmt: skip
 GROUPS = 16
-X_COLUMNS = X_COPIES + GROUPS
+X_THERE = X_COPIES + GROUPS
+X_COLUMNS = X_THERE + GROUPS
 # X_STATE: without a block, may issue, at a barrier, waits for its writes, for groups of copies.
 IDLE, RUNNING, AT_BARRIER, AT_FENCE, AT_GROUPS = range(5)
 
@@ -52,8 +55,8 @@ PIPES = 8
 S_COLUMNS = S_PIPES + 2 * PIPES
 
 # A core, cores[c]: when anything of it acts next, when its load/store unit does (FAR: nothing to do, or no room), the
-# first and the number of accesses in its queue, whether the unit waits for room, when answers may follow, loads and
-# sectors of stores in flight, free access, resident blocks; when the idle unit may start again.
+# first and the number of accesses in its queue, whether the unit waits for room, when answers may follow, fills and
+# sectors of stores and atomics in flight, free access, resident blocks; when the idle unit may start again.
 (
     C_DUE, C_UNIT, C_HEAD, C_LENGTH, C_BLOCKED, C_IN_FREE, C_LOADS, C_STORES, C_FREE_ACCESS, C_RESIDENT, C_IDLE_FROM,
     C_COLUMNS,
@@ -64,25 +67,25 @@ B_LEFT, B_BLOCK, B_ARRIVED, B_COLUMNS = range(4)
 
 # A memory instruction under way, accesses[a]: its warp and address, what it is (warps.layout.I_KIND), pieces, pieces
 # that the unit has taken, pieces that are on their way, when its data are there, the sub-core whose queue it is in,
-# its group of copies; A_NEXT: free list. A piece of global memory is (line, mask of sectors), one of shared memory
-# (cycles, 0).
+# its group of copies; A_AGE: the X_AGE of the warp, for its place may be another's by then; A_NEXT: free list. A piece
+# of global memory is (line, mask of sectors), one of shared memory (cycles, 0).
 (
-    A_WARP, A_PC, A_KIND, A_PIECES, A_TAKEN, A_LEFT, A_DATA, A_SUB, A_GROUP, A_NEXT, A_COLUMNS,
-) = range(11)  # fmt: skip
+    A_WARP, A_PC, A_KIND, A_PIECES, A_TAKEN, A_LEFT, A_DATA, A_SUB, A_GROUP, A_AGE, A_NEXT, A_COLUMNS,
+) = range(12)  # fmt: skip
 PIECES = 64
 ACCESSES = 128  # of a core at once
 
-# A request in flight; its row is the tag at the port.
-F_CORE, F_KIND, F_ADDRESS, F_BYTES, F_OWNER, F_NEXT, F_COLUMNS = range(7)  # F_OWNER: the access, or the warp of a store
+# A request in flight; its row is the tag at the port. F_OWNER: the access, or the warp of a store with X_AGE F_AGE.
+F_CORE, F_KIND, F_ADDRESS, F_BYTES, F_OWNER, F_AGE, F_NEXT, F_COLUMNS = range(8)
 FILL, WRITE, PASS = 0, 1, 2  # F_KIND: of a line of the L1, a store, a read past the L1
 # A target of the L1's misses (npusim.memory.caches.mshr): T_NEXT, T_NEED, then the access; row 0 is nobody.
 N_ACCESS, N_COLUMNS = 2, 3
 NONE = -1
 
-# Free lists and what is next, other[O_COUNT]; O_FAULT*: what an executor refused.
+# Free lists and what is next, other[O_COUNT]. O_NOW: the cycle that was looked at last; O_LAST: that in which a block
+# ended, the unit took a piece or an answer came. O_FAULT*: what an executor refused.
 (
-    O_FREE_FLIGHT, O_FREE_TARGET, O_BLOCK, O_NOW, O_DONE, O_AGE, O_FAULT, O_FAULT_WARP, O_FAULT_PC, O_FAULT_ADDRESS,
-    O_COUNT,
+    O_FREE_FLIGHT, O_FREE_TARGET, O_BLOCK, O_NOW, O_LAST, O_DONE, O_AGE, O_FAULT, O_FAULT_WARP, O_FAULT_PC, O_COUNT,
 ) = range(11)  # fmt: skip
 
 # Counters, counters[K_COUNT].

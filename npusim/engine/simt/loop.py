@@ -19,6 +19,7 @@ from npusim.engine.simt.layout import (
     C_UNIT,
     DONE,
     F_ADDRESS,
+    F_AGE,
     F_BYTES,
     F_CORE,
     F_KIND,
@@ -31,6 +32,7 @@ from npusim.engine.simt.layout import (
     O_DONE,
     O_FREE_FLIGHT,
     O_FREE_TARGET,
+    O_LAST,
     O_NOW,
     OK,
     P_CORES,
@@ -41,6 +43,7 @@ from npusim.engine.simt.layout import (
     P_Q,
     P_R,
     P_RETURN,
+    P_RUNS,
     P_SCHEDULERS,
     P_SECTOR,
     S_DUE,
@@ -66,7 +69,7 @@ def advance_threads(
     until: int,
 ) -> int:  # fmt: skip
     """Do all that is due before core cycle `until`; returns OK, DONE when the grid has ended and nothing is in flight,
-    FULL when the ring has no room for the requests of a cycle, FAULT when an executor refused an instruction."""
+    FULL when the ring may have no room for the requests of a cycle, FAULT when an executor refused an instruction."""
     answer = answer_cycle(params, responses, heap, other[O_NOW])
     while True:
         due = FAR
@@ -75,7 +78,7 @@ def advance_threads(
         now = min(due, answer)
         if now >= until:
             return OK if other[O_DONE] < params[P_GRID] or in_flight(params, cores) else DONE
-        if ring_free(requests, ring) < params[P_CORES]:
+        if ring_free(requests, ring) < params[P_CORES] * params[P_RUNS]:
             return FULL
         other[O_NOW] = now
         while answer <= now:
@@ -166,20 +169,24 @@ def _answer(
     c, kind, owner = flights[flight, F_CORE], flights[flight, F_KIND], flights[flight, F_OWNER]
     address, size = flights[flight, F_ADDRESS], flights[flight, F_BYTES]
     flights[flight, F_NEXT] = other[O_FREE_FLIGHT]
-    other[O_FREE_FLIGHT] = flight
+    other[O_FREE_FLIGHT], other[O_LAST] = flight, cycle
     if kind == WRITE:
-        cores[c, C_STORES] -= size // params[P_SECTOR]
-        written(params, timing, subs, cores, c, owner, cycle)
+        sectors = size // params[P_SECTOR]
+        cores[c, C_STORES] -= sectors
+        written(params, timing, subs, cores, c, owner, flights[flight, F_AGE], sectors, cycle)
         unblock(cores, c, cycle)
         return
-    cores[c, C_LOADS] -= 1
+    if kind == FILL:
+        cores[c, C_LOADS] -= 1
+    else:
+        cores[c, C_STORES] -= size // params[P_SECTOR]
     rate = params[P_PORT_RATE]
     there = max(cycle, cores[c, C_IN_FREE]) + (size + rate - 1) // rate
     cores[c, C_IN_FREE] = there
     if kind == FILL:
         line = address // params[P_LINE]
-        sectors = sectors_of(address - line * params[P_LINE], size, params[P_SECTOR])
-        entry = l1_arrive(geometry, tags, marks, links, sets, seeds, entries, heads, c, line, sectors)
+        mask = sectors_of(address - line * params[P_LINE], size, params[P_SECTOR])
+        entry = l1_arrive(geometry, tags, marks, links, sets, seeds, entries, heads, c, line, mask)
         if entry >= 0:
             target = mshr_next(entries, targets, entry)
             while target:
@@ -203,4 +210,4 @@ def _piece_back(
     accesses[a, A_LEFT] -= 1
     accesses[a, A_DATA] = max(accesses[a, A_DATA], there)
     if accesses[a, A_LEFT] == 0 and accesses[a, A_TAKEN] == accesses[a, A_PIECES]:
-        complete(params, code, uses, warps, timing, ready, by, subs, cores, accesses, c, a, cycle)
+        complete(params, code, uses, warps, timing, ready, by, subs, cores, accesses, c, a, cycle, cycle)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isa.disasm import instr_text
-from isa.errors import CapacityError, DeadlockError, SimulationError
+from isa.errors import CapacityError, ConfigError, DeadlockError, SimulationError
 from isa.occupancy import Occupancy, occupancy
 from isa.program import LAUNCH_KERNEL, Kernel, Program
 from isa.simt_machine import SimtMachine
@@ -79,8 +79,8 @@ def _launch(
     for slot in range(fit.blocks):
         for c in range(machine.cores):
             start_block(
-                params, state.uses, warps.warps, warps.scalars, warps.preds, warps.shared, state.timing, state.ready,
-                state.by, state.subs, state.cores, state.slots, state.args, state.other, c, slot, first,
+                params, state.uses, warps.warps, warps.regs, warps.scalars, warps.preds, warps.shared, state.timing,
+                state.ready, state.by, state.subs, state.cores, state.slots, state.args, state.other, c, slot, first,
             )  # fmt: skip
     end = _advance(program, kernel, machine, code, warps, state, l1, memory, backend, index, first)
     after = _memory_totals(backend)
@@ -115,6 +115,11 @@ def _params(machine: SimtMachine, fit: Occupancy, grid: int, block: int, nargs: 
     core = machine.core
     assert core.warps is not None and core.load_store is not None and core.l1 is not None
     unit, threads, shared = core.load_store, core.warps, core.shared
+    if unit.stores < core.l1.line_bytes // core.l1.sector_bytes:
+        raise ConfigError(
+            f"{machine.name}: core.load_store.stores {unit.stores} is less than the sectors of a line of the L1 "
+            f"({core.l1.line_bytes // core.l1.sector_bytes}), so no store of a whole line could leave"
+        )
     params = np.zeros(at.P_COUNT, np.int64)
     figures = {
         at.P_CORES: machine.cores, at.P_SCHEDULERS: threads.schedulers,
@@ -126,7 +131,8 @@ def _params(machine: SimtMachine, fit: Occupancy, grid: int, block: int, nargs: 
         at.P_STORES: unit.stores, at.P_LINE: core.l1.line_bytes, at.P_SECTOR: core.l1.sector_bytes,
         at.P_HIT: core.l1.hit_latency_cycles, at.P_SHARED_LATENCY: shared.latency_cycles, at.P_BANKS: shared.banks,
         at.P_BANK_BYTES: shared.bank_bytes, at.P_SEND: core.l1.hit_latency_cycles + backend.send_cycles,
-        at.P_RETURN: backend.return_cycles, at.P_GRID: grid, at.P_THREADS: block, at.P_NARGS: nargs,
+        at.P_RETURN: backend.return_cycles, at.P_RUNS: (core.l1.line_bytes // core.l1.sector_bytes + 1) // 2,
+        at.P_GRID: grid, at.P_THREADS: block, at.P_NARGS: nargs,
     }  # fmt: skip
     for word, value in figures.items():
         params[word] = value
@@ -141,10 +147,12 @@ def _arrays(
     count, slots = cores * int(params[at.P_CORE_WARPS]), cores * fit.blocks
     core = machine.core
     assert core.l1 is not None and core.load_store is not None
-    flights = cores * (core.l1.mshrs + core.load_store.stores)
-    targets = 2 + cores * at.ACCESSES * 8
+    # As many as can be under way: no core ever finds none because others have them.
+    sectors = core.l1.line_bytes // core.l1.sector_bytes
+    flights = cores * (core.l1.mshrs * sectors + core.load_store.stores)
+    targets = 2 + cores * min(core.l1.mshrs * core.l1.mshr_targets, at.ACCESSES * at.PIECES)
     n = kernel.end - kernel.start
-    warps = make_warps(count, max(1, kernel.registers), machine.warp_size, slots, max(16, smem))
+    warps = make_warps(count, max(1, kernel.registers), machine.warp_size, slots, smem)
     state = at.SimtState(
         params, cost_table(program, kernel, machine), np.zeros((n, 2 * at.USES), np.int64),
         np.zeros((count, at.X_COLUMNS), np.int64), np.zeros((count, at.SCOREBOARD), np.int64),
@@ -183,7 +191,7 @@ def _advance(
         if status == at.FAULT:
             raise SimulationError(_fault(program, kernel, machine, warps, state, index, len(memory)))
         if status == at.DONE:
-            return max(first, int(state.other[at.O_NOW]) + 1)
+            return max(first, int(state.other[at.O_LAST]) + 1)
         backend.advance(_fs(params, until + int(params[at.P_SEND])))
         cycle = until
         moved = (int(state.other[at.O_NOW]), int(state.counters[at.K_PIECES])) != seen
@@ -241,10 +249,11 @@ def _stuck(program: Program, kernel: Kernel, warps: WarpState, state: at.SimtSta
     """Where warps wait that nothing will let go on."""
     words = []
     for w in np.flatnonzero(state.timing[:, at.X_STATE] != at.IDLE)[:4].tolist():
-        pc = kernel.start + int(warps.warps[w, warp_at.W_PC])
-        kind = "at a barrier" if state.timing[w, at.X_STATE] == at.AT_BARRIER else "waiting"
+        place = int(state.timing[w, at.X_PLACE])
+        pc = kernel.start + (int(warps.warps[w, warp_at.W_PC]) if place == at.NONE else place)
+        kind = "is at the barrier" if state.timing[w, at.X_STATE] == at.AT_BARRIER else "waits at"
         words.append(
-            f"block {int(warps.warps[w, warp_at.W_BLOCK])} warp {int(warps.warps[w, warp_at.W_INDEX])} is {kind} "
-            f"before instruction {pc} `{instr_text(program, pc)}`"
+            f"block {int(warps.warps[w, warp_at.W_BLOCK])} warp {int(warps.warps[w, warp_at.W_INDEX])} {kind}, "
+            f"instruction {pc} `{instr_text(program, pc)}`"
         )
     return f"launch {index} (kernel {kernel.name}): no warp can go on: {'; '.join(words)}"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy.typing as npt
 
 from npusim.engine.simt.layout import (
+    A_AGE,
     A_DATA,
     A_GROUP,
     A_KIND,
@@ -34,6 +35,7 @@ from npusim.engine.simt.layout import (
     C_STORES,
     C_UNIT,
     F_ADDRESS,
+    F_AGE,
     F_BYTES,
     F_CORE,
     F_KIND,
@@ -58,6 +60,7 @@ from npusim.engine.simt.layout import (
     NONE,
     O_FREE_FLIGHT,
     O_FREE_TARGET,
+    O_LAST,
     P_CORE_WARPS,
     P_F,
     P_HIT,
@@ -77,19 +80,23 @@ from npusim.engine.simt.layout import (
     S_QUEUED,
     SHORT,
     WRITE,
+    X_AGE,
     X_COMMITTED,
     X_COMPLETE,
     X_COPIED,
     X_COPIES,
     X_DEP,
+    X_PLACE,
     X_READY,
+    X_READY_CAUSE,
     X_STATE,
+    X_THERE,
     X_WANTED,
     X_WRITES,
 )
 from npusim.engine.simt.scoreboard import deliver, find_dependency, is_far, wake
 from npusim.jit import inlined, kernel
-from npusim.memory.caches.mshr import T_NEXT
+from npusim.memory.caches.mshr import T_NEED, T_NEXT
 from npusim.memory.generator.l1 import HIT, MERGED, STALL, l1_load, l1_store
 from npusim.memory.generator.physical import physical
 from npusim.memory.port import ring_push
@@ -151,6 +158,7 @@ def unit_step(
         cores[c, C_BLOCKED], cores[c, C_UNIT] = 1, FAR
         return
     counters[K_PIECES] += 1
+    other[O_LAST] = cycle
     accesses[a, A_TAKEN] = piece + 1
     if piece + 1 == accesses[a, A_PIECES]:
         busy = max(busy, params[P_ISSUE])
@@ -160,7 +168,7 @@ def unit_step(
         subs[sub, S_QUEUED] -= 1
         wake(subs, cores, sub, c, cycle + 1)
         if accesses[a, A_LEFT] == 0:
-            complete(params, code, uses, warps, timing, ready, by, subs, cores, accesses, c, a, cycle)
+            complete(params, code, uses, warps, timing, ready, by, subs, cores, accesses, c, a, cycle, cycle + 1)
     cores[c, C_UNIT] = cycle + busy if cores[c, C_LENGTH] > 0 else FAR
     if cores[c, C_LENGTH] == 0:
         cores[c, C_IDLE_FROM] = cycle + busy
@@ -169,20 +177,29 @@ def unit_step(
 @kernel
 def complete(
     params: Array, code: Array, uses: Array, warps: Array, timing: Array, ready: Array, by: Array, subs: Array,
-    cores: Array, accesses: Array, c: int, a: int, cycle: int,
+    cores: Array, accesses: Array, c: int, a: int, cycle: int, look: int,
 ) -> None:  # fmt: skip
-    """All pieces of an access are done: hand its data to the warp, and give its row back."""
+    """All pieces of an access are done: hand its data to the warp, and give its row back.
+
+    `look`: the cycle at which sub-cores see it, `cycle` before they had their turn in it, else the next.
+    """
     w, pc, kind = accesses[a, A_WARP], accesses[a, A_PC], accesses[a, A_KIND]
     there = max(cycle + 1, accesses[a, A_DATA])
     sub = c * params[P_SCHEDULERS] + (w - c * params[P_CORE_WARPS]) % params[P_SCHEDULERS]
+    if cores[c, C_FREE_ACCESS] == NONE:  # who waits for a free row
+        for s in range(params[P_SCHEDULERS]):
+            wake(subs, cores, c * params[P_SCHEDULERS] + s, c, look)
     accesses[a, A_NEXT], cores[c, C_FREE_ACCESS] = cores[c, C_FREE_ACCESS], a
-    wake(subs, cores, sub, c, cycle + 1)  # who waits for a free row
+    if accesses[a, A_AGE] != timing[w, X_AGE]:
+        return  # the warp has ended, another is in its place
     if kind == ASYNC_COPY:
-        timing[w, X_COPIED] = max(timing[w, X_COPIED], there)
-        timing[w, X_COPIES + accesses[a, A_GROUP] % GROUPS] -= 1
+        group = accesses[a, A_GROUP] % GROUPS
+        timing[w, X_THERE + group] = max(timing[w, X_THERE + group], there)
+        timing[w, X_COPIES + group] -= 1
         settle_groups(timing, w)
+        wake(subs, cores, sub, c, look)  # a commit that waits for fewer groups
         if timing[w, X_STATE] == AT_GROUPS and timing[w, X_COMMITTED] - timing[w, X_COMPLETE] <= timing[w, X_WANTED]:
-            timing[w, X_STATE], timing[w, X_READY] = RUNNING, timing[w, X_COPIED]
+            timing[w, X_STATE], timing[w, X_READY], timing[w, X_READY_CAUSE] = RUNNING, groups_there(timing, w), LONG
             wake(subs, cores, sub, c, timing[w, X_READY])
         return
     if code[pc, I_DST] < 0 or kind == GLOBAL_STORE:
@@ -191,25 +208,37 @@ def complete(
     deliver(ready, by, w, code[pc, I_DST], max(1, code[pc, I_COUNT]), there, cause)
     if is_far(timing[w, X_DEP]):
         find_dependency(uses, warps, timing, ready, by, w)
-        if not is_far(timing[w, X_DEP]):
-            wake(subs, cores, sub, c, max(cycle + 1, timing[w, X_DEP]))
+        wake(subs, cores, sub, c, look)  # the cause may be another one now
 
 
 @kernel
 def settle_groups(timing: Array, w: int) -> None:
     """Groups of copies are complete in their order."""
     while timing[w, X_COMPLETE] < timing[w, X_COMMITTED] and timing[w, X_COPIES + timing[w, X_COMPLETE] % GROUPS] == 0:
+        group = timing[w, X_COMPLETE] % GROUPS
+        timing[w, X_COPIED] = timing[w, X_THERE + group] = max(timing[w, X_COPIED], timing[w, X_THERE + group])
         timing[w, X_COMPLETE] += 1
+
+
+@inlined
+def groups_there(timing, w):
+    """When the data are there of all groups but the X_WANTED youngest, none of which may lack an answer."""
+    youngest = timing[w, X_COMMITTED] - timing[w, X_WANTED] - 1
+    if youngest < 0 or timing[w, X_WANTED] >= GROUPS - 1:
+        return 0
+    return timing[w, X_THERE + youngest % GROUPS]
 
 
 @kernel
 def written(
-    params: Array, timing: Array, subs: Array, cores: Array, c: int, w: int, cycle: int
+    params: Array, timing: Array, subs: Array, cores: Array, c: int, w: int, age: int, sectors: int, cycle: int
 ) -> None:
-    """A piece of a store of warp `w` is answered."""
-    timing[w, X_WRITES] -= 1
+    """Sectors of a store of warp `w` are answered."""
+    if age != timing[w, X_AGE]:
+        return
+    timing[w, X_WRITES] -= sectors
     if timing[w, X_WRITES] == 0 and timing[w, X_STATE] == AT_FENCE:
-        timing[w, X_STATE], timing[w, X_READY] = RUNNING, cycle
+        timing[w, X_STATE], timing[w, X_PLACE], timing[w, X_READY] = RUNNING, NONE, cycle
         sub = c * params[P_SCHEDULERS] + (w - c * params[P_CORE_WARPS]) % params[P_SCHEDULERS]
         wake(subs, cores, sub, c, cycle)
 
@@ -223,8 +252,6 @@ def _load(
     """Look sectors of a line up, and ask for what is missing; the cycles taken, or -1 when there is no room."""
     line, wanted = pieces[a, piece, 0], pieces[a, piece, 1]
     target = other[O_FREE_TARGET]
-    if other[O_FREE_FLIGHT] == NONE:
-        target = 0
     following = targets[target, T_NEXT]
     status, absent = l1_load(
         geometry, tags, marks, links, sets, limits, entries, heads, targets, c, line, wanted, target
@@ -241,27 +268,18 @@ def _load(
     other[O_FREE_TARGET] = following
     targets[target, N_ACCESS] = a
     accesses[a, A_LEFT] += 1
+    missing, asked = ones(targets[target, T_NEED]), ones(absent)
+    counters[K_MISSES] += asked
+    counters[K_MERGED] += missing - asked
+    counters[K_HITS] += sectors - missing
+    if missing < sectors:
+        accesses[a, A_DATA] = max(accesses[a, A_DATA], cycle + params[P_HIT])
     if status == MERGED:
-        counters[K_MERGED] += sectors
         return int(busy)
-    counters[K_MISSES] += ones(absent)
-    counters[K_HITS] += sectors - ones(absent)
-    cores[c, C_LOADS] += 1
-    first, end = span(absent, params[P_SECTOR])
-    begin = line * params[P_LINE] + first
-    send(params, flights, pages, other, counters, requests, ring, cycle, c, FILL, a, begin, end - first)
+    cores[c, C_LOADS] += request(
+        params, flights, pages, other, counters, requests, ring, cycle, c, FILL, a, 0, line, absent
+    )
     return int(busy)
-
-
-@inlined
-def span(sectors, sector_bytes):
-    """First byte and end of the run that holds all sectors of a mask."""
-    first, end = 0, 0
-    while not (sectors >> first) & 1:
-        first += 1
-    while sectors >> end:
-        end += 1
-    return first * sector_bytes, end * sector_bytes
 
 
 @kernel
@@ -273,16 +291,13 @@ def _store(
     """Send sectors of a line on their way; the cycles taken, or -1 when too many have no answer yet."""
     line, touched = pieces[a, piece, 0], pieces[a, piece, 1]
     sectors = ones(touched)
-    if cores[c, C_STORES] + sectors > params[P_STORES] or other[O_FREE_FLIGHT] == NONE:
+    if cores[c, C_STORES] + sectors > params[P_STORES]:
         return -1
     l1_store(geometry, tags, marks, links, sets, c, line, touched)
     counters[K_STORE_SECTORS] += sectors
-    first, end = span(touched, params[P_SECTOR])
-    cores[c, C_STORES] += (end - first) // params[P_SECTOR]
-    w = accesses[a, A_WARP]
-    timing[w, X_WRITES] += 1
-    begin = line * params[P_LINE] + first
-    send(params, flights, pages, other, counters, requests, ring, cycle, c, WRITE, w, begin, end - first)
+    cores[c, C_STORES] += sectors
+    w, age = accesses[a, A_WARP], accesses[a, A_AGE]
+    request(params, flights, pages, other, counters, requests, ring, cycle, c, WRITE, w, age, line, touched)
     return int(max(1, sectors * params[P_SECTOR] // params[P_PORT_RATE]))
 
 
@@ -293,34 +308,55 @@ def _atomic(
 ) -> int:  # fmt: skip
     """Send an atomic operation past the L1: a read if its old value is wanted, a write if not."""
     line, touched = pieces[a, piece, 0], pieces[a, piece, 1]
-    first, end = span(touched, params[P_SECTOR])
-    sectors = (end - first) // params[P_SECTOR]
-    if other[O_FREE_FLIGHT] == NONE or cores[c, C_STORES] + sectors > params[P_STORES]:
+    sectors = ones(touched)
+    if cores[c, C_STORES] + sectors > params[P_STORES]:
         return -1
-    begin = line * params[P_LINE] + first
-    if code[accesses[a, A_PC], I_DST] >= 0:
-        accesses[a, A_LEFT] += 1
-        cores[c, C_LOADS] += 1
-        send(params, flights, pages, other, counters, requests, ring, cycle, c, PASS, a, begin, end - first)
-    else:
-        w = accesses[a, A_WARP]
-        cores[c, C_STORES] += sectors
-        timing[w, X_WRITES] += 1
-        send(params, flights, pages, other, counters, requests, ring, cycle, c, WRITE, w, begin, end - first)
     counters[K_STORE_SECTORS] += sectors
+    cores[c, C_STORES] += sectors
+    if code[accesses[a, A_PC], I_DST] >= 0:
+        accesses[a, A_LEFT] += request(
+            params, flights, pages, other, counters, requests, ring, cycle, c, PASS, a, 0, line, touched
+        )
+    else:
+        w, age = accesses[a, A_WARP], accesses[a, A_AGE]
+        request(params, flights, pages, other, counters, requests, ring, cycle, c, WRITE, w, age, line, touched)
     return int(max(1, sectors * params[P_SECTOR] // params[P_PORT_RATE]))
+
+
+@kernel
+def request(
+    params: Array, flights: Array, pages: Array, other: Array, counters: Array, requests: Array, ring: Array,
+    cycle: int, c: int, kind: int, owner: int, age: int, line: int, sectors: int,
+) -> int:  # fmt: skip
+    """Put requests for sectors of a line on the port, one for each run of them; returns how many."""
+    count, first, sector = 0, 0, params[P_SECTOR]
+    while sectors >> first:
+        if (sectors >> first) & 1 == 0:
+            first += 1
+            continue
+        end = first + 1
+        while (sectors >> end) & 1:
+            end += 1
+        begin = line * params[P_LINE] + first * sector
+        send(
+            params, flights, pages, other, counters, requests, ring, cycle, c, kind, owner, age, begin,
+            (end - first) * sector,
+        )  # fmt: skip
+        first = end
+        count += 1
+    return count
 
 
 @kernel
 def send(
     params: Array, flights: Array, pages: Array, other: Array, counters: Array, requests: Array, ring: Array,
-    cycle: int, c: int, kind: int, owner: int, address: int, size_bytes: int,
+    cycle: int, c: int, kind: int, owner: int, age: int, address: int, size_bytes: int,
 ) -> None:  # fmt: skip
     """Put a request of core `c` on the port; the caller has seen that there is room."""
     flight = other[O_FREE_FLIGHT]
     other[O_FREE_FLIGHT] = flights[flight, F_NEXT]
     flights[flight, F_CORE], flights[flight, F_KIND], flights[flight, F_OWNER] = c, kind, owner
-    flights[flight, F_ADDRESS], flights[flight, F_BYTES] = address, size_bytes
+    flights[flight, F_AGE], flights[flight, F_ADDRESS], flights[flight, F_BYTES] = age, address, size_bytes
     write = 1 if kind == WRITE else 0
     counters[K_READ_BYTES + write] += size_bytes
     counters[K_REQUESTS] += 1
