@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +143,12 @@ def models() -> None:
 def warmup(quiet: bool) -> None:
     """Compile all kernels of the engine, once for this version of npusim and numba."""
     from npusim import api
+    from npusim.kernel import run_sample
 
-    for chip in ("tiny", "tpu-v3"):
+    tiles = (partial(api.run, "gemm:8x8x8", chip) for chip in ("tiny", "tpu-v3"))
+    for chip, step in zip(("tiny", "tpu-v3", "gpu-tiny"), (*tiles, partial(run_sample, "gpu-tiny"))):
         started = time.perf_counter()
-        api.run("gemm:8x8x8", chip)
+        step()
         if not quiet:
             click.echo(f"{chip}: {time.perf_counter() - started:.1f} s")
 
