@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -145,8 +145,11 @@ def warmup(quiet: bool) -> None:
     from npusim import api
     from npusim.kernel import run_sample
 
-    tiles = (partial(api.run, "gemm:8x8x8", chip) for chip in ("tiny", "tpu-v3"))
-    for chip, step in zip(("tiny", "tpu-v3", "gpu-tiny"), (*tiles, partial(run_sample, "gpu-tiny"))):
+    steps: list[tuple[str, Callable[[], object]]] = [
+        *((chip, partial(api.run, "gemm:8x8x8", chip)) for chip in ("tiny", "tpu-v3")),
+        ("gpu-tiny", partial(run_sample, "gpu-tiny")),
+    ]
+    for chip, step in steps:
         started = time.perf_counter()
         step()
         if not quiet:

@@ -122,7 +122,8 @@ def run_sample(hw: str) -> KernelResult:
     """Run the vector add of traces/simt on one block, with its races looked for: compiles all that kernels need."""
     source = resources.files("traces").joinpath("simt/vector_add.asm")
     with resources.as_file(source) as path:
-        arguments = {"x": "ones:f32[32]", "y": "ones:f32[32]", "z": "zeros:f32[32]", "n": 32}
+        arguments: dict[str, str | int | Array] = {f: "ones:f32[32]" for f in "xyz"}
+        arguments["n"] = 32
         return run_kernel(path, hw, grid=1, block=32, arguments=arguments, check_hazards=True)
 
 
