@@ -42,6 +42,7 @@ PIPES = len(SIMT_PIPES)
 PIPE_NAMES = {number: name for name, number in SIMT_PIPES.items()}
 _SHORT = (at.SHARED_LOAD, at.SHARED_ATOMIC, at.MATRIX_LOAD, at.CROSS)
 _LONG = (at.GLOBAL_LOAD, at.GLOBAL_ATOMIC)
+_REASONS = {at.BAD_ADDRESS: "out of bounds", at.MISALIGNED: "misaligned", at.PART_OF_WARP: "part of the warp"}
 _ACCESSES = (
     at.GLOBAL_LOAD, at.GLOBAL_STORE, at.SHARED_LOAD, at.SHARED_STORE, at.GLOBAL_ATOMIC, at.SHARED_ATOMIC,
     at.ASYNC_COPY, at.MATRIX_LOAD,
@@ -59,16 +60,23 @@ class Warp:
     block: Block
     go: int = 0  # when control lets it go on after a branch
     hold: str = ""  # "barrier", "membar" or "groups": it waits at the instruction that it has issued
-    writes: int = 0  # pieces of its stores that are not answered yet
-    ready: dict[int, tuple[int, str]] = field(default_factory=dict)  # by register: when it may be used, cause until then
+    released: int = NEVER  # when its barrier was passed
+    writes: int = 0  # sectors of its stores that are not answered yet
+    # By register: when it may be used, cause until then.
+    ready: dict[int, tuple[int, str]] = field(default_factory=dict)
     copies: list[Access] = field(default_factory=list)  # of no group yet
     groups: list[list[Access]] = field(default_factory=list)  # committed, oldest first
 
-    def under_way(self, now: int) -> int:
-        """Groups of copies that are not done; they are done in order."""
-        while self.groups and all(copy.done <= now for copy in self.groups[0]):
-            self.groups.pop(0)
-        return len(self.groups)
+    def under_way(self) -> int:
+        """Groups from the first one on of which an answer is missing."""
+        missing = [n for n, group in enumerate(self.groups) if any(copy.done == NEVER for copy in group)]
+        return len(self.groups) - missing[0] if missing else 0
+
+    def waits(self, now: int, wanted: int) -> bool:
+        """True while more than `wanted` groups are under way, or data of the groups before them are not there."""
+        if wanted >= GROUPS_UNDER_WAY:
+            return False
+        return any(copy.done > now for group in self.groups[: max(0, len(self.groups) - wanted)] for copy in group)
 
 
 @dataclass(eq=False)
@@ -217,11 +225,11 @@ class Stepper:
 
     def _held(self, warp: Warp, now: int) -> str:
         """The cause while a warp waits at an instruction; "" when it goes on."""
-        if warp.hold == "barrier":
+        if warp.hold == "barrier" and now <= warp.released:
             return "barrier"
         if warp.hold == "membar" and warp.writes:
             return "membar"
-        if warp.hold == "groups" and warp.under_way(now) > self.code[self._pc(warp), at.I_IMM]:
+        if warp.hold == "groups" and warp.waits(now, int(self.code[self._pc(warp), at.I_IMM])):
             return "long_scoreboard"
         self._step_past(warp)
         return ""
@@ -234,7 +242,7 @@ class Stepper:
     def _no_room(self, warp: Warp, pc: int, c: int, s: int, now: int) -> bool:
         kind, unit = int(self.code[pc, at.I_KIND]), self.units[c]
         if kind == at.COMMIT:
-            return warp.under_way(now) >= GROUPS_UNDER_WAY
+            return warp.under_way() >= GROUPS_UNDER_WAY
         if kind not in _ACCESSES:
             return False
         return unit.queued(s) >= self.machine.core.scheduling.queue_depth or unit.rows >= ROWS
@@ -259,7 +267,7 @@ class Stepper:
         else:
             self._execute(warp, pc, kind, lanes, c, s, now)
         for row in written_by(self.program.instrs[self.kernel.start + pc], self.code[pc]):
-            if kind not in _ACCESSES or not lanes:
+            if kind not in _ACCESSES and lanes:
                 warp.ready[row] = now + latency, "short_scoreboard" if kind in _SHORT else "dependency"
         if kind != at.BARRIER and not warp.hold:
             converge(self.values.warps, self.values.stack, w)
@@ -291,17 +299,16 @@ class Stepper:
         whole = v.stack[w, 0, at.T_MASK] if v.warps[w, at.W_DEPTH] else v.warps[w, at.W_ACTIVE]
         if v.warps[w, at.W_ACTIVE] != whole & ~v.warps[w, at.W_EXITED]:
             self._refuse(warp, pc, "only part of the warp is at the barrier")
-        warp.hold = "barrier"
+        warp.hold, warp.released = "barrier", NEVER
 
     def _release(self, block: Block, now: int) -> None:
         """Let the warps of a block go on when all that have not ended are at the same barrier."""
-        if not block.warps or any(warp.hold != "barrier" for warp in block.warps):
+        if not block.warps or any(warp.hold != "barrier" or warp.released < NEVER for warp in block.warps):
             return
         if len({int(self.code[self._pc(warp), at.I_IMM]) for warp in block.warps}) > 1:
             return
         for warp in block.warps:
-            self._step_past(warp)
-            warp.go = now + self.machine.core.scheduling.branch_cycles
+            warp.released, warp.go = now, now + self.machine.core.scheduling.branch_cycles
 
     def _execute(self, warp: Warp, pc: int, kind: int, lanes: int, c: int, s: int, now: int) -> None:
         v, w = self.values, warp.row
@@ -312,8 +319,7 @@ class Stepper:
             status = int(execute(
                 self.code, pc, w, lanes, v.warps, v.regs, v.scalars, v.preds, v.shared, self.memory, v.work))
         if status != at.OK:
-            reasons = {at.BAD_ADDRESS: "out of bounds", at.MISALIGNED: "misaligned", at.PART_OF_WARP: "part of the warp"}
-            self._refuse(warp, pc, reasons.get(status, f"status {status}"))
+            self._refuse(warp, pc, _REASONS.get(status, f"status {status}"))
         v.warps[w, at.W_PC] = pc + 1
         if kind == at.COMMIT:
             warp.groups.append(warp.copies)
@@ -332,7 +338,7 @@ class Stepper:
         if kind == at.ASYNC_COPY:
             warp.copies.append(access)
         if kind == at.GLOBAL_STORE or (kind == at.GLOBAL_ATOMIC and not returns):
-            warp.writes += len(access.pieces)
+            warp.writes += sum(sectors.bit_count() for _, sectors in access.pieces)
         unit = self.units[c]
         unit.rows += 1
         unit.queue.append(access)
@@ -363,7 +369,7 @@ class Stepper:
             return
         self.slots[c][block.slot] = None
         if self.next_block + len(self.starting) < self.grid:
-            self.starting.append((now + self.warps_spec.block_cycles, c, block.slot))
+            self.starting.append((now + max(1, self.warps_spec.block_cycles), c, block.slot))
 
     # Faults
 

@@ -123,7 +123,7 @@ class Unit:
         self.free = 0  # when the unit may take the next piece
         self.blocked = False
         self.misses: dict[int, Miss] = {}
-        self.loads = self.stores = 0  # requests, sectors
+        self.stores = 0  # sectors of stores and atomics that are not answered
         self.in_free = 0  # when the port into the core is free
 
     def queued(self, sub: int) -> int:
@@ -155,12 +155,12 @@ class Unit:
         self.blocked = False
         if request.kind == "write":
             self.stores -= self._sectors(request)
-            request.warp.writes -= 1
+            request.warp.writes -= self._sectors(request)
             return
-        self.loads -= 1
         self.in_free = max(now, self.in_free) + -(-request.size // self.unit.port_bytes_per_cycle)
         there = self.in_free - 1
         if request.access is not None:
+            self.stores -= self._sectors(request)
             self._arrived(request.access, there, now)
             return
         line, offset = divmod(request.address, self.l1.line_bytes)
@@ -206,8 +206,7 @@ class Unit:
         if access.kind in (at.GLOBAL_LOAD, at.ASYNC_COPY):
             found = self._load(access, first, second, now)
             return max(1, size // self.unit.bytes_per_cycle) if found else None
-        found = self._read_past(access, first, second, now) if access.returns else self._write(
-            access, first, second, now)
+        found = self._write(access, first, second, now)
         return max(1, size // self.unit.port_bytes_per_cycle) if found else None
 
     def _load(self, access: Access, line: int, wanted: int, now: int) -> bool:
@@ -217,8 +216,6 @@ class Unit:
         missing = int(missing)
         if missing:
             miss = self.misses.get(line)
-            if self.loads >= self.l1.mshrs:
-                return False
             if miss is None and len(self.misses) >= self.l1.mshrs:
                 return False
             if miss is not None and len(miss.targets) >= self.l1.mshr_targets:
@@ -228,9 +225,7 @@ class Unit:
             miss.pending |= missing
             miss.targets.append((access, missing))
             access.flying += 1
-            if absent:
-                self._send("fill", line, absent, None, access.warp, now)
-                self.loads += 1
+            self._send("fill", line, absent, None, access.warp, now)
             self.counters["l1_miss_sectors"] += len(bits(absent))
             self.counters["l1_merged_sectors"] += len(bits(missing & ~absent))
         here = wanted & ~missing
@@ -240,33 +235,30 @@ class Unit:
         self.counters["load_sectors"] += len(bits(wanted))
         return True
 
-    def _read_past(self, access: Access, line: int, wanted: int, now: int) -> bool:
-        if self.loads >= self.l1.mshrs:
-            return False
-        self._send("past", line, wanted, access, access.warp, now)
-        self.loads += 1
-        access.flying += 1
-        self.counters["load_sectors"] += len(bits(wanted))
-        return True
-
     def _write(self, access: Access, line: int, sectors: int, now: int) -> bool:
-        if self.stores + len(bits(sectors)) > self.unit.stores:
+        count, cache = len(bits(sectors)), self.cache
+        if self.stores + count > self.unit.stores:
             return False
-        cache = self.cache
-        lines.lookup(cache.geometry, cache.tags, cache.marks, cache.links, cache.sets, 0, line, sectors, sectors, 1)
-        self.stores += self._send("write", line, sectors, None, access.warp, now)
-        self.counters["store_sectors"] += len(bits(sectors))
+        self.stores += count
+        self.counters["store_sectors"] += count
+        if access.kind == at.GLOBAL_STORE:
+            lines.lookup(cache.geometry, cache.tags, cache.marks, cache.links, cache.sets, 0, line, sectors, sectors, 1)
+        if access.returns:
+            access.flying += self._send("past", line, sectors, access, access.warp, now)
+        else:
+            self._send("write", line, sectors, None, access.warp, now)
         return True
 
     def _send(self, kind: str, line: int, sectors: int, access: Access | None, warp: Warp, now: int) -> int:
-        """Ask for, or write, the run of sectors that holds those of a mask; returns how many it is."""
-        places, size = bits(sectors), self.l1.sector_bytes
-        count = places[-1] + 1 - places[0]
-        address = line * self.l1.line_bytes + places[0] * size
-        self.port.send(Request(self.core, kind, address, count * size, access, warp), now)
-        self.counters["write_bytes" if kind == "write" else "read_bytes"] += count * size
-        self.counters["requests"] += 1
-        return count
+        """Ask for, or write, the sectors of a mask, a request for each run of them; returns how many."""
+        size, begins = self.l1.sector_bytes, bits(sectors & ~(sectors << 1))
+        for begin in begins:
+            count = next(n for n in range(1, 65) if not sectors >> begin + n & 1)
+            address = line * self.l1.line_bytes + begin * size
+            self.port.send(Request(self.core, kind, address, count * size, access, warp), now)
+            self.counters["write_bytes" if kind == "write" else "read_bytes"] += count * size
+            self.counters["requests"] += 1
+        return len(begins)
 
 
 def global_pieces(where: list[int], size: int, l1: Cache) -> list[tuple[int, int]]:

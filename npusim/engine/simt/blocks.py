@@ -11,6 +11,7 @@ from npusim.engine.simt.layout import (
     B_ARRIVED,
     B_BLOCK,
     B_LEFT,
+    BARRIER_WAIT,
     BRANCHING,
     C_RESIDENT,
     IDLE,
@@ -97,7 +98,7 @@ def start_block(
         other[O_AGE] += 1
         start = cycle + i * params[P_WARP_CYCLES]
         timing[w, X_READY], timing[w, X_READY_CAUSE] = start, LAUNCHING
-        timing[w, X_SINCE], timing[w, X_CAUSE], timing[w, X_PLACE] = cycle, UNKNOWN, NONE
+        timing[w, X_SINCE], timing[w, X_CAUSE], timing[w, X_AT], timing[w, X_PLACE] = cycle, LAUNCHING, 0, NONE
         find_dependency(uses, warps, timing, ready, by, w)
         local = slot * count + i
         wake(subs, cores, c * params[P_SCHEDULERS] + local % params[P_SCHEDULERS], c, start)
@@ -134,9 +135,10 @@ def release(
     for w in range(first, first + count):
         if timing[w, X_STATE] == AT_BARRIER:
             local = w - c * params[P_CORE_WARPS]
-            timing[w, X_STATE], timing[w, X_PLACE] = RUNNING, NONE
-            if timing[w, X_CAUSE] != UNKNOWN:  # else it has issued at this very cycle, and is looked at after it
+            if timing[w, X_SINCE] <= cycle:  # else it has issued at this very cycle, and is looked at after it
+                note(timing, stalls, w, timing[w, X_PLACE], BARRIER_WAIT, cycle)
                 note(timing, stalls, w, warps[w, W_PC], BRANCHING, cycle + 1)
+            timing[w, X_STATE], timing[w, X_PLACE] = RUNNING, NONE
             timing[w, X_READY], timing[w, X_READY_CAUSE] = cycle + params[P_BRANCH], BRANCHING
             wake(subs, cores, c * params[P_SCHEDULERS] + local % params[P_SCHEDULERS], c, cycle + params[P_BRANCH])
 

@@ -33,25 +33,29 @@ Array = npt.NDArray[Any]
 PATIENCE = 100_000  # cycles in which nothing happens and nothing is in flight: a deadlock
 
 
-def run_simt(program: Program, machine: SimtMachine, memory: Array | None = None) -> SimtRecord:
+def run_simt(
+    program: Program, machine: SimtMachine, memory: Array | None = None, window_cycles: int = 0
+) -> SimtRecord:
     """Simulate the launches of a program of threads cycle by cycle, on the values of `memory`, which they change.
 
     `memory` uint8: byte i is the byte at address i. Without it only what decides time is executed, the control slice.
+    `window_cycles` above 0 shortens the windows in which cores and memory take turns, which changes no result.
     Raises SimulationError (also when time depends on values that there are not), DeadlockError, CapacityError.
     """
     started = time.process_time()
     backend = make_backend(machine)
     now, found = 0, []
     for index in range(len(program.launches)):
-        record = _launch(program, machine, memory, backend, index, now)
+        record = _launch(program, machine, memory, backend, index, now, window_cycles)
         found.append(record)
         now = record.end
     return SimtRecord(machine, program, tuple(found), now, time.process_time() - started)
 
 
 def _launch(
-    program: Program, machine: SimtMachine, memory: Array | None, backend: Hierarchy, index: int, now: int
-) -> LaunchRecord:
+    program: Program, machine: SimtMachine, memory: Array | None, backend: Hierarchy, index: int, now: int,
+    window_cycles: int,
+) -> LaunchRecord:  # fmt: skip
     row = program.launches[index]
     if int(row["kind"]) != LAUNCH_KERNEL:
         raise SimulationError(f"launch {index}: only kernels run on {machine.name}")
@@ -82,7 +86,7 @@ def _launch(
                 params, state.uses, warps.warps, warps.regs, warps.scalars, warps.preds, warps.shared, state.timing,
                 state.ready, state.by, state.subs, state.cores, state.slots, state.args, state.other, c, slot, first,
             )  # fmt: skip
-    end = _advance(program, kernel, machine, code, warps, state, l1, memory, backend, index, first)
+    end = _advance(program, kernel, machine, code, warps, state, l1, memory, backend, index, first, window_cycles)
     after = _memory_totals(backend)
     schedulers = int(params[at.P_SCHEDULERS])
     subs = state.subs.reshape(machine.cores, schedulers, -1)
@@ -179,11 +183,12 @@ def _arrays(
 
 def _advance(
     program: Program, kernel: Kernel, machine: SimtMachine, code: Array, warps: WarpState, state: at.SimtState,
-    l1: L1State, memory: Array, backend: Hierarchy, index: int, first: int,
+    l1: L1State, memory: Array, backend: Hierarchy, index: int, first: int, window_cycles: int,
 ) -> int:  # fmt: skip
     """Window by window until the grid has ended; returns the cycle of the end."""
     params, cycle, quiet = state.params, first, 0
     window = max(1, int(params[at.P_SEND] + params[at.P_RETURN]) - 1)
+    window = min(window, window_cycles or window)
     while True:
         seen = (int(state.other[at.O_NOW]), int(state.counters[at.K_PIECES]))
         until = cycle + window
