@@ -62,7 +62,7 @@ def kernel(
     from npusim.kernel import arrays_of, run_kernel, summary_of
     from npusim.report import threads
 
-    with Progress(quiet or as_json, "running"):
+    with Progress(quiet or as_json, "simulating"):
         result = run_kernel(
             source, hw, grid=grid, block=block, arguments=arguments, name=name, launches=launches, check=check,
             settings=settings, seed=seed, values=not no_values, check_hazards=check_hazards,

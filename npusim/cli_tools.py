@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +143,15 @@ def models() -> None:
 def warmup(quiet: bool) -> None:
     """Compile all kernels of the engine, once for this version of npusim and numba."""
     from npusim import api
+    from npusim.kernel import run_sample
 
-    for chip in ("tiny", "tpu-v3"):
+    steps: list[tuple[str, Callable[[], object]]] = [
+        *((chip, partial(api.run, "gemm:8x8x8", chip)) for chip in ("tiny", "tpu-v3")),
+        ("gpu-tiny", partial(run_sample, "gpu-tiny")),
+    ]
+    for chip, step in steps:
         started = time.perf_counter()
-        api.run("gemm:8x8x8", chip)
+        step()
         if not quiet:
             click.echo(f"{chip}: {time.perf_counter() - started:.1f} s")
 

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,15 @@ def run_kernel(
     after = {t.name: _view(memory, t, given[t.name]) for t in program.tensors} if values else {}
     comparisons = () if expect is None else tuple(_compare(expect(**before), after, check))
     return KernelResult(kernel.name, record, after, comparisons, time.perf_counter() - started, hazards, notes)
+
+
+def run_sample(hw: str) -> KernelResult:
+    """Run the vector add of traces/simt on one block, with its races looked for: compiles all that kernels need."""
+    source = resources.files("traces").joinpath("simt/vector_add.asm")
+    with resources.as_file(source) as path:
+        arguments: dict[str, str | int | Array] = {f: "ones:f32[32]" for f in "xyz"}
+        arguments["n"] = 32
+        return run_kernel(path, hw, grid=1, block=32, arguments=arguments, check_hazards=True)
 
 
 def _races(program: Program, machine: SimtMachine, memory: Array) -> tuple[tuple[str, ...], tuple[str, ...]]:

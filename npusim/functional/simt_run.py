@@ -117,7 +117,7 @@ def _turn(
             lanes = guard(code, pc, warps, preds, w)
             if watched[V_ON]:
                 watch(
-                    code, pc, w, lanes, progress[P_BLOCK], regs, scalars, work[WORK_ADDRESS], own, every, groups,
+                    code, pc, w, lanes, progress[P_BLOCK], regs, scalars, work[WORK_ADDRESS:], own, every, groups,
                     races, watched,
                 )  # fmt: skip
             status = execute(code, pc, w, lanes, warps, regs, scalars, preds, shared, memory, work)

@@ -24,10 +24,13 @@ def blocks(page: Path) -> list[tuple[bool, str]]:
     return [(bool(mark), text) for mark, kind, text in found if kind in ("console", "sh", "bash")]
 
 
+HERE = re.compile(r"^\$ cat > (\S+) <<'(\w+)'\n(.*?)^\2\n", re.DOTALL | re.MULTILINE)
+
+
 def commands(text: str) -> list[tuple[list[str], str]]:
     """(arguments, output shown below) of each `$ npusim ...` line; `&&` splits a line."""
     found: list[tuple[list[str], str]] = []
-    for line in text.splitlines(keepends=True):
+    for line in HERE.sub("", text).splitlines(keepends=True):
         if line.startswith("$ "):
             parts = [p.strip() for p in line[2:].split("&&")]
             found += [(shlex.split(p, comments=True)[1:], "") for p in parts if p.startswith("npusim ")]
@@ -61,6 +64,8 @@ def test_marked_blocks_run_and_print_what_they_show(
 ) -> None:
     """A line of `...` in the shown output stands for any lines; the rest must appear in this order."""
     monkeypatch.chdir(tmp_path)
+    for name, _, content in HERE.findall(text):
+        (tmp_path / name).write_text(content, encoding="utf-8")
     for args, shown in commands(text):
         result = cli(*args)
         assert result.exit_code == 0, result.output

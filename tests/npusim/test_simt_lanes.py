@@ -193,6 +193,26 @@ def test_operation(name: str) -> None:
         assert (state.regs == before).all(), "nothing else changes"
 
 
+def test_a_product_and_sum_is_rounded_once() -> None:
+    """Sums next to the middle of two numbers: a rounding to float64, or of halves to fp32, would put them into it."""
+    state, step, lane = warp(), 2.0**-23, np.arange(32)
+    sign, other = np.where(lane & 1, -1.0, 1.0), np.where(lane & 2, -1.0, 1.0)
+    rows = sign * (1 + step) * 2.0**-12, np.full(32, (1 - step) * 2.0**-12), other * (1 + (lane >> 2) * step)
+    state.regs[1, :3] = np.array(rows, np.float32).view(np.uint32)
+    assert run(state, "ffma", dst=5, a=0, b=1, c=2) == OK
+    np.testing.assert_array_equal(real(state.regs[1, 5]), MEANING["ffma"](*state.regs[1, :3]))
+    twice = (rows[0] * rows[1] + rows[2]).astype(np.float32)
+    assert (real(state.regs[1, 5]) != twice).sum() >= 4
+    rows = sign * (1 + 2.0**-10), np.full(32, 1 - 2.0**-10), other * (2048.0 + 2 * (lane >> 2))
+    for row, values in zip(state.regs[1, :3], rows):
+        row[:] = np.repeat(values.astype(np.float16), 2).view(np.uint32)
+    assert run(state, "hfma2", dst=5, a=0, b=1, c=2) == OK
+    expected = MEANING["hfma2"](*state.regs[1, :3])
+    np.testing.assert_array_equal(state.regs[1, 5], expected)
+    twice = (rows[0] * rows[1] + rows[2]).astype(np.float32).astype(np.float16)
+    assert (state.regs[1, 5].view(np.float16)[::2] != twice).sum() >= 4
+
+
 def test_every_operation_of_lanes_is_tested() -> None:
     compared = {name for name, *_ in LANE_ROWS if "setp" in name}
     assert {name for name, *_ in LANE_ROWS} == set(MEANING) | REST | compared

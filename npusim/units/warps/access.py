@@ -118,10 +118,11 @@ def store(code: Array, pc: Word, w: Word, lanes: Word, regs: Array, where: Array
                     memory[where[i] + 1] = row[i] >> 8 & 0xFF
         return OK
     words = memory[: len(memory) & ~3].view(np.uint32)
-    for i in range(n):
-        if lanes >> i & 1:
-            for k in range(code[pc, I_COUNT]):
-                words[(where[i] >> 2) + k] = regs[w, source + k, i]
+    for k in range(code[pc, I_COUNT]):
+        row = regs[w, source + k]
+        for i in range(n):
+            if lanes >> i & 1:
+                words[(where[i] >> 2) + k] = row[i]
     return OK
 
 

@@ -115,10 +115,23 @@ def _elements(row: Array, j: int, form: int, parts: Array) -> None:
 
 @kernel
 def _add_reals(left: Array, right: Array, sums: Array, depth: int) -> None:
-    for k in range(depth):
-        for i in range(_ROWS):
-            for j in range(_COLUMNS):
-                sums[_COLUMNS * i + j] += left[i * depth + k] * right[_COLUMNS * k + j]
+    """A row of sums at a time, its eight columns written out: they stay in registers."""
+    for i in range(_ROWS):
+        at = _COLUMNS * i
+        s, t, u, v = sums[at], sums[at + 1], sums[at + 2], sums[at + 3]
+        w, x, y, z = sums[at + 4], sums[at + 5], sums[at + 6], sums[at + 7]
+        for k in range(depth):
+            a, b = left[i * depth + k], _COLUMNS * k
+            s += a * right[b]
+            t += a * right[b + 1]
+            u += a * right[b + 2]
+            v += a * right[b + 3]
+            w += a * right[b + 4]
+            x += a * right[b + 5]
+            y += a * right[b + 6]
+            z += a * right[b + 7]
+        sums[at], sums[at + 1], sums[at + 2], sums[at + 3] = s, t, u, v
+        sums[at + 4], sums[at + 5], sums[at + 6], sums[at + 7] = w, x, y, z
 
 
 @kernel
