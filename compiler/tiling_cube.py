@@ -13,7 +13,7 @@ from itertools import product
 
 from compiler.cube_cost import LETTERS, LOAD_SLOTS, Work, chip_of, fitting, reads
 from compiler.kernels.contraction import Contraction, Tiling
-from compiler.kernels.cube import ceil_to
+from compiler.kernels.cube import L0_SLOTS, ceil_to
 from compiler.tiling import steps_of
 from isa.dtypes import dtype
 from isa.errors import CapacityError
@@ -81,16 +81,41 @@ def _search(key: _Key) -> Tiling:
                 best = (cycles, tiling)
         if best is not None:
             return best[1]
+    raise CapacityError(_refusal(spec, machine, budget, key.tile, smallest))
+
+
+def _refusal(
+    spec: Contraction, machine: Machine, budget: Mapping[str, int], tile: tuple[int, ...] | None,
+    smallest: Mapping[str, int] | None,
+) -> str:  # fmt: skip
+    """What a contraction needs where nothing fits: `smallest` by space, or not even one fractal of it (None)."""
+    what, remedy = "its smallest tiling", "enlarge core.spaces, or lower the resolution or batch"
+    needed = _one_fractal(spec, machine) if smallest is None else smallest
+    if tile is not None:
+        what, remedy = f"run.tile={'x'.join(map(str, tile))}", "give a smaller run.tile, or leave it out"
+    elif smallest is None:
+        what, remedy = "one fractal of its sums and operands", "enlarge core.spaces"
+    lacking = [f"{v} bytes of {k} ({budget[k]} are free)" for k, v in needed.items() if v > budget[k]]
+    if not lacking:  # a given tile of which not even one step of K fits
+        lacking = [f"more than the {budget[space]} bytes of {space}" for space in _operand_spaces(machine)]
+    name = f"{spec.h}x{spec.w}x{spec.n} contraction over {spec.kh}x{spec.kw}x{spec.c}"
+    return f"{name}: {what} needs {', '.join(lacking)}: {remedy}"
+
+
+def _operand_spaces(machine: Machine) -> list[str]:
     matrix = machine.core.matrix
-    what = f"{spec.h}x{spec.w}x{spec.n} contraction over {spec.kh}x{spec.kw}x{spec.c}"
-    if smallest is None:
-        raise CapacityError(
-            f"{what}: not even one fractal of K of the smallest tile fits {matrix.operand_space} or "
-            f"{matrix.operand_b_space} twice: enlarge core.spaces, or give a smaller run.tile"
-        )
-    lacking = ", ".join(f"{v} bytes of {k} ({budget[k]} are free)" for k, v in smallest.items() if v > budget[k])
-    remedy = "enlarge core.spaces, or lower the resolution or batch"
-    raise CapacityError(f"{what}: its smallest tiling needs {lacking}: {remedy}")
+    return list(dict.fromkeys([matrix.operand_space, matrix.operand_b_space or matrix.operand_space]))
+
+
+def _one_fractal(spec: Contraction, machine: Machine) -> dict[str, int]:
+    """Bytes by space that one fractal of sums and, twice, one step of K of its operands take."""
+    matrix = machine.core.matrix
+    step = L0_SLOTS * dtype(spec.operand_dtype).size_bytes * matrix.depth(spec.operand_dtype)
+    found = {matrix.acc_space: matrix.rows * matrix.cols * dtype(spec.acc_dtype).size_bytes}
+    for space, span in zip((matrix.operand_space, matrix.operand_b_space), (matrix.rows, matrix.cols)):
+        if space is not None:
+            found[space] = found.get(space, 0) + step * span
+    return found
 
 
 def _row_parts(spec: Contraction, machine: Machine, tile: tuple[int, ...] | None) -> list[int]:

@@ -255,7 +255,8 @@ class Machine(Part):
     @model_validator(mode="after")
     def _consistent(self) -> Machine:
         faults = [
-            *_space_faults(self), *_path_faults(self), *_name_faults(self), *_group_faults(self),
+            *_space_faults(self), *_path_faults(self), *_stall_faults(self), *_name_faults(self),
+            *_group_faults(self),
             *memory_faults(self.memory, self.all_cores),
         ]  # fmt: skip
         if faults:
@@ -447,6 +448,19 @@ def _group_faults(machine: Machine) -> Iterator[str]:
             yield f"core.paths.{i}: {path.src} and {path.dst} are in different kinds of cores; go through dram"
     if machine.all_cores > 4096:
         yield f"other_cores: {machine.all_cores} cores in all, at most 4096"
+
+
+def _stall_faults(machine: Machine) -> Iterator[str]:
+    """Stalls of writes into spaces where no transfer meets a copy."""
+    paths = machine.core.paths
+    for name, space in machine.core.spaces.items():
+        filled = any(path.dst == name and path.src in ("dram", "host") for path in paths)
+        read = any(path.src == name and path.dst not in ("dram", "host") for path in paths)
+        if space.write_stall_cycles and not (filled and read):
+            yield (
+                f"core.spaces.{name}.write_stall_cycles: does nothing, because no path fills {name} from memory while "
+                "another copies out of it on the core: leave it at 0"
+            )
 
 
 def _name_faults(machine: Machine) -> Iterator[str]:

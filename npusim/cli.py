@@ -224,7 +224,8 @@ def _compared(check: CheckResult) -> str:
 
 def _failures(check: CheckResult, result: Result, allow_approx: bool) -> list[str]:
     bad = [r for r in check.rows if not r["ok"]]
-    lines = [f"check failed: {len(bad)} of {len(check.rows)} comparisons differ, {len(check.hazards)} hazard(s)"]
+    compared = f"{len(bad)} of {len(check.rows)} comparisons differ, " if check.rows else ""
+    lines = [f"check failed: {compared}{len(check.hazards)} hazard(s)"]
     lines += [f"  {r['name']} ({r['op']}): error {r['max_err']:.3g}, bound {r['bound']:.3g}, {r['worst']}" for r in bad]
     lines += [f"  hazard: {message}" for message in check.hazards]
     if not bad and not check.hazards and not allow_approx:

@@ -6,6 +6,7 @@ from compiler import tiling_cube
 from compiler.cube_cost import Loads, Work, chip_of
 from compiler.kernels.contraction import Contraction, Operand, Tiling
 from compiler.kernels.cube import feed_block
+from isa.errors import CapacityError
 from isa.loader import load_machine
 
 KNOWN = Contraction(  # gemm:1024x512x768, both operands from DRAM
@@ -64,3 +65,20 @@ def test_an_operand_written_just_before_comes_from_the_cache() -> None:
     tiling = Tiling(128, 64, 768, tuple("xyhnc"), (("h", 2),))
     cycles = [tiling_cube.expected_cycles(KNOWN, tiling, machine, budget, cached) for cached in ((), ("a",))]
     assert cycles[1] < cycles[0]
+
+
+@pytest.mark.parametrize(("settings", "tile", "words"), [
+    (("core.spaces.l0c.size_bytes=1023",), None, "one fractal of its sums and operands needs 1024 bytes of l0c (1023"),
+    (("core.spaces.l0b.size_bytes=1023",), None, "one fractal of its sums and operands needs 1024 bytes of l0b (1023"),
+    (("core.spaces.l1.size_bytes=1024",), None, "bytes of l1 (1024 are free): enlarge core.spaces"),
+    ((), (512, 512, 64), "run.tile=512x512x64 needs 1048576 bytes of l0c (262144 are free), "),
+    (("core.spaces.l0a.size_bytes=4096",), (256, 16, 64), "run.tile=256x16x64 needs more than the 4096 bytes of l0a"),
+])  # fmt: skip
+def test_what_fits_nowhere_is_named_with_its_bytes(
+    settings: tuple[str, ...], tile: tuple[int, ...] | None, words: str
+) -> None:
+    machine = load_machine("ascend-310", settings).machine
+    budget = {name: space.size_bytes for name, space in machine.core.spaces.items()}
+    with pytest.raises(CapacityError) as error:
+        tiling_cube.search(KNOWN, machine, budget, tile)
+    assert words in str(error.value)

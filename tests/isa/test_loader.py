@@ -471,6 +471,8 @@ def test_a_fault_of_the_file_is_not_blamed_on_an_override(tmp_path: Path) -> Non
         ("core.spaces.l1.write_stall_cycles=-1", "write_stall_cycles"),
         ("core.spaces.l1.write_stall_cycles=65537", "write_stall_cycles"),
         ("core.spaces.l1.write_stall_cycles=0.5", "write_stall_cycles"),
+        ("core.spaces.ub.write_stall_cycles=1", "does nothing, because no path fills ub from memory while another"),
+        ("core.spaces.l0a.write_stall_cycles=1", "does nothing, because no path fills l0a from memory"),
     ],
 )  # fmt: skip
 def test_lanes_and_banks_have_bounds(setting: str, reason: str) -> None:
