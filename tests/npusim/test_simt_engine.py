@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from simt_engine_fixture import BACK, HIT, WAY, both, differences, launch, machine, memory, program, run, state
+from simt_engine_programs import kernels, machine_of, settings_of_machines
 
 from isa.errors import ConfigError, DeadlockError, SimulationError
 from npusim.engine.simt import run as engine_run
@@ -21,8 +23,6 @@ from npusim.functional.simt_run import P_LEFT
 from npusim.record_simt import WARP_CAUSES
 from npusim.stepper import simt as stepper
 from npusim.stepper.simt import step_simt
-from simt_engine_fixture import BACK, HIT, WAY, both, differences, launch, machine, memory, program, run, state
-from simt_engine_programs import kernels, machine_of, settings_of_machines
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # values overflow, and divide by zero
 MISS = HIT + WAY + 1 + BACK  # of a sector: the way out, a cycle of the ideal memory, the way back
@@ -234,7 +234,8 @@ def test_no_more_accesses_than_rows() -> None:
 @pytest.mark.parametrize(("shift", "sectors", "pieces"), [(0, 1, 1), (2, 4, 1), (3, 8, 2), (4, 16, 4), (5, 32, 8),
                                                           (7, 32, 32)])  # fmt: skip
 def test_sectors_of_a_strided_load(shift: int, sectors: int, pieces: int) -> None:
-    found = run(f"vid v0, 0\nishl v0, v0, {shift}\nldg.32 v1, a, v0\nexit" if shift else "ldg.32 v1, a\nexit", machine())
+    strided = f"vid v0, 0\nishl v0, v0, {shift}\nldg.32 v1, a, v0\nexit"
+    found = run(strided if shift else "ldg.32 v1, a\nexit", machine())
     assert (found.counters["load_sectors"], found.counters["pieces"]) == (sectors, pieces)
     assert found.counters["read_bytes"] == 32 * sectors
 
@@ -311,7 +312,8 @@ def test_lane_registers_are_0_in_every_block() -> None:
 
 def test_warps_of_64_lanes_and_64_banks() -> None:
     chip = machine("core.warps.size=64", "core.shared.banks=64")
-    body = "vid v0, 1\nishl v0, v0, 2\nsts.32 v0, 0, v0\nldg.32 v2, a, v0\nisetp.lt p0, v0, 80\n@!p0 exit\nvote.any p1, p0\nexit"
+    body = "vid v0, 1\nishl v0, v0, 2\nsts.32 v0, 0, v0\nldg.32 v2, a, v0\nisetp.lt p0, v0, 80\n@!p0 exit\n"
+    body += "vote.any p1, p0\nexit"
     found = run(body, chip, block=128, shared=512)
     assert found.counters["shared_cycles"] == 2 and found.counters["load_sectors"] == 16
 
