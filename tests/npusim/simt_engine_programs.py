@@ -182,7 +182,7 @@ class Kernel:
                 self.whole = False
         if self.tame:
             self.put(f"bar 0\niand v2, v1, {REGION // 4 - 1}\nishl v2, v2, 2\nstg.32 b, v2, {self.lane()}")
-        lines = "\n".join(self.lines + ["exit"])
+        lines = "\n".join([*self.lines, "exit"])
         return f".kernel k(a, b, c)\n  .shared space {SPACE} 16\n{lines}\n.end\n"
 
 

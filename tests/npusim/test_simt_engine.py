@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from simt_engine_fixture import BACK, HIT, WAY, both, differences, launch, machine, memory, program, run, state
+from simt_engine_programs import kernels, machine_of, settings_of_machines
 
 from isa.errors import ConfigError, DeadlockError, SimulationError
 from npusim.engine.simt import run as engine_run
@@ -21,8 +23,6 @@ from npusim.functional.simt_run import P_LEFT
 from npusim.record_simt import WARP_CAUSES
 from npusim.stepper import simt as stepper
 from npusim.stepper.simt import step_simt
-from simt_engine_fixture import BACK, HIT, WAY, both, differences, launch, machine, memory, program, run, state
-from simt_engine_programs import kernels, machine_of, settings_of_machines
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # values overflow, and divide by zero
 MISS = HIT + WAY + 1 + BACK  # of a sector: the way out, a cycle of the ideal memory, the way back
