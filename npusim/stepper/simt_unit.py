@@ -167,7 +167,7 @@ class Unit:
             return
         line, offset = divmod(request.address, self.l1.line_bytes)
         sectors = (1 << self._sectors(request)) - 1 << offset // self.l1.sector_bytes
-        lines.fill(*self.cache.arrays, self.core, line, sectors, 0)
+        lines.fill(*self.cache.arrays, self.core, line, sectors, 0)  # type: ignore[call-arg]
         miss = self.misses[line]
         miss.pending &= ~sectors
         for target in [target for target in miss.targets if not target[1] & miss.pending]:
@@ -280,7 +280,7 @@ def shared_cycles(where: list[int], size: int, machine: SimtMachine, each: bool)
     shared = machine.core.shared
     together, total = shared.banks * shared.bank_bytes // max(size, shared.bank_bytes), 0
     for first in range(0, len(where), together):
-        words = []
+        words: list[int] = []
         for address in where[first : first + together]:
             if address >= 0:
                 words += range(address // shared.bank_bytes, (address + size - 1) // shared.bank_bytes + 1)

@@ -234,7 +234,8 @@ def test_no_more_accesses_than_rows() -> None:
 @pytest.mark.parametrize(("shift", "sectors", "pieces"), [(0, 1, 1), (2, 4, 1), (3, 8, 2), (4, 16, 4), (5, 32, 8),
                                                           (7, 32, 32)])  # fmt: skip
 def test_sectors_of_a_strided_load(shift: int, sectors: int, pieces: int) -> None:
-    found = run(f"vid v0, 0\nishl v0, v0, {shift}\nldg.32 v1, a, v0\nexit" if shift else "ldg.32 v1, a\nexit", machine())
+    body = f"vid v0, 0\nishl v0, v0, {shift}\nldg.32 v1, a, v0\nexit" if shift else "ldg.32 v1, a\nexit"
+    found = run(body, machine())
     assert (found.counters["load_sectors"], found.counters["pieces"]) == (sectors, pieces)
     assert found.counters["read_bytes"] == 32 * sectors
 
@@ -311,8 +312,8 @@ def test_lane_registers_are_0_in_every_block() -> None:
 
 def test_warps_of_64_lanes_and_64_banks() -> None:
     chip = machine("core.warps.size=64", "core.shared.banks=64")
-    body = "vid v0, 1\nishl v0, v0, 2\nsts.32 v0, 0, v0\nldg.32 v2, a, v0\nisetp.lt p0, v0, 80\n@!p0 exit\nvote.any p1, p0\nexit"
-    found = run(body, chip, block=128, shared=512)
+    body = "vid v0, 1\nishl v0, v0, 2\nsts.32 v0, 0, v0\nldg.32 v2, a, v0\nisetp.lt p0, v0, 80\n@!p0 exit\n"
+    found = run(body + "vote.any p1, p0\nexit", chip, block=128, shared=512)
     assert found.counters["shared_cycles"] == 2 and found.counters["load_sectors"] == 16
 
 
