@@ -24,7 +24,8 @@ from npusim.record_simt import WARP_CAUSES
 from npusim.stepper import simt as stepper
 from npusim.stepper.simt import step_simt
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # values overflow, and divide by zero
+# Values overflow, and divide by zero, which plain Python says.
+pytestmark = [pytest.mark.kernels, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
 MISS = HIT + WAY + 1 + BACK  # of a sector: the way out, a cycle of the ideal memory, the way back
 LINE = 3  # cycles more until the last of a line's 128 bytes is through the port of 32
 LOAD = "vid v0, 0\nishl v0, v0, 2\n"  # at 0 and 4; what uses v0 issues at 8
