@@ -92,9 +92,9 @@ def differences(record: SimtRecord, truth: SimtRecord) -> str:
             if a != b:
                 words.append(f"launch {n} {name}: {a} against {b}")
         for name in ("issues", "pipe_busy", "issued"):
-            if not np.array_equal(getattr(ours, name), getattr(theirs, name)):
-                a, b = getattr(ours, name).tolist(), getattr(theirs, name).tolist()
-                words.append(f"launch {n} {name}: {a} against {b}")
+            a, b = getattr(ours, name), getattr(theirs, name)
+            if not np.array_equal(a, b):
+                words.append(f"launch {n} {name}: {a.tolist()} against {b.tolist()}")
         for pc, cause in np.argwhere(ours.stalls != theirs.stalls).tolist():
             words.append(f"launch {n} instruction {pc} {WARP_CAUSES[cause]}: {ours.stalls[pc, cause]} against "
                          f"{theirs.stalls[pc, cause]}")  # fmt: skip

@@ -24,7 +24,8 @@ from npusim.record_simt import WARP_CAUSES
 from npusim.stepper import simt as stepper
 from npusim.stepper.simt import step_simt
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # values overflow, and divide by zero
+# Values overflow, and divide by zero, which plain Python says.
+pytestmark = [pytest.mark.kernels, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
 MISS = HIT + WAY + 1 + BACK  # of a sector: the way out, a cycle of the ideal memory, the way back
 LINE = 3  # cycles more until the last of a line's 128 bytes is through the port of 32
 LOAD = "vid v0, 0\nishl v0, v0, 2\n"  # at 0 and 4; what uses v0 issues at 8
@@ -234,8 +235,8 @@ def test_no_more_accesses_than_rows() -> None:
 @pytest.mark.parametrize(("shift", "sectors", "pieces"), [(0, 1, 1), (2, 4, 1), (3, 8, 2), (4, 16, 4), (5, 32, 8),
                                                           (7, 32, 32)])  # fmt: skip
 def test_sectors_of_a_strided_load(shift: int, sectors: int, pieces: int) -> None:
-    strided = f"vid v0, 0\nishl v0, v0, {shift}\nldg.32 v1, a, v0\nexit"
-    found = run(strided if shift else "ldg.32 v1, a\nexit", machine())
+    body = f"vid v0, 0\nishl v0, v0, {shift}\nldg.32 v1, a, v0\nexit" if shift else "ldg.32 v1, a\nexit"
+    found = run(body, machine())
     assert (found.counters["load_sectors"], found.counters["pieces"]) == (sectors, pieces)
     assert found.counters["read_bytes"] == 32 * sectors
 
@@ -313,8 +314,7 @@ def test_lane_registers_are_0_in_every_block() -> None:
 def test_warps_of_64_lanes_and_64_banks() -> None:
     chip = machine("core.warps.size=64", "core.shared.banks=64")
     body = "vid v0, 1\nishl v0, v0, 2\nsts.32 v0, 0, v0\nldg.32 v2, a, v0\nisetp.lt p0, v0, 80\n@!p0 exit\n"
-    body += "vote.any p1, p0\nexit"
-    found = run(body, chip, block=128, shared=512)
+    found = run(body + "vote.any p1, p0\nexit", chip, block=128, shared=512)
     assert found.counters["shared_cycles"] == 2 and found.counters["load_sectors"] == 16
 
 
