@@ -66,6 +66,15 @@ class Threads:
                        np.array(args, np.int64), (), ())  # fmt: skip
 
 
+def own_offset(t: Threads, block: int, dst: int = 0) -> None:
+    """v[dst] = 4 x number of the thread in the launch; uses r60."""
+    t.put("csr", dst=60, imm=0)
+    t.put("muli", dst=60, a=60, imm=block)
+    t.put("vid", dst=dst, imm=1)
+    t.put("iadd", dst=dst, a=dst, b=scalar(60))
+    t.put("ishl", dst=dst, a=dst, b=IMM, imm=2)
+
+
 # Bits of the significand, exponent of the smallest subnormal, largest exponent.
 FP32, FP16, BF16 = (24, -149, 127), (11, -24, 15), (8, -133, 127)
 
