@@ -34,6 +34,7 @@ TYPES: dict[str, tuple[str, np.dtype[Any]]] = {
     "u8": ("uint8", np.dtype(np.uint8)),
 }  # fmt: skip
 FIRST_ADDRESS, ALIGN_BYTES = 4096, 256  # null is no array; arrays as cudaMalloc gives them
+GAP_BYTES = 256  # behind each array, so that who steps over its end is seen
 MAX_ARRAY_BYTES = 1 << 34
 MAX_TEXT_BYTES = 1 << 26
 RELATIVE = {"fp32": 1e-5, "fp16": 2e-3, "bf16": 2e-2}  # of the largest value that is expected, by dtype
@@ -271,7 +272,7 @@ def _placed(
         kind = next(name for name, dtype in TYPES.values() if dtype == value.dtype)
         tensors.append(Tensor(key, "dram", address, value.shape, kind, "input"))
         words.append(address)
-        address += -(-value.nbytes // ALIGN_BYTES) * ALIGN_BYTES
+        address += -(-(value.nbytes + GAP_BYTES) // ALIGN_BYTES) * ALIGN_BYTES
     if address > machine.memory.capacity_bytes:
         raise ConfigError(
             f"the arrays take {address} bytes; {machine.name} has {machine.memory.capacity_bytes} "

@@ -17,7 +17,9 @@ from isa.program import LAUNCH_KERNEL, Kernel, Program
 from isa.simt_machine import SimtMachine
 from npusim.functional.simt_races import (
     G_EPOCH,
+    H_BLOCK,
     H_COLUMNS,
+    NO_ARRAY,
     RACE_COLUMNS,
     RING,
     V_FOUND,
@@ -146,6 +148,10 @@ class _Launch:
         self.watched[V_ON], self.watched[V_SHIFT], self.watched[V_ROOM] = on, shift, MAX_RACES
         self.own = np.zeros((self.shared_bytes + 1 if on else 1, H_COLUMNS), np.int32)
         self.every = np.zeros((count + 1 if on and count <= MAX_PIECES else 1, H_COLUMNS), np.int32)
+        if len(self.every) > 1 and self.program.tensors:
+            self.every[:, H_BLOCK] = NO_ARRAY
+            for tensor in self.program.tensors:
+                self.every[tensor.address >> shift : -(-(tensor.address + tensor.size_bytes) >> shift), H_BLOCK] = 0
         self.groups = np.zeros((len(self.state.warps), G_EPOCH + RING), np.int64)
         self.races = np.zeros((MAX_RACES, RACE_COLUMNS), np.int64)
 

@@ -38,20 +38,22 @@ from npusim.units.warps.layout import (
 
 Array = npt.NDArray[Any]
 
-# A piece, int32: block + 1, epoch, warp and address of the last write (block 0: none), whether it was atomic (1) or of
-# a group of copies (2 + group); block + 1 (MANY: several), epoch, warp (ANY: several) and address of the reads.
+# A piece, int32: block + 1, epoch, warp and address of the last write (block 0: none; NO_ARRAY), whether it was
+# atomic (1) or of a group of copies (2 + group); block + 1 (MANY: several), epoch, warp (ANY: several) and address of
+# the reads.
 (
     H_BLOCK, H_EPOCH, H_WARP, H_PC, H_HOW, H_READ_BLOCK, H_READ_EPOCH, H_READ_WARP, H_READ_PC, H_COLUMNS,
 ) = range(10)  # fmt: skip
 PLAIN, ATOMIC, COPY = 0, 1, 2
 MANY, ANY = -1, -1
+NO_ARRAY = -1  # of global memory, between arrays
 # What is known of a warp, int64: groups committed, groups waited for, and from G_EPOCH on the epoch of the wait for
 # each of the last groups.
 G_COMMITTED, G_DONE, G_EPOCH = 0, 1, 2
 RING = 64
 # A race: kind, address of the instruction, of the other one, block, warp, other warp, byte, 1 if in shared memory.
 RACE_COLUMNS = 8
-RAW, WAR, WAW, EARLY = range(4)  # EARLY: a copy is still under way
+RAW, WAR, WAW, EARLY, OUTSIDE = range(5)  # EARLY: a copy is still under way; OUTSIDE: in no array
 
 # What is watched, int64[V_WORDS]: whether anything is, log2 of a piece of global memory, epoch of the block, races
 # found, races there is room for.
@@ -110,9 +112,11 @@ def _touch_all(
         first, last = out[lane] >> shift, (out[lane] + size - 1) >> shift
         for piece in range(first, min(last + 1, len(pieces))):
             row = pieces[piece]
-            kind, other_pc, other = _conflict(row, writes, how, block, w, epoch, groups)
+            kind, other_pc, other = _conflict(row, writes, how, block, w, epoch, pc, groups)
             if kind >= 0:
                 _report(races, state, kind, pc, other_pc, block, w, other, piece << shift, shared)
+            if kind == OUTSIDE:
+                continue
             if writes:
                 row[H_BLOCK], row[H_EPOCH], row[H_WARP], row[H_PC], row[H_HOW] = block + 1, epoch, w, pc, how
                 row[H_READ_BLOCK] = 0
@@ -133,10 +137,12 @@ def _note_read(row: Array, block: Word, w: Word, epoch: Word, pc: Word) -> None:
 
 @kernel
 def _conflict(
-    row: Array, writes: bool, how: Word, block: Word, w: Word, epoch: Word, groups: Array
+    row: Array, writes: bool, how: Word, block: Word, w: Word, epoch: Word, pc: Word, groups: Array
 ) -> tuple[Word, Word, Word]:
     """(kind, address, warp) of what an access races with; kind -1: nothing."""
     before = row[H_BLOCK]
+    if before == NO_ARRAY:
+        return OUTSIDE, pc, w
     if before != 0:
         by, when, copy = row[H_WARP], row[H_EPOCH], row[H_HOW] - COPY
         if copy >= 0 and before == block + 1:

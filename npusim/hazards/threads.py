@@ -1,4 +1,4 @@
-"""Races between threads: a launch is executed for its values, and every access is held against those before it.
+"""Races between threads, and accesses to no array: a launch is executed for its values, and every access is watched.
 
 What it finds depends on the values of the run; what it says of them holds for every order in which warps could go.
 """
@@ -13,11 +13,11 @@ from isa.disasm import instr_text
 from isa.program import Program
 from isa.simt_machine import SimtMachine
 from npusim.functional.simt import run_threads
-from npusim.functional.simt_races import ANY, EARLY, RAW, WAR, WAW
+from npusim.functional.simt_races import ANY, EARLY, OUTSIDE, RAW, WAR, WAW
 from npusim.hazards.checker import Finding
 
 Array = npt.NDArray[Any]
-_KINDS = {RAW: "RAW", WAR: "WAR", WAW: "WAW", EARLY: "early"}
+_KINDS = {RAW: "RAW", WAR: "WAR", WAW: "WAW", EARLY: "early", OUTSIDE: "outside"}
 _VERBS = {RAW: ("reads", "written"), WAR: ("writes", "read"), WAW: ("writes", "written")}
 
 
@@ -44,6 +44,15 @@ def _finding(program: Program, launch: int, row: list[int]) -> Finding:
         message = (
             f"launch {launch}, block {block}: {text} of warp {warp} touches byte {byte} of {where} while a copy by "
             f"{before} of {who} is under way: the copying warp needs cpa.commit and cpa.wait before"
+        )
+    elif kind == OUTSIDE:
+        array = max((t for t in program.tensors if t.address <= byte), key=lambda t: t.address, default=None)
+        near = "" if array is None else (
+            f": {array.name} ends {byte - array.address - array.size_bytes} bytes before it; guard the access"
+        )  # fmt: skip
+        message = (
+            f"launch {launch}, block {block}: {text} of warp {warp} touches byte {byte} of global memory, which is in "
+            f"no array{near}"
         )
     else:
         verb, done = _VERBS[kind]

@@ -109,3 +109,15 @@ def test_others_need_a_barrier_after_the_wait(tmp_path: Path) -> None:
     copy, cross = "iadd a, off, s;cpa.32 a, x, off;cpa.commit", "ixor a, off, 128;lds.32 a, a, s"
     assert races(kernel(f"{copy};cpa.wait 0;bar 0;{cross}"), tmp_path) == []
     assert len(races(kernel(f"{copy};bar 0;cpa.wait 0;{cross}"), tmp_path)) >= 1
+
+
+def test_an_access_outside_of_every_array_is_named(tmp_path: Path) -> None:
+    """x and y have 512 bytes each: the last word is inside, the next one is not, be it read or written."""
+    assert races(kernel("ldg.32 a, x, _, 508;atomg.add _, y, _, 508, 1"), tmp_path) == []
+    (line,) = races(kernel("ldg.32 a, x, _, 512"), tmp_path)
+    assert "`ldg.32" in line and "which is in no array: x ends 0 bytes before it; guard the access" in line
+    (line,) = races(kernel("@!p0 stg.32 y, _, 516, i"), tmp_path, block=1)
+    assert "`@!p0 stg.32" in line and "y ends 4 bytes before it" in line
+    (line,) = races(kernel("li r9, 64;ldg.32 a, r9"), tmp_path)
+    assert line.endswith("touches byte 64 of global memory, which is in no array")
+    assert len(races(kernel("iadd a, off, s;cpa.32 a, x, _, 512;cpa.commit;cpa.wait 0"), tmp_path)) == 1
