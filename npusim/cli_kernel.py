@@ -45,7 +45,8 @@ def _grid(context: click.Context, option: click.Parameter, given: str) -> tuple[
 @click.option("--launches", type=Whole(1), default=1, show_default=True, help="Times, one after another.")
 @click.option("--check", default="", metavar="SCRIPT.py:FN", help="A function that gets the arguments by name and "
               "returns the arrays that it expects; exit 1 if they differ.")  # fmt: skip
-@click.option("--check-hazards", is_flag=True, help="Look for races and accesses outside of every array; with --check it is done anyway.")
+@click.option("--check-hazards", is_flag=True, help="Look for races, and for accesses outside of every array; with "
+              "--check it is done anyway.")  # fmt: skip
 @click.option("--no-values", is_flag=True, help="Execute only what decides time: branches, addresses, and what feeds "
               "them.")  # fmt: skip
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Override a machine field; repeatable.")
