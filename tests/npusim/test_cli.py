@@ -255,9 +255,10 @@ def test_ops_and_models(cli: Cli) -> None:
     assert "resnet50" in models and "gemm:MxNxK" in models
 
 
-def test_warmup_names_both_machines_and_seconds(cli: Cli) -> None:
+def test_warmup_names_each_machine_and_seconds(cli: Cli) -> None:
     lines = cli("warmup").stdout.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["tiny", "tpu-v3"] and all(line.endswith(" s") for line in lines)
+    assert [line.split(":")[0] for line in lines] == ["tiny", "tpu-v3", "gpu-tiny"]
+    assert all(line.endswith(" s") for line in lines)
 
 
 def test_validate_prints_rows_and_one_json_object(cli: Cli, tmp_path: Path) -> None:
@@ -274,7 +275,8 @@ def test_help_lists_every_command_and_only_what_exists(cli: Cli) -> None:
     from npusim.cli import main
 
     assert set(main.commands) == {
-        "run", "compile", "sim", "profile", "compare", "asm", "disasm", "chips", "ops", "models", "validate", "warmup",
+        "run", "compile", "sim", "kernel", "profile", "compare", "asm", "disasm", "chips", "ops", "models", "validate",
+        "warmup",
     }  # fmt: skip
     for name in main.commands:
         assert cli(name, "--help").exit_code == 0
