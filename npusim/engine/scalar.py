@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from isa.table import code
 from npusim.engine.layout import (
     C_BLOCK,
     C_LOOP0,
@@ -17,59 +16,9 @@ from npusim.engine.layout import (
     MAX_LOOPS,
 )
 from npusim.jit import kernel
+from npusim.units.scalar import BNZ, BR, BZ, CSR, ENDL, LI, LOOP, scalar_value
 
-LI, MOV, ADD, ADDI = (code(n) for n in ("li", "mov", "add", "addi"))
-SUB, RSUBI, MUL, MULI = (code(n) for n in ("sub", "rsubi", "mul", "muli"))
-DIVI, MODI, MIN, MINI, MAX, MAXI = (code(n) for n in ("divi", "modi", "min", "mini", "max", "maxi"))
-SLT, SLTI, SEQ, SEQI, AND, CSR = (code(n) for n in ("slt", "slti", "seq", "seqi", "and", "csr"))
-BR, BZ, BNZ, LOOP, ENDL = (code(n) for n in ("br", "bz", "bnz", "loop", "endl"))
 FIRST, LAST = LI, ENDL
-
-
-@kernel
-def arithmetic(op, a, b, imm):
-    """Value of the register operations on a or on a and imm (first half of the table)."""
-    if op == LI:
-        return imm
-    if op == MOV:
-        return a
-    if op == ADD:
-        return a + b
-    if op == ADDI:
-        return a + imm
-    if op == SUB:
-        return a - b
-    if op == RSUBI:
-        return imm - a
-    if op == MUL:
-        return a * b
-    if op == MULI:
-        return a * imm
-    if op == DIVI:
-        return a // imm
-    return a - imm * (a // imm)
-
-
-@kernel
-def comparison(op, a, b, imm):
-    """Value of min, max, comparisons and bitwise operations (second half of the table)."""
-    if op == MIN:
-        return min(a, b)
-    if op == MINI:
-        return min(a, imm)
-    if op == MAX:
-        return max(a, b)
-    if op == MAXI:
-        return max(a, imm)
-    if op == SLT:
-        return 1 if a < b else 0
-    if op == SLTI:
-        return 1 if a < imm else 0
-    if op == SEQ:
-        return 1 if a == b else 0
-    if op == SEQI:
-        return 1 if a == imm else 0
-    return a & b
 
 
 @kernel
@@ -117,9 +66,7 @@ def step_scalar(code, cores, c):
         return True
     if op == CSR:
         cores[c, C_REGS + rd] = cores[c, C_BLOCK + imm]
-    elif op <= MODI:
-        cores[c, C_REGS + rd] = arithmetic(op, a, b, imm)
     else:
-        cores[c, C_REGS + rd] = comparison(op, a, b, imm)
+        cores[c, C_REGS + rd] = scalar_value(op, a, b, imm)
     cores[c, C_PC] = pc + 1
     return True

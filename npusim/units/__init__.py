@@ -1,1 +1,1 @@
-"""Models of single units, PE by PE: the definition that closed forms and the engine are tested against."""
+"""What single units do: scalars, warps, and the array PE by PE, against which closed forms and engine are tested."""

@@ -283,6 +283,17 @@ def _load(
 
 
 @kernel
+def _take_stores(params: Array, cores: Array, counters: Array, c: int, touched: int) -> int:
+    """Count sectors that are to be answered; the cycles that they take, or -1 when too many have no answer yet."""
+    sectors = ones(touched)
+    if cores[c, C_STORES] + sectors > params[P_STORES]:
+        return -1
+    counters[K_STORE_SECTORS] += sectors
+    cores[c, C_STORES] += sectors
+    return int(max(1, sectors * params[P_SECTOR] // params[P_PORT_RATE]))
+
+
+@kernel
 def _store(
     params: Array, timing: Array, cores: Array, accesses: Array, pieces: Array, flights: Array, pages: Array,
     other: Array, counters: Array, geometry: Array, tags: Array, marks: Array, links: Array, sets: Array,
@@ -290,15 +301,13 @@ def _store(
 ) -> int:  # fmt: skip
     """Send sectors of a line on their way; the cycles taken, or -1 when too many have no answer yet."""
     line, touched = pieces[a, piece, 0], pieces[a, piece, 1]
-    sectors = ones(touched)
-    if cores[c, C_STORES] + sectors > params[P_STORES]:
+    cycles = _take_stores(params, cores, counters, c, touched)
+    if cycles < 0:
         return -1
     l1_store(geometry, tags, marks, links, sets, c, line, touched)
-    counters[K_STORE_SECTORS] += sectors
-    cores[c, C_STORES] += sectors
     w, age = accesses[a, A_WARP], accesses[a, A_AGE]
     request(params, flights, pages, other, counters, requests, ring, cycle, c, WRITE, w, age, line, touched)
-    return int(max(1, sectors * params[P_SECTOR] // params[P_PORT_RATE]))
+    return cycles
 
 
 @kernel
@@ -308,11 +317,9 @@ def _atomic(
 ) -> int:  # fmt: skip
     """Send an atomic operation past the L1: a read if its old value is wanted, a write if not."""
     line, touched = pieces[a, piece, 0], pieces[a, piece, 1]
-    sectors = ones(touched)
-    if cores[c, C_STORES] + sectors > params[P_STORES]:
+    cycles = _take_stores(params, cores, counters, c, touched)
+    if cycles < 0:
         return -1
-    counters[K_STORE_SECTORS] += sectors
-    cores[c, C_STORES] += sectors
     if code[accesses[a, A_PC], I_DST] >= 0:
         accesses[a, A_LEFT] += request(
             params, flights, pages, other, counters, requests, ring, cycle, c, PASS, a, 0, line, touched
@@ -320,7 +327,7 @@ def _atomic(
     else:
         w, age = accesses[a, A_WARP], accesses[a, A_AGE]
         request(params, flights, pages, other, counters, requests, ring, cycle, c, WRITE, w, age, line, touched)
-    return int(max(1, sectors * params[P_SECTOR] // params[P_PORT_RATE]))
+    return cycles
 
 
 @kernel

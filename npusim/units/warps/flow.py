@@ -18,6 +18,7 @@ from typing import Any
 import numpy.typing as npt
 
 from npusim.jit import inlined, kernel
+from npusim.units.scalar import BNZ, BR, BZ, CSR, ENDL, LOOP, MARK, NOP, scalar_value
 from npusim.units.warps.layout import (
     BAD_LOOP,
     I_A,
@@ -47,35 +48,6 @@ from npusim.units.warps.layout import (
     W_THREADS,
     W_WARPS,
     Word,
-)
-from npusim.units.warps.opcodes import (
-    ADD,
-    ADDI,
-    AND,
-    BNZ,
-    BR,
-    BZ,
-    CSR,
-    DIVI,
-    ENDL,
-    LI,
-    LOOP,
-    MARK,
-    MAX,
-    MAXI,
-    MIN,
-    MINI,
-    MODI,
-    MOV,
-    MUL,
-    MULI,
-    NOP,
-    RSUBI,
-    SEQ,
-    SEQI,
-    SLT,
-    SLTI,
-    SUB,
 )
 
 Array = npt.NDArray[Any]
@@ -192,63 +164,12 @@ def scalar_step(
     if op == NOP or op == MARK:
         return pc + 1
     target, a, b = code[pc, I_DST], code[pc, I_A], code[pc, I_B]
-    x = scalars[w, a] if a >= 0 else 0
-    if b >= 0:
-        scalars[w, target] = _binary(op, x, scalars[w, b])
-    elif op == CSR:
+    if op == CSR:
         scalars[w, target] = _special(warps, code[pc, I_IMM], blocks, columns, w)
     else:
-        scalars[w, target] = _immediate(op, x, code[pc, I_IMM])
+        x, y = scalars[w, a] if a >= 0 else 0, scalars[w, b] if b >= 0 else 0
+        scalars[w, target] = scalar_value(op, x, y, code[pc, I_IMM])
     return pc + 1
-
-
-@kernel
-def _binary(op: Word, x: Word, y: Word) -> Word:
-    if op == ADD:
-        return x + y
-    if op == SUB:
-        return x - y
-    if op == MUL:
-        return x * y
-    if op == MIN:
-        return min(x, y)
-    if op == MAX:
-        return max(x, y)
-    if op == SLT:
-        return 1 if x < y else 0
-    if op == SEQ:
-        return 1 if x == y else 0
-    return x & y if op == AND else 0
-
-
-@kernel
-def _immediate(op: Word, x: Word, y: Word) -> Word:
-    if op == LI:
-        return y
-    if op == MOV:
-        return x
-    if op == ADDI:
-        return x + y
-    if op == RSUBI:
-        return y - x
-    if op == MULI:
-        return x * y
-    if op == DIVI:
-        return x // y
-    if op == MODI:
-        return x - y * (x // y)
-    return _immediate_choice(op, x, y)
-
-
-@kernel
-def _immediate_choice(op: Word, x: Word, y: Word) -> Word:
-    if op == MINI:
-        return min(x, y)
-    if op == MAXI:
-        return max(x, y)
-    if op == SLTI:
-        return 1 if x < y else 0
-    return 1 if op == SEQI and x == y else 0
 
 
 @kernel
